@@ -1,0 +1,102 @@
+//! Compiles the C++ shim against the libtorch that torch-sys found, and makes
+//! what this package builds find that libtorch when it runs.
+
+use anyhow::{Context, Result, bail};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// The libtorch (major, minor) whose internals the shim is written for.
+const LIBTORCH: (u32, u32) = (2, 13);
+
+const WAYS_OUT: &str = "Ways out:
+  - `make libtorch` in tch-function's repository fetches a CPU-only one (x86_64 Linux);
+  - LIBTORCH=/path/to/libtorch names one that you have (the folder of include/ and lib/);
+  - LIBTORCH_USE_PYTORCH=1 takes the one of `pip install torch==2.13.0`;
+  - the feature `doc-only` builds the documentation without any.";
+
+fn main() -> Result<()> {
+    println!("cargo:rerun-if-changed=build.rs");
+    if cfg!(feature = "doc-only") {
+        return Ok(());
+    }
+    let lib = env_var("DEP_TCH_LIBTORCH_LIB")
+        .map(PathBuf::from)
+        .with_context(|| format!("torch-sys gives no libtorch for this platform.\n{WAYS_OUT}"))?;
+    // Its headers lie beside it, unless torch-sys was told otherwise.
+    let include = match env_var("LIBTORCH_INCLUDE") {
+        Some(dir) => PathBuf::from(dir).join("include"),
+        None => lib.with_file_name("include"),
+    };
+    check_version(&include)?;
+    compile_shim(&include);
+    link(&lib)
+}
+
+/// An environment variable, which when it changes makes this script run again.
+fn env_var(name: &str) -> Option<String> {
+    println!("cargo:rerun-if-env-changed={name}");
+    env::var(name).ok()
+}
+
+fn check_version(include: &Path) -> Result<()> {
+    let header = include.join("torch/headeronly/version.h");
+    println!("cargo:rerun-if-changed={}", header.display());
+    let text = fs::read_to_string(&header).unwrap_or_default();
+    let number = |part: &str| -> Option<u32> {
+        let line = text.lines().find_map(|l| l.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(part))?;
+        line.trim().parse().ok()
+    };
+    let found = number("MAJOR").zip(number("MINOR"));
+    if found == Some(LIBTORCH) {
+        return Ok(());
+    }
+    let found = match found {
+        Some((major, minor)) => format!("version {major}.{minor}"),
+        None => "no version (it is missing, or says none)".to_owned(),
+    };
+    let (major, minor) = LIBTORCH;
+    bail!("tch-function needs libtorch {major}.{minor}; {} has {found}.\n{WAYS_OUT}", header.display())
+}
+
+fn compile_shim(include: &Path) {
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        // Also in a dev build: it runs once or more for every node.
+        .opt_level(2)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag("-fvisibility=hidden")
+        .extra_warnings(true)
+        // System headers, so that their warnings are not ours.
+        .flag("-isystem")
+        .flag(include)
+        .flag("-isystem")
+        .flag(include.join("torch/csrc/api/include"))
+        .file("src/ffi/shim.cpp");
+    // Set by .ci/run: a warning of another compiler must not break a user's build.
+    if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {
+        build.warnings_into_errors(true);
+    }
+    println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
+    println!("cargo:rerun-if-changed=src/ffi/shim.h");
+    build.compile("tch_function_shim");
+}
+
+/// Link arguments reach this package's tests, examples and benches, but not its
+/// doctests nor the programs of packages that depend on it. For those: cargo
+/// puts link paths that lie in its target folder on `LD_LIBRARY_PATH` of what it
+/// runs, hence a link to libtorch there.
+fn link(lib: &Path) -> Result<()> {
+    // Found for libtorch's own needs too, which the newer RUNPATH is not.
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
+    // Keeps libtorch's CUDA part, which no symbol asks for.
+    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch,--as-needed");
+
+    let inside = PathBuf::from(env::var("OUT_DIR")?).join("libtorch");
+    fs::remove_file(&inside).ok();
+    symlink(lib, &inside).with_context(|| format!("cannot link to {}", lib.display()))?;
+    println!("cargo:rustc-link-search=native={}", inside.display());
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! [`Ctx`]: what `forward` leaves for `backward`.
+
+use crate::{Error, Result, error, ffi, meta::Meta};
+use smallvec::SmallVec;
+use std::any::Any;
+use std::sync::Arc;
+use tch::Tensor;
+
+/// The context of one application of a [`Function`](crate::Function): what
+/// `forward` saves and marks, and what `backward` reads.
+///
+/// Only an engine makes one, so `forward` cannot be called around `apply`.
+/// `backward` gets `&Ctx`: nothing done there changes a second pass.
+///
+/// ```compile_fail
+/// let ctx = tch_function::Ctx::new("Mine"); // not constructible by users
+/// ```
+pub struct Ctx {
+    op: &'static str,
+    inputs: SmallVec<[Input; 1]>,
+    saved: Option<SmallVec<[Saved; 2]>>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+    marks: Option<Box<Marks>>,
+    recording: bool,
+    materialize_grads: bool,
+}
+
+/// What is known of one input tensor.
+#[derive(Clone)]
+pub(crate) struct Input {
+    pub meta: Meta,
+    pub identity: usize,
+    pub version: u32,
+    pub needs_grad: bool,
+    pub is_leaf: bool,
+}
+
+impl Input {
+    /// Of an optional input that is not there.
+    pub fn absent() -> Input {
+        Input {
+            meta: Meta::undefined(),
+            identity: 0,
+            version: 0,
+            needs_grad: false,
+            is_leaf: false,
+        }
+    }
+}
+
+struct Saved {
+    tensor: Tensor,
+    version: u32,
+}
+
+/// What only some Functions say in `forward`.
+#[derive(Default)]
+pub(crate) struct Marks {
+    /// Positions of inputs.
+    pub dirty: Vec<usize>,
+    /// Handles, so that an identity cannot be reused while it matters.
+    pub non_differentiable: Vec<Tensor>,
+}
+
+impl Ctx {
+    pub(crate) fn new(op: &'static str, inputs: SmallVec<[Input; 1]>, recording: bool) -> Ctx {
+        Ctx {
+            op,
+            inputs,
+            saved: None,
+            state: None,
+            marks: None,
+            recording,
+            materialize_grads: true,
+        }
+    }
+
+    /// Saves tensors for `backward`, inputs, outputs or others, at most once
+    /// per `forward`. Nothing is kept where no gradient will be asked for.
+    ///
+    /// # Errors
+    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor.
+    pub fn save_for_backward<'a>(
+        &mut self,
+        tensors: impl IntoIterator<Item = &'a Tensor>,
+    ) -> Result<()> {
+        if self.saved.is_some() {
+            return Err(Error::SavedTwice { op: self.op });
+        }
+        let mut saved = SmallVec::new();
+        for (position, tensor) in tensors.into_iter().enumerate() {
+            if !tensor.defined() {
+                let what = format!("tensor {position} given to save_for_backward");
+                return Err(Error::Undefined { op: self.op, what });
+            }
+            if self.recording {
+                let version = ffi::version(tensor);
+                saved.push(Saved { tensor: tensor.shallow_clone(), version });
+            }
+        }
+        self.saved = Some(saved);
+        Ok(())
+    }
+
+    /// The saved tensors, in the order in which they were saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedCount`] when not exactly `N` were saved;
+    /// [`Error::SavedChanged`] when one was changed in place since.
+    pub fn saved_tensors<const N: usize>(&self) -> Result<[&Tensor; N]> {
+        let saved = self.saved();
+        if saved.len() != N {
+            return Err(Error::SavedCount { op: self.op, expected: N, found: saved.len() });
+        }
+        (0..N).try_for_each(|i| saved[i].check(self.op, i))?;
+        Ok(std::array::from_fn(|i| &saved[i].tensor))
+    }
+
+    /// As [`saved_tensors`](Ctx::saved_tensors), for a number of tensors that
+    /// only the run knows.
+    ///
+    /// # Errors
+    /// [`Error::SavedChanged`] when one was changed in place since.
+    pub fn saved_tensors_vec(&self) -> Result<Vec<&Tensor>> {
+        let saved = self.saved();
+        saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
+        Ok(saved.iter().map(|s| &s.tensor).collect())
+    }
+
+    fn saved(&self) -> &[Saved] {
+        self.saved.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the gradient of input tensor `i` is wanted: in `forward`, whether
+    /// one may be asked for later; in `backward`, whether the pass that runs
+    /// needs it.
+    ///
+    /// # Panics
+    /// When the op has no input tensor `i` (the panic comes back as an `Err`
+    /// from `apply` or `backward`).
+    pub fn needs_input_grad(&self, i: usize) -> bool {
+        match self.input(i) {
+            Ok(input) => input.needs_grad,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// Says that `forward` changes the input `x` in place and returns it. Call
+    /// it before the change: on an error nothing must be changed.
+    ///
+    /// # Errors
+    /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
+    /// a gradient.
+    pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
+        let identity = ffi::describe(self.op, x)?.identity;
+        let mut found = false;
+        for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
+            if input.is_leaf {
+                return Err(Error::DirtyLeaf { op: self.op, input: i });
+            }
+            self.marks.get_or_insert_default().dirty.push(i);
+            found = true;
+        }
+        if found { Ok(()) } else { Err(Error::DirtyNotInput { op: self.op }) }
+    }
+
+    /// Says that no gradient flows through the output `y`. Integer and boolean
+    /// outputs need not be marked.
+    pub fn mark_non_differentiable(&mut self, y: &Tensor) {
+        self.marks.get_or_insert_default().non_differentiable.push(y.shallow_clone());
+    }
+
+    /// Whether gradients that are not there reach `backward` as zeros (`true`,
+    /// the default) or as undefined tensors (`!dy.defined()`).
+    pub fn set_materialize_grads(&mut self, materialize: bool) {
+        self.materialize_grads = materialize;
+    }
+
+    /// Keeps state that is not a tensor for `backward`, at most once per `forward`.
+    ///
+    /// # Errors
+    /// [`Error::StateTwice`].
+    pub fn save<T: Any + Send + Sync>(&mut self, state: T) -> Result<()> {
+        if self.state.is_some() {
+            return Err(Error::StateTwice { op: self.op });
+        }
+        self.state = Some(Arc::new(state));
+        Ok(())
+    }
+
+    /// The state that `forward` kept with [`save`](Ctx::save).
+    ///
+    /// # Errors
+    /// [`Error::State`] when there is none or it is of another type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Result<&T> {
+        let missing = Error::State { op: self.op, expected: std::any::type_name::<T>() };
+        self.state.as_deref().and_then(|s| s.downcast_ref()).ok_or(missing)
+    }
+
+    /// The shape of input tensor `i`.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input.
+    pub fn input_size(&self, i: usize) -> Result<&[i64]> {
+        Ok(self.input(i)?.meta.sizes())
+    }
+
+    /// Sums `grad` over the dimensions in which input `i` was broadcast and
+    /// converts it to the input's dtype: the adjoint of broadcasting and of
+    /// type promotion.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input; [`Error::Torch`] when the
+    /// input's shape does not broadcast to that of `grad`.
+    pub fn reduce_to_input(&self, i: usize, grad: &Tensor) -> Result<Tensor> {
+        let meta = &self.input(i)?.meta;
+        let d = ffi::describe(self.op, grad)?;
+        if meta.fits(&d) {
+            return Ok(grad.shallow_clone());
+        }
+        let summed = if meta.sizes() == d.sizes {
+            grad.shallow_clone()
+        } else {
+            grad.f_sum_to_size(meta.sizes()).map_err(error::torch(self.op))?
+        };
+        summed.f_to_kind(meta.kind()).map_err(error::torch(self.op))
+    }
+
+    fn input(&self, i: usize) -> Result<&Input> {
+        let count = self.inputs.len();
+        self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
+    }
+
+    pub(crate) fn op(&self) -> &'static str {
+        self.op
+    }
+
+    pub(crate) fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    pub(crate) fn materialize_grads(&self) -> bool {
+        self.materialize_grads
+    }
+
+    pub(crate) fn take_marks(&mut self) -> Option<Box<Marks>> {
+        self.marks.take()
+    }
+
+    /// Says which gradients the pass that runs needs.
+    pub(crate) fn set_needs(&mut self, mut needs: impl FnMut(usize) -> bool) {
+        for (i, input) in self.inputs.iter_mut().enumerate() {
+            input.needs_grad = needs(i);
+        }
+    }
+
+    /// A second context over the same saved tensors, for a pass that retains
+    /// the graph.
+    pub(crate) fn share(&self) -> Ctx {
+        let saved = self.saved.is_some().then(|| self.saved().iter().map(Saved::share).collect());
+        Ctx {
+            op: self.op,
+            inputs: self.inputs.clone(),
+            saved,
+            state: self.state.clone(),
+            marks: None,
+            recording: self.recording,
+            materialize_grads: self.materialize_grads,
+        }
+    }
+}
+
+impl Saved {
+    fn check(&self, op: &'static str, position: usize) -> Result<()> {
+        let found = ffi::version(&self.tensor);
+        if found == self.version {
+            return Ok(());
+        }
+        Err(Error::SavedChanged { op, position, expected: self.version, found })
+    }
+
+    fn share(&self) -> Saved {
+        Saved { tensor: self.tensor.shallow_clone(), version: self.version }
+    }
+}

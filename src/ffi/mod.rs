@@ -1,0 +1,204 @@
+//! The border to libtorch: every extern declaration and every callback.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use std::ffi::{CStr, c_char, c_void};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// `tf_meta` of shim.h.
+#[repr(C)]
+struct RawMeta {
+    sizes: *const i64,
+    dim: usize,
+    tensor: *const c_void,
+    version: u32,
+    dtype: i8,
+    device_type: i8,
+    device_index: i8,
+    requires_grad: bool,
+}
+
+unsafe extern "C" {
+    fn tf_last_error() -> *const c_char;
+    fn tf_describe(t: *const C_tensor, out: *mut RawMeta) -> bool;
+    fn tf_version(t: *const C_tensor) -> u32;
+    safe fn tf_grad_enabled() -> bool;
+    fn tf_zeros(sizes: *const i64, dim: usize, dtype: i8, device: i8, index: i8) -> *mut C_tensor;
+    fn tf_is_unique(t: *const C_tensor) -> bool;
+    fn tf_accumulate(sum: *mut C_tensor, term: *const C_tensor) -> bool;
+    fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
+    fn tf_grad(
+        outputs: *const *const C_tensor,
+        seeds: *const *const C_tensor,
+        n_outputs: usize,
+        inputs: *const *const C_tensor,
+        n_inputs: usize,
+        retain_graph: bool,
+        create_graph: bool,
+        grads: *mut *mut C_tensor,
+    ) -> bool;
+    fn tf_graph_leaves(
+        outputs: *const *const C_tensor,
+        n_outputs: usize,
+        visit: extern "C" fn(*mut c_void, *mut C_tensor),
+        data: *mut c_void,
+    ) -> bool;
+}
+
+fn last_error(op: &'static str) -> Error {
+    // SAFETY: the shim keeps the text of this thread's last failure, always
+    // nul-terminated, until the next call into it.
+    let text = unsafe { CStr::from_ptr(tf_last_error()) };
+    Error::Torch { op, message: text.to_string_lossy().into_owned() }
+}
+
+fn check(op: &'static str, done: bool) -> Result<(), Error> {
+    if done { Ok(()) } else { Err(last_error(op)) }
+}
+
+/// A tensor's description, borrowed from the tensor; `dtype` is -1 when it is
+/// undefined.
+pub(crate) struct Description<'a> {
+    pub sizes: &'a [i64],
+    /// Equal for handles of the same tensor.
+    pub identity: usize,
+    pub version: u32,
+    pub dtype: i8,
+    /// libtorch's device type and index.
+    pub device: (i8, i8),
+    pub requires_grad: bool,
+}
+
+/// Reads all that the checks need in one call.
+#[inline]
+pub(crate) fn describe<'a>(op: &'static str, t: &'a Tensor) -> Result<Description<'a>, Error> {
+    let mut raw = std::mem::MaybeUninit::<RawMeta>::uninit();
+    // SAFETY: `t` owns a valid handle; the shim writes `raw` whole before it
+    // returns true.
+    let raw = unsafe {
+        check(op, tf_describe(t.as_ptr(), raw.as_mut_ptr()))?;
+        raw.assume_init()
+    };
+    let sizes = if raw.dim == 0 {
+        &[]
+    } else {
+        // SAFETY: libtorch keeps `dim` sizes inside the tensor while it lives;
+        // resizing it takes `&mut Tensor`, or another handle to it, which no
+        // caller of this crate-internal function holds on to.
+        unsafe { std::slice::from_raw_parts(raw.sizes, raw.dim) }
+    };
+    Ok(Description {
+        sizes,
+        identity: raw.tensor as usize,
+        version: raw.version,
+        dtype: raw.dtype,
+        device: (raw.device_type, raw.device_index),
+        requires_grad: raw.requires_grad,
+    })
+}
+
+/// The in-place counter; 0 for inference tensors, which have none.
+#[inline]
+pub(crate) fn version(t: &Tensor) -> u32 {
+    // SAFETY: `t` owns a valid handle.
+    unsafe { tf_version(t.as_ptr()) }
+}
+
+/// Whether libtorch records gradients on this thread.
+#[inline]
+pub(crate) fn grad_enabled() -> bool {
+    tf_grad_enabled()
+}
+
+fn own(op: &'static str, handle: *mut C_tensor) -> Result<Tensor, Error> {
+    if handle.is_null() {
+        return Err(last_error(op));
+    }
+    // SAFETY: the shim gave a new handle, which the Tensor now owns alone.
+    Ok(unsafe { Tensor::from_ptr(handle) })
+}
+
+pub(crate) fn zeros(
+    op: &'static str,
+    sizes: &[i64],
+    dtype: i8,
+    device: (i8, i8),
+) -> Result<Tensor, Error> {
+    // SAFETY: `sizes` is valid for its length during the call.
+    own(op, unsafe { tf_zeros(sizes.as_ptr(), sizes.len(), dtype, device.0, device.1) })
+}
+
+/// Whether `t` is the only handle to its tensor and its storage.
+pub(crate) fn is_unique(t: &Tensor) -> bool {
+    // SAFETY: `t` owns a valid handle.
+    unsafe { tf_is_unique(t.as_ptr()) }
+}
+
+/// `sum += term`, in memory that nobody else can see, or in new memory.
+pub(crate) fn accumulate(op: &'static str, sum: &mut Tensor, term: &Tensor) -> Result<(), Error> {
+    // SAFETY: both own valid handles; the shim writes only through `sum`'s
+    // handle and into storage of which it has checked that `sum` or `term`
+    // holds the only reference.
+    check(op, unsafe { tf_accumulate(sum.as_mut_ptr(), term.as_ptr()) })
+}
+
+/// Makes `grad` the `.grad` of libtorch's leaf.
+pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result<(), Error> {
+    // SAFETY: both own valid handles; libtorch shares ownership of `grad`.
+    check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
+}
+
+fn handles(tensors: &[Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+/// libtorch's own gradients of `outputs` from `seeds`, `None` where none flows.
+pub(crate) fn torch_grad(
+    op: &'static str,
+    outputs: &[Tensor],
+    seeds: &[Tensor],
+    inputs: &[Tensor],
+    retain_graph: bool,
+) -> Result<Vec<Option<Tensor>>, Error> {
+    assert_eq!(outputs.len(), seeds.len());
+    let (outputs, seeds, inputs) = (handles(outputs), handles(seeds), handles(inputs));
+    let mut grads = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: the arrays hold valid handles and have the lengths given;
+    // `grads` has room for one handle per input.
+    let done = unsafe {
+        tf_grad(
+            outputs.as_ptr(),
+            seeds.as_ptr(),
+            outputs.len(),
+            inputs.as_ptr(),
+            inputs.len(),
+            retain_graph,
+            false,
+            grads.as_mut_ptr(),
+        )
+    };
+    check(op, done)?;
+    Ok(grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect::<Result<_, _>>()?)
+}
+
+extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {
+    // SAFETY: `graph_leaves` passes its own Vec as `data`, and the shim hands
+    // over a new handle that nobody else owns. A push aborts on exhausted
+    // memory but does not unwind.
+    unsafe { (*data.cast::<Vec<Tensor>>()).push(Tensor::from_ptr(handle)) }
+}
+
+/// The leaves that require a gradient in the libtorch graphs behind `outputs`.
+pub(crate) fn graph_leaves(op: &'static str, outputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+    let mut leaves = Vec::<Tensor>::new();
+    let outputs = handles(outputs);
+    // SAFETY: the handles are valid; `leaves` outlives the call and is not
+    // touched otherwise while it runs.
+    let done = unsafe {
+        let data = (&raw mut leaves).cast();
+        tf_graph_leaves(outputs.as_ptr(), outputs.len(), push_tensor, data)
+    };
+    check(op, done)?;
+    Ok(leaves)
+}

@@ -1,0 +1,202 @@
+#include "shim.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
+
+#include <exception>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR != 13
+#error "tch-function needs libtorch 2.13; see the README, section libtorch"
+#endif
+
+namespace {
+
+thread_local std::string last_error;
+
+// The one place where a C++ exception becomes an error text.
+template <typename R, typename F>
+R guarded(R failure, F&& body) noexcept {
+  try {
+    return body();
+  } catch (const c10::Error& e) {
+    last_error = e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    last_error = e.what();
+  } catch (...) {
+    last_error = "a C++ exception that is not a std::exception";
+  }
+  return failure;
+}
+
+uint32_t version_of(const at::Tensor& t) {
+  return t.is_inference() ? 0 : static_cast<uint32_t>(t._version());
+}
+
+bool is_unique(const at::Tensor& t) {
+  return t.use_count() == 1 && t.has_storage() && t.storage().use_count() == 1;
+}
+
+bool may_hold_sum(const at::Tensor& t) {
+  return is_unique(t) && t.is_non_overlapping_and_dense() && !t.requires_grad();
+}
+
+bool same_layout(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.device() == b.device() &&
+         a.layout() == b.layout() && a.sizes() == b.sizes();
+}
+
+// Below this length the kernel's set-up costs more than the sum itself.
+constexpr int64_t kShort = 256;
+
+template <typename T>
+void add_elements(at::Tensor& sum, const at::Tensor& term) {
+  T* to = sum.mutable_data_ptr<T>();
+  const T* from = term.const_data_ptr<T>();
+  for (int64_t i = 0, n = sum.numel(); i < n; ++i) to[i] += from[i];
+}
+
+bool add_short(at::Tensor& sum, const at::Tensor& term) {
+  if (!sum.is_cpu() || sum.numel() > kShort || !sum.is_contiguous() ||
+      !term.is_contiguous() || term.is_neg() || sum.is_neg() ||
+      sum.layout() != at::kStrided)
+    return false;
+  if (sum.scalar_type() == at::kFloat)
+    add_elements<float>(sum, term);
+  else if (sum.scalar_type() == at::kDouble)
+    add_elements<double>(sum, term);
+  else
+    return false;
+  return true;
+}
+
+void add_in_place(at::Tensor& sum, const at::Tensor& term) {
+  if (!add_short(sum, term)) sum.add_(term);
+}
+
+using Tensors = std::vector<at::Tensor>;
+
+Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
+  Tensors out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; ++i) out.push_back(*handles[i]);
+  return out;
+}
+
+}  // namespace
+
+const char* tf_last_error() noexcept { return last_error.c_str(); }
+
+bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
+  return guarded(false, [&] {
+    *out = tf_meta{};
+    out->dtype = -1;
+    if (!t->defined()) return true;
+    const auto sizes = t->sizes();
+    const auto device = t->device();
+    out->sizes = sizes.data();
+    out->dim = sizes.size();
+    out->impl = t->unsafeGetTensorImpl();
+    out->version = version_of(*t);
+    out->dtype = static_cast<int8_t>(t->scalar_type());
+    out->device_type = static_cast<int8_t>(device.type());
+    out->device_index = device.index();
+    out->requires_grad = t->requires_grad();
+    return true;
+  });
+}
+
+uint32_t tf_version(const at::Tensor* t) noexcept {
+  return guarded(0u, [&] { return t->defined() ? version_of(*t) : 0u; });
+}
+
+bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
+
+at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
+                     int8_t device_type, int8_t device_index) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    const at::Device device(static_cast<at::DeviceType>(device_type),
+                            device_index);
+    const auto options = at::TensorOptions()
+                             .dtype(static_cast<at::ScalarType>(dtype))
+                             .device(device);
+    return new at::Tensor(at::zeros(at::IntArrayRef(sizes, dim), options));
+  });
+}
+
+bool tf_is_unique(const at::Tensor* t) noexcept {
+  return guarded(false, [&] { return is_unique(*t); });
+}
+
+bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
+  return guarded(false, [&] {
+    const c10::NoGradGuard no_grad;
+    if (!same_layout(*sum, *term)) {
+      *sum = at::add(*sum, *term);  // strided + sparse
+    } else if (may_hold_sum(*sum)) {
+      add_in_place(*sum, *term);
+    } else if (may_hold_sum(*term)) {
+      at::Tensor out = *term;
+      add_in_place(out, *sum);
+      *sum = std::move(out);
+    } else {
+      *sum = at::add(*sum, *term);
+    }
+    return true;
+  });
+}
+
+bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
+  return guarded(false, [&] {
+    leaf->mutable_grad() = *grad;
+    return true;
+  });
+}
+
+bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
+             size_t n_outputs, const at::Tensor* const* inputs,
+             size_t n_inputs, bool retain_graph, bool create_graph,
+             at::Tensor** grads) noexcept {
+  return guarded(false, [&] {
+    const Tensors found = torch::autograd::grad(
+        copy_handles(outputs, n_outputs), copy_handles(inputs, n_inputs),
+        copy_handles(seeds, n_outputs), retain_graph, create_graph,
+        /*allow_unused=*/true);
+    for (size_t i = 0; i < n_inputs; ++i)
+      grads[i] = found[i].defined() ? new at::Tensor(found[i]) : nullptr;
+    return true;
+  });
+}
+
+bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
+                     void (*visit)(void*, at::Tensor*), void* data) noexcept {
+  return guarded(false, [&] {
+    using torch::autograd::AccumulateGrad;
+    using torch::autograd::Node;
+    std::unordered_set<Node*> seen;
+    std::vector<Node*> todo;
+    const auto reach = [&](Node* node) {
+      if (node && seen.insert(node).second) todo.push_back(node);
+    };
+    for (size_t i = 0; i < n_outputs; ++i)
+      reach(torch::autograd::impl::gradient_edge(*outputs[i]).function.get());
+    while (!todo.empty()) {
+      Node* node = todo.back();
+      todo.pop_back();
+      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node))
+        visit(data, new at::Tensor(leaf->variable));
+      for (const auto& edge : node->next_edges()) reach(edge.function.get());
+    }
+    return true;
+  });
+}

@@ -1,0 +1,130 @@
+//! [`Function`]: an operator with its own backward.
+
+use crate::tensors::{Grads, Of, Refs, Tensors};
+use crate::{Ctx, Result, value::Differentiable};
+use std::sync::Arc;
+
+/// A differentiable operator: `torch.autograd.Function` in Rust.
+///
+/// Hyper-parameters are fields; what `forward` leaves for `backward` goes
+/// through the [`Ctx`]. For `y = f(x)` and an output of the whole program `L`,
+/// `backward` gets `dy = dL/dy` and returns `dL/dx = dL/dy * dy/dx` (the chain
+/// rule; for tensors the vector-Jacobian product).
+///
+/// ```
+/// use anyhow::Result;
+/// use tch::Tensor;
+/// use tch_function::{Ctx, Function, Var, grad};
+///
+/// /// y = k x, dy/dx = k
+/// struct Scale {
+///     k: f64,
+/// }
+///
+/// impl Function for Scale {
+///     type Inputs = Tensor;
+///     type Outputs = Tensor;
+///     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+///         Ok(x * self.k)
+///     }
+///     fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+///         Ok(Some(dy * self.k))
+///     }
+/// }
+///
+/// let x = Var::leaf(Tensor::from(4.5));
+/// let y = Scale { k: 2.0 }.apply(&x)?;
+/// assert_eq!(f64::try_from(grad(&y, &x)?.value())?, 2.0);
+/// # anyhow::Ok(())
+/// ```
+///
+/// The wrong number of gradients does not compile:
+///
+/// ```compile_fail,E0053
+/// # use anyhow::Result;
+/// # use tch::Tensor;
+/// # use tch_function::{Ctx, Function};
+/// struct Mul;
+/// impl Function for Mul {
+///     type Inputs = (Tensor, Tensor);
+///     type Outputs = Tensor;
+///     fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+///         Ok(a * b)
+///     }
+///     // two inputs, one gradient
+///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+///         Ok(None)
+///     }
+/// }
+/// ```
+pub trait Function: Send + Sync + Sized + 'static {
+    /// The input tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
+    type Inputs: Tensors;
+    /// The output tensors, in the same way.
+    type Outputs: Tensors;
+
+    /// Computes the outputs. Runs with gradient recording off: libtorch's
+    /// autograd does not see what is done here.
+    ///
+    /// # Errors
+    /// Whatever the op finds wrong with its inputs; it comes back from `apply`
+    /// as [`Error::Forward`](crate::Error::Forward), with the op's name.
+    fn forward(
+        &self,
+        ctx: &mut Ctx,
+        x: Refs<'_, Self::Inputs>,
+    ) -> anyhow::Result<Of<Self::Outputs, tch::Tensor>>;
+
+    /// Computes the gradients of the inputs from those of the outputs: each of
+    /// the shape, dtype and device of its input, `None` where no gradient
+    /// flows. What [`Ctx::needs_input_grad`] says no to need not be computed.
+    ///
+    /// # Errors
+    /// As for `forward`, as [`Error::Backward`](crate::Error::Backward).
+    fn backward(
+        &self,
+        ctx: &Ctx,
+        dy: Refs<'_, Self::Outputs>,
+    ) -> anyhow::Result<Grads<Self::Inputs>>;
+
+    /// The op's name in errors; the type's name without its path unless
+    /// overridden.
+    fn name(&self) -> &'static str {
+        short_name(std::any::type_name::<Self>())
+    }
+
+    /// Applies the op to values of an engine: to `&Var` in this crate's own
+    /// graph. Which one follows from `x`.
+    ///
+    /// # Errors
+    /// What `forward` returns or panics with, and each broken rule of
+    /// [`Ctx`], as an [`Error`](crate::Error) that names the op.
+    fn apply<V: Differentiable>(self, x: Refs<'_, Self::Inputs, V>) -> Result<Of<Self::Outputs, V>> {
+        V::apply(self, x)
+    }
+}
+
+/// Shares one op, with its parameters, between several calls.
+impl<F: Function> Function for Arc<F> {
+    type Inputs = F::Inputs;
+    type Outputs = F::Outputs;
+    fn forward(
+        &self,
+        ctx: &mut Ctx,
+        x: Refs<'_, F::Inputs>,
+    ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
+        (**self).forward(ctx, x)
+    }
+    fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
+        (**self).backward(ctx, dy)
+    }
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+}
+
+/// `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
+fn short_name(path: &'static str) -> &'static str {
+    let path = path.split('<').next().unwrap_or(path);
+    path.rsplit("::").next().unwrap_or(path)
+}

@@ -1,0 +1,193 @@
+//! [`grad`] and [`backward`], with their options.
+
+use crate::{Gradients, Result, Var, graph, value::Differentiable};
+
+/// The gradients of `outputs` with respect to `inputs`:
+/// `torch.autograd.grad`. Each may be `&v`, `[&a, &b]` or a slice; the result
+/// has the form of `inputs`. Nothing is added to any leaf's `grad`.
+///
+/// The outputs must have one element each; [`GradOptions`] takes seeds for
+/// others, and has the other options.
+///
+/// # Errors
+/// What any `backward` on the way returns or panics with; and
+/// [`Error::NoGraph`](crate::Error::NoGraph),
+/// [`Error::NotDifferentiable`](crate::Error::NotDifferentiable),
+/// [`Error::SeedMissing`](crate::Error::SeedMissing),
+/// [`Error::Unused`](crate::Error::Unused),
+/// [`Error::InputNoGrad`](crate::Error::InputNoGrad),
+/// [`Error::GraphFreed`](crate::Error::GraphFreed).
+pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
+    outputs: impl Handles<'a, V>,
+    inputs: X,
+) -> Result<X::Form<V>> {
+    let found = V::grad(&outputs.list(), &inputs.list(), &GradOptions::new())?;
+    Ok(inputs.form(found.into_iter().map(|g| g.expect("unused inputs are an error"))))
+}
+
+/// Adds the gradients of `outputs`, of one element each, to every leaf behind
+/// them. When it fails, no leaf has changed.
+///
+/// # Errors
+/// As [`grad`].
+pub fn backward<'a, V: Differentiable>(outputs: impl Handles<'a, V>) -> Result<()> {
+    V::backward(&outputs.list(), &GradOptions::new())
+}
+
+/// Options of [`grad`] and [`backward`].
+///
+/// ```
+/// use tch::Tensor;
+/// use tch_function::{GradOptions, Var};
+///
+/// let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0]));
+/// let y = &x * &x;
+/// let seed = Var::constant(Tensor::from_slice(&[1.0, 10.0]));
+/// let dx = GradOptions::new().seeds(&seed).grad(&y, &x)?.expect("x was used");
+/// assert_eq!(Vec::<f64>::try_from(dx.value())?, [2.0, 40.0]);
+/// # anyhow::Ok(())
+/// ```
+pub struct GradOptions<'a, V> {
+    pub(crate) seeds: Vec<&'a V>,
+    pub(crate) retain_graph: bool,
+    pub(crate) create_graph: bool,
+    pub(crate) allow_unused: bool,
+}
+
+impl<V> Default for GradOptions<'_, V> {
+    fn default() -> Self {
+        GradOptions {
+            seeds: Vec::new(),
+            retain_graph: false,
+            create_graph: false,
+            allow_unused: false,
+        }
+    }
+}
+
+impl<'a, V> GradOptions<'a, V> {
+    /// No seeds, every option off.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The gradients to start from (`grad_outputs`), one per output, of its
+    /// shape, dtype and device; ones when not given.
+    pub fn seeds(mut self, seeds: impl Handles<'a, V>) -> Self {
+        self.seeds = seeds.list();
+        self
+    }
+
+    /// Keeps saved tensors, so that another pass can follow.
+    pub fn retain_graph(mut self, retain: bool) -> Self {
+        self.retain_graph = retain;
+        self
+    }
+
+    /// Records the pass itself, so that its results can be differentiated.
+    pub fn create_graph(mut self, create: bool) -> Self {
+        self.create_graph = create;
+        self
+    }
+
+    /// Gives `None` for inputs that no gradient reaches, where
+    /// [`Error::Unused`](crate::Error::Unused) would be returned.
+    pub fn allow_unused(mut self, allow: bool) -> Self {
+        self.allow_unused = allow;
+        self
+    }
+}
+
+impl<V: Differentiable> GradOptions<'_, V> {
+    /// As [`grad`]; `None` only with [`allow_unused`](GradOptions::allow_unused).
+    ///
+    /// # Errors
+    /// As [`grad`], and [`Error::Seed`](crate::Error::Seed),
+    /// [`Error::SeedCount`](crate::Error::SeedCount).
+    pub fn grad<'a, X: Handles<'a, V>>(
+        &self,
+        outputs: impl Handles<'a, V>,
+        inputs: X,
+    ) -> Result<X::Form<Option<V>>> {
+        Ok(inputs.form(V::grad(&outputs.list(), &inputs.list(), self)?.into_iter()))
+    }
+
+    /// As [`backward`].
+    ///
+    /// # Errors
+    /// As [`GradOptions::grad`].
+    pub fn backward<'a>(&self, outputs: impl Handles<'a, V>) -> Result<()> {
+        V::backward(&outputs.list(), self)
+    }
+}
+
+impl GradOptions<'_, Var> {
+    /// The gradients of every value behind `outputs`.
+    ///
+    /// # Errors
+    /// As [`GradOptions::grad`].
+    pub fn gradients<'a>(&self, outputs: impl Handles<'a, Var>) -> Result<Gradients> {
+        graph::gradients(&outputs.list(), self)
+    }
+}
+
+/// One or more borrowed values: `&v`, `[&a, &b]`, `&[a, b]`, `&[&a, &b]`, `&vec`.
+pub trait Handles<'a, V: 'a>: sealed::Handles<'a, V> {}
+impl<'a, V: 'a, T: sealed::Handles<'a, V>> Handles<'a, V> for T {}
+
+mod sealed {
+    use crate::Value;
+
+    pub trait Handles<'a, V: 'a> {
+        /// One `T` per value: `T`, `[T; N]` or `Vec<T>`.
+        type Form<T>;
+        fn list(&self) -> Vec<&'a V>;
+        fn form<T>(&self, items: impl Iterator<Item = T>) -> Self::Form<T>;
+    }
+
+    impl<'a, V: Value> Handles<'a, V> for &'a V {
+        type Form<T> = T;
+        fn list(&self) -> Vec<&'a V> {
+            vec![self]
+        }
+        fn form<T>(&self, mut items: impl Iterator<Item = T>) -> T {
+            items.next().expect("one item per value")
+        }
+    }
+
+    impl<'a, V: Value, const N: usize> Handles<'a, V> for [&'a V; N] {
+        type Form<T> = [T; N];
+        fn list(&self) -> Vec<&'a V> {
+            self.to_vec()
+        }
+        fn form<T>(&self, mut items: impl Iterator<Item = T>) -> [T; N] {
+            std::array::from_fn(|_| items.next().expect("one item per value"))
+        }
+    }
+
+    macro_rules! list {
+        ($([$($generics:tt)*] $t:ty),+ $(,)?) => {$(
+            impl<'a, V: Value, $($generics)*> Handles<'a, V> for $t {
+                type Form<T> = Vec<T>;
+                fn list(&self) -> Vec<&'a V> {
+                    #[allow(clippy::borrow_deref_ref)]
+                    self.iter().map(|v| &*v).collect()
+                }
+                fn form<T>(&self, items: impl Iterator<Item = T>) -> Vec<T> {
+                    items.collect()
+                }
+            }
+        )+};
+    }
+    list!([] &'a [V], [] &'a Vec<V>, [const N: usize] &'a [V; N]);
+
+    impl<'a, V: Value> Handles<'a, V> for &[&'a V] {
+        type Form<T> = Vec<T>;
+        fn list(&self) -> Vec<&'a V> {
+            self.to_vec()
+        }
+        fn form<T>(&self, items: impl Iterator<Item = T>) -> Vec<T> {
+            items.collect()
+        }
+    }
+}

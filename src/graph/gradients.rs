@@ -1,0 +1,167 @@
+//! [`Gradients`], and what `grad` and `backward` do on the own graph.
+
+use super::node::{Leaf, Node, Role, lock};
+use super::pass::Pass;
+use super::var::Var;
+use crate::{Error, GradOptions, Result, ffi, rules};
+use std::collections::HashMap;
+use tch::Tensor;
+
+/// The gradient of an output with respect to every value that it was computed
+/// from, not only leaves.
+///
+/// ```
+/// use tch::Tensor;
+/// use tch_function::Var;
+///
+/// let x = Var::leaf(Tensor::from(3.0));
+/// let square = &x * &x;
+/// let y = &square * 5.0;
+/// let gradients = y.gradients()?;
+/// assert_eq!(f64::try_from(&gradients[&square])?, 5.0);
+/// assert_eq!(f64::try_from(&gradients[&x])?, 30.0);
+/// # anyhow::Ok(())
+/// ```
+pub struct Gradients {
+    by_output: HashMap<(u64, u32), Tensor>,
+}
+
+impl Gradients {
+    /// The gradient with respect to `x`; `None` where none flows to it.
+    pub fn get(&self, x: &Var) -> Option<&Tensor> {
+        self.by_output.get(&key(x))
+    }
+
+    /// The number of values that have a gradient.
+    pub fn len(&self) -> usize {
+        self.by_output.len()
+    }
+
+    /// Whether no value has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.by_output.is_empty()
+    }
+}
+
+/// # Panics
+/// Where [`get`](Gradients::get) gives `None`.
+impl std::ops::Index<&Var> for Gradients {
+    type Output = Tensor;
+    fn index(&self, x: &Var) -> &Tensor {
+        self.get(x).expect("no gradient flows to this Var; Gradients::get gives None for it")
+    }
+}
+
+fn key(x: &Var) -> (u64, u32) {
+    (x.node().seq, x.edge().output)
+}
+
+pub(crate) fn gradients(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Gradients> {
+    let mut by_output = HashMap::new();
+    start(outputs, None, options)?.run(|node, grads| {
+        for (grad, i) in grads.iter().zip(0..) {
+            if let Some(grad) = grad {
+                by_output.insert((node.seq, i), grad.shallow_clone());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Gradients { by_output })
+}
+
+pub(crate) fn grad(
+    outputs: &[&Var],
+    inputs: &[&Var],
+    options: &GradOptions<'_, Var>,
+) -> Result<Vec<Option<Var>>> {
+    if let Some(input) = inputs.iter().position(|x| !x.requires_grad()) {
+        return Err(match inputs[input].node().role {
+            Role::Constant { blocked_by: Some(op) } => Error::NotDifferentiable { op },
+            _ => Error::InputNoGrad { input },
+        });
+    }
+    let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
+    inputs.iter().enumerate().for_each(|(i, x)| wanted.entry(key(x)).or_default().push(i));
+    let mut found: Vec<Option<Var>> = inputs.iter().map(|_| None).collect();
+    start(outputs, Some(inputs), options)?.run(|node, grads| {
+        for (grad, output) in grads.iter().zip(0..) {
+            let positions = grad.as_ref().and_then(|_| wanted.get(&(node.seq, output)));
+            for &i in positions.into_iter().flatten() {
+                found[i] = grad.as_ref().map(Var::constant);
+            }
+        }
+        Ok(())
+    })?;
+    match found.iter().position(Option::is_none) {
+        Some(input) if !options.allow_unused => Err(Error::Unused { input }),
+        _ => Ok(found),
+    }
+}
+
+pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
+    let mut leaves: Vec<(&Node, Tensor)> = Vec::new();
+    start(outputs, None, options)?.run(|node, grads| {
+        if let (Role::Leaf(_), Some(grad)) = (&node.role, grads[0].take()) {
+            leaves.push((node, grad));
+        }
+        Ok(())
+    })?;
+    // Only now, so that a pass that fails changes no leaf.
+    leaves.into_iter().try_for_each(|(node, grad)| match &node.role {
+        Role::Leaf(leaf) => lock(leaf).accumulate(grad),
+        _ => Ok(()),
+    })
+}
+
+fn start<'g>(
+    outputs: &[&'g Var],
+    targets: Option<&[&'g Var]>,
+    options: &GradOptions<'_, Var>,
+) -> Result<Pass<'g>> {
+    if options.create_graph {
+        return Err(Error::NotYet {
+            what: "create_graph",
+            instead: "use first derivatives, or lift a tch closure that computes the second",
+        });
+    }
+    Pass::new(outputs, seeds(outputs, options)?, targets, options.retain_graph)
+}
+
+fn seeds(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Tensor>> {
+    let given = &options.seeds;
+    if !given.is_empty() && given.len() != outputs.len() {
+        return Err(Error::SeedCount { expected: outputs.len(), found: given.len() });
+    }
+    let seed = |(i, y): (usize, &&Var)| match y.node().role {
+        Role::Constant { blocked_by: Some(op) } => Err(Error::NotDifferentiable { op }),
+        Role::Constant { .. } => Err(Error::NoGraph { output: i }),
+        _ => rules::seed(y.node().name(), i, y.value(), given.get(i).map(|g| g.value())),
+    };
+    outputs.iter().enumerate().map(seed).collect()
+}
+
+impl Leaf {
+    fn accumulate(&mut self, grad: Tensor) -> Result<()> {
+        const OP: &str = "leaf";
+        let present = match &self.source {
+            Some(source) => Some(source.grad()).filter(Tensor::defined),
+            None => self.grad.take(),
+        };
+        let sum = match present {
+            Some(mut sum) => {
+                ffi::accumulate(OP, &mut sum, &grad)?;
+                sum
+            }
+            // Nobody else may see the leaf's gradient change.
+            None if ffi::is_unique(&grad) => grad,
+            None => grad.copy(),
+        };
+        match &self.source {
+            Some(source) => ffi::set_grad(OP, source, &sum),
+            None => {
+                self.grad = Some(sum);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `torch.autograd.Function` for Rust.
+#![deny(unsafe_code)]
+
+mod ctx;
+mod error;
+mod ffi;
+mod function;
+mod grad;
+mod graph;
+mod meta;
+mod rules;
+mod tensors;
+mod value;
+
+pub use ctx::Ctx;
+pub use error::Error;
+pub use function::Function;
+pub use grad::{GradOptions, Handles, backward, grad};
+pub use graph::{Gradients, Var};
+pub use tensors::{Grads, Of, Refs, Tensors};
+pub use value::{Differentiable, Value};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,100 @@
+//! [`Meta`]: shape, dtype and device of a tensor, without its data.
+
+use crate::{error::Error, ffi};
+use smallvec::SmallVec;
+use std::fmt;
+use tch::{Device, Kind, Tensor};
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    sizes: SmallVec<[i64; 4]>,
+    dtype: i8,
+    device: (i8, i8),
+}
+
+impl Meta {
+    pub fn of(d: &ffi::Description) -> Meta {
+        Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device }
+    }
+
+    pub fn undefined() -> Meta {
+        Meta { sizes: SmallVec::new(), dtype: -1, device: (0, 0) }
+    }
+
+    #[inline]
+    pub fn fits(&self, d: &ffi::Description) -> bool {
+        self.dtype == d.dtype && self.device == d.device && self.sizes[..] == *d.sizes
+    }
+
+    pub fn sizes(&self) -> &[i64] {
+        &self.sizes
+    }
+
+    pub fn is_defined(&self) -> bool {
+        self.dtype >= 0
+    }
+
+    /// Whether the dtype is one that libtorch lets require a gradient.
+    pub fn is_differentiable(&self) -> bool {
+        use Kind::*;
+        matches!(
+            self.kind(),
+            Half | Float
+                | Double
+                | BFloat16
+                | ComplexHalf
+                | ComplexFloat
+                | ComplexDouble
+                | Float8e5m2
+                | Float8e4m3fn
+                | Float8e5m2fnuz
+                | Float8e4m3fnuz
+        )
+    }
+
+    pub fn kind(&self) -> Kind {
+        kind_of(self.dtype)
+    }
+
+    pub fn device(&self) -> Device {
+        device_of(self.device)
+    }
+
+    pub fn zeros(&self, op: &'static str) -> Result<Tensor, Error> {
+        ffi::zeros(op, &self.sizes, self.dtype, self.device)
+    }
+}
+
+impl fmt::Display for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shape {:?}, dtype {:?}, {:?}", &self.sizes[..], self.kind(), self.device())
+    }
+}
+
+/// The Kind of a `c10::ScalarType`; tch keeps its own table private.
+fn kind_of(dtype: i8) -> Kind {
+    use Kind::*;
+    const FIRST: [Kind; 16] = [
+        Uint8, Int8, Int16, Int, Int64, Half, Float, Double, ComplexHalf, ComplexFloat,
+        ComplexDouble, Bool, QInt8, QUInt8, QInt32, BFloat16,
+    ];
+    match dtype {
+        0..=15 => FIRST[dtype as usize],
+        23 => Float8e5m2,
+        24 => Float8e4m3fn,
+        25 => Float8e5m2fnuz,
+        26 => Float8e4m3fnuz,
+        // Types that tch has no name for are integers (uint16 and the like).
+        _ => Int64,
+    }
+}
+
+/// The Device of a `c10::DeviceType` and index.
+fn device_of((device_type, index): (i8, i8)) -> Device {
+    match device_type {
+        1 => Device::Cuda(usize::try_from(index).unwrap_or(0)),
+        10 => Device::Vulkan,
+        13 => Device::Mps,
+        _ => Device::Cpu,
+    }
+}

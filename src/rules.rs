@@ -1,0 +1,61 @@
+//! The rules of meaning that every engine shares: what a user's backward may
+//! return and what a seed may be.
+
+use crate::{Ctx, Error, Result, ffi, meta::Meta};
+use tch::Tensor;
+
+/// Checks the gradient of input `i`: exactly the input's shape, dtype and
+/// device. libtorch would sum and cast silently, which hides mistakes and
+/// turns 1e300 into infinity.
+pub(crate) fn check_gradient(ctx: &Ctx, i: usize, grad: &Tensor) -> Result<()> {
+    let op = ctx.op();
+    let expected = &ctx.inputs()[i].meta;
+    let found = ffi::describe(op, grad)?;
+    if expected.fits(&found) {
+        return Ok(());
+    }
+    Err(misfit(op, i, expected, &Meta::of(&found)))
+}
+
+fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {
+    if !found.is_defined() {
+        let what = format!("the gradient of input {input}; return None where no gradient flows; it");
+        return Error::Undefined { op, what };
+    }
+    if expected.sizes() != found.sizes() {
+        let (expected, found) = (expected.sizes().to_vec(), found.sizes().to_vec());
+        return Error::GradientShape { op, input, expected, found };
+    }
+    if expected.kind() != found.kind() {
+        let (expected, found) = (expected.kind(), found.kind());
+        return Error::GradientDtype { op, input, expected, found };
+    }
+    Error::GradientDevice { op, input, expected: expected.device(), found: found.device() }
+}
+
+/// The seed of output `output`: what the user gave, if it fits, or ones for an
+/// output of one element.
+pub(crate) fn seed(
+    op: &'static str,
+    output: usize,
+    value: &Tensor,
+    given: Option<&Tensor>,
+) -> Result<Tensor> {
+    let expected = ffi::describe(op, value)?;
+    let Some(given) = given else {
+        return match expected.sizes.iter().product::<i64>() {
+            1 => Ok(value.ones_like()),
+            _ => Err(Error::SeedMissing { op, output, shape: expected.sizes.to_vec() }),
+        };
+    };
+    let expected = Meta::of(&expected);
+    let found = ffi::describe(op, given)?;
+    if expected.fits(&found) {
+        return Ok(given.shallow_clone());
+    }
+    let found = Meta::of(&found);
+    if !found.is_defined() {
+        return Err(Error::Undefined { op, what: format!("the seed of output {output}") });
+    }
+    Err(Error::Seed { op, output, expected: expected.to_string(), found: found.to_string() })
+}

@@ -1,0 +1,325 @@
+//! [`Tensors`]: the shapes that a Function's inputs and outputs take.
+
+use crate::value::Value;
+use sealed::Shape;
+use tch::Tensor;
+
+/// The inputs or outputs of a [`Function`](crate::Function): `Tensor`, tuples
+/// of up to eight, `[T; N]`, `Vec<T>`, `Option<T>`, and nests of these.
+///
+/// For each shape there is a matching shape of borrowed values ([`Refs`]), of
+/// owned values ([`Of`]) and of gradients ([`Grads`]):
+///
+/// | `T` | [`Refs<'a, T, V>`](Refs) | [`Of<T, V>`](Of) | [`Grads<T>`](Grads) |
+/// |---|---|---|---|
+/// | `Tensor` | `&'a V` | `V` | `Option<Tensor>` |
+/// | `(A, B)` | `(Refs<A>, Refs<B>)` | `(Of<A>, Of<B>)` | `(Grads<A>, Grads<B>)` |
+/// | `[A; N]` | `[Refs<A>; N]` | `[Of<A>; N]` | `[Grads<A>; N]` |
+/// | `Vec<A>` | `&'a [Of<A>]` | `Vec<Of<A>>` | `Vec<Grads<A>>` |
+/// | `Option<A>` | `Option<Refs<A>>` | `Option<Of<A>>` | `Grads<A>`, all `None` where absent |
+///
+/// so that a wrong number of gradients does not compile. Positions, as in
+/// [`Ctx::needs_input_grad`](crate::Ctx::needs_input_grad), count the tensors
+/// from left to right; an absent optional tensor keeps its position (an absent
+/// list has none).
+pub trait Tensors: Shape {}
+impl<T: Shape> Tensors for T {}
+
+/// Borrowed values in the shape of `T`.
+pub type Refs<'a, T, V = Tensor> = <T as Shape>::Refs<'a, V>;
+/// Owned values in the shape of `T`.
+pub type Of<T, V> = <T as Shape>::Of<V>;
+/// Gradients in the shape of `T`; `None` where no gradient flows.
+pub type Grads<T> = <T as Shape>::Grads;
+
+pub(crate) mod sealed {
+    use super::*;
+
+    /// How a shape is taken apart into a flat list and put together again.
+    /// The flat list has one entry per position, `None` where an optional
+    /// value is absent.
+    pub trait Shape: Sized + 'static {
+        type Refs<'a, V: Value>: Copy;
+        type Of<V: Value>;
+        type Grads;
+        /// What the type alone does not say: the lengths of lists and which
+        /// optional values are there.
+        type Layout: Clone + Send + Sync + 'static;
+        /// The tensors of borrowed values, and what `Refs` of plain tensors
+        /// needs to borrow from that is not there yet (a slice of them).
+        type Held<'a>;
+        /// How many positions an absent `Option<Self>` keeps.
+        const POSITIONS: usize;
+
+        fn layout<V: Value>(x: Self::Refs<'_, V>) -> Self::Layout;
+        fn visit<'a, V: Value>(x: Self::Refs<'a, V>, f: &mut impl FnMut(Option<&'a V>));
+        fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>));
+        fn borrow<V: Value>(x: &Self::Of<V>) -> Self::Refs<'_, V>;
+        fn build<V: Value>(
+            layout: &Self::Layout,
+            next: &mut impl FnMut() -> Option<V>,
+        ) -> Self::Of<V>;
+        fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a>;
+        fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor>;
+        /// As `take`; without a `layout` the value is absent and so must its
+        /// gradients be.
+        fn take_grads(
+            grads: Self::Grads,
+            layout: Option<&Self::Layout>,
+            f: &mut impl FnMut(Option<Tensor>),
+        ) -> Result<(), Mismatch>;
+    }
+
+    /// The gradients of a list, or of an optional value, are not as many as
+    /// the values.
+    pub struct Mismatch {
+        pub expected: usize,
+        pub found: usize,
+    }
+}
+use sealed::Mismatch;
+
+fn skip<V>(positions: usize, f: &mut impl FnMut(Option<V>)) {
+    (0..positions).for_each(|_| f(None));
+}
+
+impl Shape for Tensor {
+    type Refs<'a, V: Value> = &'a V;
+    type Of<V: Value> = V;
+    type Grads = Option<Tensor>;
+    type Layout = ();
+    type Held<'a> = &'a Tensor;
+    const POSITIONS: usize = 1;
+
+    fn layout<V: Value>(_: &V) {}
+    #[inline]
+    fn visit<'a, V: Value>(x: &'a V, f: &mut impl FnMut(Option<&'a V>)) {
+        f(Some(x))
+    }
+    #[inline]
+    fn take<V: Value>(x: V, f: &mut impl FnMut(Option<V>)) {
+        f(Some(x))
+    }
+    fn borrow<V: Value>(x: &V) -> &V {
+        x
+    }
+    #[inline]
+    fn build<V: Value>(_: &(), next: &mut impl FnMut() -> Option<V>) -> V {
+        next().expect("the flat list has a value at every position but absent optional ones")
+    }
+    fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a> {
+        x.tensor()
+    }
+    fn lend<'s>(held: &'s &Tensor) -> &'s Tensor {
+        held
+    }
+    #[inline]
+    fn take_grads(
+        grads: Option<Tensor>,
+        _: Option<&()>,
+        f: &mut impl FnMut(Option<Tensor>),
+    ) -> Result<(), Mismatch> {
+        f(grads);
+        Ok(())
+    }
+}
+
+impl<T: Shape> Shape for Vec<T> {
+    type Refs<'a, V: Value> = &'a [T::Of<V>];
+    type Of<V: Value> = Vec<T::Of<V>>;
+    type Grads = Vec<T::Grads>;
+    type Layout = Vec<T::Layout>;
+    type Held<'a> = Vec<T::Of<Tensor>>;
+    const POSITIONS: usize = 0;
+
+    fn layout<V: Value>(x: &[T::Of<V>]) -> Self::Layout {
+        x.iter().map(|x| T::layout(T::borrow(x))).collect()
+    }
+    fn visit<'a, V: Value>(x: &'a [T::Of<V>], f: &mut impl FnMut(Option<&'a V>)) {
+        x.iter().for_each(|x| T::visit(T::borrow(x), f))
+    }
+    fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>)) {
+        x.into_iter().for_each(|x| T::take(x, f))
+    }
+    fn borrow<V: Value>(x: &Self::Of<V>) -> &[T::Of<V>] {
+        x
+    }
+    fn build<V: Value>(layout: &Self::Layout, next: &mut impl FnMut() -> Option<V>) -> Self::Of<V> {
+        layout.iter().map(|layout| T::build(layout, next)).collect()
+    }
+    fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a> {
+        let mut flat = Vec::new();
+        Self::visit(x, &mut |v: Option<&V>| flat.push(v.map(|v| v.tensor().shallow_clone())));
+        let mut flat = flat.into_iter();
+        Self::build(&Self::layout(x), &mut || flat.next().flatten())
+    }
+    fn lend<'s>(held: &'s Self::Held<'_>) -> &'s [T::Of<Tensor>] {
+        held
+    }
+    fn take_grads(
+        grads: Self::Grads,
+        layout: Option<&Self::Layout>,
+        f: &mut impl FnMut(Option<Tensor>),
+    ) -> Result<(), Mismatch> {
+        let layout = layout.map_or(&[][..], |l| l);
+        if grads.len() != layout.len() {
+            return Err(Mismatch { expected: layout.len(), found: grads.len() });
+        }
+        grads.into_iter().zip(layout).try_for_each(|(g, l)| T::take_grads(g, Some(l), f))
+    }
+}
+
+impl<T: Shape, const N: usize> Shape for [T; N] {
+    type Refs<'a, V: Value> = [T::Refs<'a, V>; N];
+    type Of<V: Value> = [T::Of<V>; N];
+    type Grads = [T::Grads; N];
+    type Layout = [T::Layout; N];
+    type Held<'a> = [T::Held<'a>; N];
+    const POSITIONS: usize = N * T::POSITIONS;
+
+    fn layout<V: Value>(x: Self::Refs<'_, V>) -> Self::Layout {
+        x.map(T::layout)
+    }
+    fn visit<'a, V: Value>(x: Self::Refs<'a, V>, f: &mut impl FnMut(Option<&'a V>)) {
+        x.into_iter().for_each(|x| T::visit(x, f))
+    }
+    fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>)) {
+        x.into_iter().for_each(|x| T::take(x, f))
+    }
+    fn borrow<V: Value>(x: &Self::Of<V>) -> Self::Refs<'_, V> {
+        x.each_ref().map(T::borrow)
+    }
+    fn build<V: Value>(layout: &Self::Layout, next: &mut impl FnMut() -> Option<V>) -> Self::Of<V> {
+        layout.each_ref().map(|layout| T::build(layout, next))
+    }
+    fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a> {
+        x.map(T::hold)
+    }
+    fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
+        held.each_ref().map(T::lend)
+    }
+    fn take_grads(
+        grads: Self::Grads,
+        layout: Option<&Self::Layout>,
+        f: &mut impl FnMut(Option<Tensor>),
+    ) -> Result<(), Mismatch> {
+        let mut grads = grads.into_iter().enumerate();
+        grads.try_for_each(|(i, g)| T::take_grads(g, layout.map(|l| &l[i]), f))
+    }
+}
+
+impl<T: Shape> Shape for Option<T> {
+    type Refs<'a, V: Value> = Option<T::Refs<'a, V>>;
+    type Of<V: Value> = Option<T::Of<V>>;
+    type Grads = T::Grads;
+    type Layout = Option<T::Layout>;
+    type Held<'a> = Option<T::Held<'a>>;
+    const POSITIONS: usize = T::POSITIONS;
+
+    fn layout<V: Value>(x: Self::Refs<'_, V>) -> Self::Layout {
+        x.map(T::layout)
+    }
+    fn visit<'a, V: Value>(x: Self::Refs<'a, V>, f: &mut impl FnMut(Option<&'a V>)) {
+        match x {
+            Some(x) => T::visit(x, f),
+            None => skip(T::POSITIONS, f),
+        }
+    }
+    fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>)) {
+        match x {
+            Some(x) => T::take(x, f),
+            None => skip(T::POSITIONS, f),
+        }
+    }
+    fn borrow<V: Value>(x: &Self::Of<V>) -> Self::Refs<'_, V> {
+        x.as_ref().map(T::borrow)
+    }
+    fn build<V: Value>(layout: &Self::Layout, next: &mut impl FnMut() -> Option<V>) -> Self::Of<V> {
+        match layout {
+            Some(layout) => Some(T::build(layout, next)),
+            None => {
+                (0..T::POSITIONS).for_each(|_| drop(next()));
+                None
+            }
+        }
+    }
+    fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a> {
+        x.map(T::hold)
+    }
+    fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
+        held.as_ref().map(T::lend)
+    }
+    fn take_grads(
+        grads: T::Grads,
+        layout: Option<&Self::Layout>,
+        f: &mut impl FnMut(Option<Tensor>),
+    ) -> Result<(), Mismatch> {
+        if let Some(Some(layout)) = layout {
+            return T::take_grads(grads, Some(layout), f);
+        }
+        let mut found = 0;
+        T::take_grads(grads, None, &mut |grad: Option<Tensor>| {
+            found += usize::from(grad.is_some());
+            f(None)
+        })?;
+        if found == 0 { Ok(()) } else { Err(Mismatch { expected: 0, found }) }
+    }
+}
+
+macro_rules! tuple {
+    ($($T:ident $i:tt),+) => {
+        impl<$($T: Shape),+> Shape for ($($T,)+) {
+            type Refs<'a, V: Value> = ($($T::Refs<'a, V>,)+);
+            type Of<V: Value> = ($($T::Of<V>,)+);
+            type Grads = ($($T::Grads,)+);
+            type Layout = ($($T::Layout,)+);
+            type Held<'a> = ($($T::Held<'a>,)+);
+            const POSITIONS: usize = 0 $(+ $T::POSITIONS)+;
+
+            fn layout<V: Value>(x: Self::Refs<'_, V>) -> Self::Layout {
+                ($($T::layout(x.$i),)+)
+            }
+            #[inline]
+            fn visit<'a, V: Value>(x: Self::Refs<'a, V>, f: &mut impl FnMut(Option<&'a V>)) {
+                $($T::visit(x.$i, f);)+
+            }
+            #[inline]
+            fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>)) {
+                $($T::take(x.$i, f);)+
+            }
+            fn borrow<V: Value>(x: &Self::Of<V>) -> Self::Refs<'_, V> {
+                ($($T::borrow(&x.$i),)+)
+            }
+            #[inline]
+            fn build<V: Value>(
+                layout: &Self::Layout,
+                next: &mut impl FnMut() -> Option<V>,
+            ) -> Self::Of<V> {
+                ($($T::build(&layout.$i, next),)+)
+            }
+            fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a> {
+                ($($T::hold(x.$i),)+)
+            }
+            fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
+                ($($T::lend(&held.$i),)+)
+            }
+            #[inline]
+            fn take_grads(
+                grads: Self::Grads,
+                layout: Option<&Self::Layout>,
+                f: &mut impl FnMut(Option<Tensor>),
+            ) -> Result<(), Mismatch> {
+                $($T::take_grads(grads.$i, layout.map(|l| &l.$i), f)?;)+
+                Ok(())
+            }
+        }
+    };
+}
+tuple!(A 0);
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, D 3);
+tuple!(A 0, B 1, C 2, D 3, E 4);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
