@@ -101,8 +101,8 @@ pub(crate) fn grad(
 pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
     let mut leaves: Vec<(&Node, Tensor)> = Vec::new();
     start(outputs, None, options)?.run(|node, grads| {
-        if let (Role::Leaf(_), Some(grad)) = (&node.role, grads[0].take()) {
-            leaves.push((node, grad));
+        if let Role::Leaf(_) = node.role {
+            leaves.extend(grads[0].take().map(|grad| (node, grad)));
         }
         Ok(())
     })?;
