@@ -63,10 +63,10 @@ pub(crate) struct Marks {
 }
 
 impl Ctx {
-    pub(crate) fn new(op: &'static str, inputs: SmallVec<[Input; 1]>, recording: bool) -> Ctx {
+    pub(crate) fn new(op: &'static str, recording: bool) -> Ctx {
         Ctx {
             op,
-            inputs,
+            inputs: SmallVec::new(),
             saved: None,
             state: None,
             marks: None,
@@ -231,12 +231,21 @@ impl Ctx {
         self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
     }
 
+    pub(crate) fn push_input(&mut self, input: Input) {
+        self.inputs.push(input);
+    }
+
     pub(crate) fn op(&self) -> &'static str {
         self.op
     }
 
     pub(crate) fn inputs(&self) -> &[Input] {
         &self.inputs
+    }
+
+    /// As `needs_input_grad`, for a position that is known to be there.
+    pub(crate) fn needs(&self, i: usize) -> bool {
+        self.inputs[i].needs_grad
     }
 
     pub(crate) fn materialize_grads(&self) -> bool {

@@ -40,6 +40,7 @@ pub(crate) enum Role {
 /// What is known of a value besides its tensor.
 pub(crate) struct Output {
     pub meta: Meta,
+    pub differentiable: bool,
     version: AtomicU32,
     superseded_by: OnceLock<&'static str>,
 }
@@ -57,7 +58,7 @@ pub(crate) struct Recorded {
     pub op: Box<dyn Backward>,
     pub edges: Inputs<Option<Edge>>,
     /// `None` once it was used by a pass that did not retain the graph.
-    ctx: Mutex<Option<Ctx>>,
+    ctx: Mutex<Option<Box<Ctx>>>,
 }
 
 /// Output `output` of `node`.
@@ -70,8 +71,9 @@ pub(crate) struct Edge {
 /// A Function whose types are forgotten.
 pub(crate) trait Backward: Send + Sync {
     fn name(&self) -> &'static str;
-    /// The gradients of the inputs, one per position, unchecked.
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Tensor>) -> Result<Inputs<Option<Tensor>>>;
+    /// The gradients of the inputs, one per position, unchecked. `dy` has one
+    /// per output, `None` for absent optional ones.
+    fn backward(&self, ctx: &Ctx, dy: Outputs<Option<Tensor>>) -> Result<Inputs<Option<Tensor>>>;
 }
 
 /// A Function and the layouts of one application.
@@ -86,10 +88,10 @@ impl<F: Function> Backward for Applied<F> {
         self.f.name()
     }
 
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Tensor>) -> Result<Inputs<Option<Tensor>>> {
+    fn backward(&self, ctx: &Ctx, dy: Outputs<Option<Tensor>>) -> Result<Inputs<Option<Tensor>>> {
         let op = ctx.op();
         let mut dy = dy.into_iter();
-        let dy = F::Outputs::build(&self.outputs, &mut || dy.next());
+        let dy = F::Outputs::build(&self.outputs, &mut || dy.next().flatten());
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;
@@ -128,43 +130,46 @@ impl Node {
 }
 
 impl Recorded {
-    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Ctx) -> Recorded {
+    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Box<Ctx>) -> Recorded {
         Recorded { op, edges, ctx: Mutex::new(Some(ctx)) }
     }
 
     /// The context, for one pass: a copy if the graph is retained, else the
     /// context itself, so that saved tensors go as the pass goes.
-    pub fn take_ctx(&self, retain: bool) -> Result<Ctx> {
+    pub fn take_ctx(&self, retain: bool) -> Result<Box<Ctx>> {
         let mut ctx = lock(&self.ctx);
-        let taken = if retain { ctx.as_ref().map(Ctx::share) } else { ctx.take() };
+        let taken = if retain { ctx.as_ref().map(|ctx| Box::new(ctx.share())) } else { ctx.take() };
         taken.ok_or_else(|| Error::GraphFreed { op: self.op.name() })
     }
 
     /// Undoes `take_ctx` after a pass that failed here.
-    pub fn put_back(&self, ctx: Ctx) {
+    pub fn put_back(&self, ctx: Box<Ctx>) {
         lock(&self.ctx).get_or_insert(ctx);
     }
 }
 
 impl Output {
     pub fn of(d: &ffi::Description) -> Output {
-        Output {
-            meta: Meta::of(d),
-            version: AtomicU32::new(d.version),
-            superseded_by: OnceLock::new(),
-        }
+        Output::new(Meta::of(d), d.version)
     }
 
     /// Of an optional value that is not there.
     pub fn absent() -> Output {
-        let meta = Meta::undefined();
-        Output { meta, version: AtomicU32::new(0), superseded_by: OnceLock::new() }
+        Output::new(Meta::undefined(), 0)
     }
 
-    /// For another node of the same value.
+    /// The same value for another node.
     pub fn again(&self) -> Output {
-        let version = AtomicU32::new(self.version());
-        Output { meta: self.meta.clone(), version, superseded_by: OnceLock::new() }
+        Output::new(self.meta.clone(), self.version())
+    }
+
+    fn new(meta: Meta, version: u32) -> Output {
+        Output {
+            meta,
+            differentiable: false,
+            version: AtomicU32::new(version),
+            superseded_by: OnceLock::new(),
+        }
     }
 
     /// The version that the tensor should have.

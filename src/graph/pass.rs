@@ -6,7 +6,7 @@
 
 use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
 use super::var::Var;
-use crate::{Ctx, Result, ffi, rules};
+use crate::{Ctx, Result, ffi, meta::Meta, rules};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
@@ -21,6 +21,14 @@ pub(crate) struct Pass<'g> {
 struct Waiting<'g> {
     node: &'g Node,
     grads: Outputs<Option<Tensor>>,
+}
+
+impl<'g> Waiting<'g> {
+    fn of(node: &'g Node) -> Waiting<'g> {
+        let mut grads = Outputs::new();
+        grads.resize_with(node.outputs.len(), || None);
+        Waiting { node, grads }
+    }
 }
 
 impl<'g> Pass<'g> {
@@ -64,17 +72,11 @@ impl<'g> Pass<'g> {
         grads: Outputs<Option<Tensor>>,
     ) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
-        ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
-        let found = self.gradients(node, recorded, &ctx, grads);
-        match found {
-            Ok(grads) => {
-                for (edge, grad) in recorded.edges.iter().zip(grads) {
-                    if let (Some(edge), Some(grad)) = (edge, grad) {
-                        self.add(ctx.op(), edge, grad)?;
-                    }
-                }
-                Ok(())
-            }
+        if self.relevant.is_some() {
+            ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
+        }
+        match gradients(node, recorded, &ctx, grads) {
+            Ok(found) => self.pass_on(&ctx, recorded, found),
             Err(e) => {
                 recorded.put_back(ctx);
                 Err(e)
@@ -82,23 +84,18 @@ impl<'g> Pass<'g> {
         }
     }
 
-    /// What the node's backward returns, checked, without what nobody needs.
-    fn gradients(
-        &self,
-        node: &Node,
-        recorded: &Recorded,
+    fn pass_on(
+        &mut self,
         ctx: &Ctx,
-        grads: Outputs<Option<Tensor>>,
-    ) -> Result<Inputs<Option<Tensor>>> {
-        let mut found = recorded.op.backward(ctx, materialize(node, ctx, grads)?)?;
-        for (i, grad) in found.iter_mut().enumerate() {
-            if !ctx.needs_input_grad(i) {
-                *grad = None;
-            } else if let Some(grad) = grad {
-                rules::check_gradient(ctx, i, grad)?;
+        recorded: &'g Recorded,
+        found: Inputs<Option<Tensor>>,
+    ) -> Result<()> {
+        for (i, grad) in found.into_iter().enumerate() {
+            if let (Some(edge), Some(grad), true) = (&recorded.edges[i], grad, ctx.needs(i)) {
+                self.add(ctx.op(), edge, grad)?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn wants(&self, edge: &Edge) -> bool {
@@ -108,10 +105,7 @@ impl<'g> Pass<'g> {
     /// Sums `grad` into what the node has from its other children.
     fn add(&mut self, op: &'static str, edge: &'g Edge, grad: Tensor) -> Result<()> {
         let node = &*edge.node;
-        let waiting = self.waiting.entry(node.seq).or_insert_with(|| Waiting {
-            node,
-            grads: node.outputs.iter().map(|_| None).collect(),
-        });
+        let waiting = self.waiting.entry(node.seq).or_insert_with(|| Waiting::of(node));
         match &mut waiting.grads[edge.output as usize] {
             Some(sum) => ffi::accumulate(op, sum, &grad)?,
             empty => *empty = Some(grad),
@@ -120,20 +114,30 @@ impl<'g> Pass<'g> {
     }
 }
 
-/// Gradients that are not there, as zeros or as undefined tensors.
-fn materialize(
+/// What the node's backward returns, checked where it is needed.
+fn gradients(
     node: &Node,
+    recorded: &Recorded,
     ctx: &Ctx,
-    grads: Outputs<Option<Tensor>>,
-) -> Result<Outputs<Tensor>> {
-    let fill = |(grad, i): (Option<Tensor>, usize)| match grad {
-        Some(grad) => Ok(grad),
-        None if ctx.materialize_grads() && node.outputs[i].meta.is_defined() => {
-            node.outputs[i].meta.zeros(ctx.op())
+    mut grads: Outputs<Option<Tensor>>,
+) -> Result<Inputs<Option<Tensor>>> {
+    for (grad, output) in grads.iter_mut().zip(&node.outputs) {
+        if grad.is_none() && output.meta.is_defined() {
+            *grad = Some(materialize(ctx, &output.meta)?);
         }
-        None => Ok(Tensor::new()),
-    };
-    grads.into_iter().zip(0..).map(fill).collect()
+    }
+    let found = recorded.op.backward(ctx, grads)?;
+    for (i, grad) in found.iter().enumerate() {
+        if let (Some(grad), true) = (grad, ctx.needs(i)) {
+            rules::check_gradient(ctx, i, grad)?;
+        }
+    }
+    Ok(found)
+}
+
+/// A gradient that is not there.
+fn materialize(ctx: &Ctx, meta: &Meta) -> Result<Tensor> {
+    if ctx.materialize_grads() { meta.zeros(ctx.op()) } else { Ok(Tensor::new()) }
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.

@@ -132,7 +132,7 @@ impl Var {
             return Err(Error::Argument { op: OP, message });
         }
         let done = error::run_user(OP, "the closure", Error::forward, || {
-            let _no_grad = tch::no_grad_guard();
+            let _no_grad = ffi::GradMode::set(false);
             change(&mut self.value.shallow_clone());
             Ok(())
         });
