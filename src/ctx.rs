@@ -18,6 +18,7 @@ use tch::Tensor;
 pub struct Ctx {
     op: &'static str,
     inputs: SmallVec<[Input; 1]>,
+    outputs: SmallVec<[Meta; 1]>,
     saved: Option<SmallVec<[Saved; 2]>>,
     state: Option<Arc<dyn Any + Send + Sync>>,
     marks: Option<Box<Marks>>,
@@ -67,6 +68,7 @@ impl Ctx {
         Ctx {
             op,
             inputs: SmallVec::new(),
+            outputs: SmallVec::new(),
             saved: None,
             state: None,
             marks: None,
@@ -235,6 +237,14 @@ impl Ctx {
         self.inputs.push(input);
     }
 
+    pub(crate) fn push_output(&mut self, output: Meta) {
+        self.outputs.push(output);
+    }
+
+    pub(crate) fn outputs(&self) -> &[Meta] {
+        &self.outputs
+    }
+
     pub(crate) fn op(&self) -> &'static str {
         self.op
     }
@@ -270,6 +280,7 @@ impl Ctx {
         Ctx {
             op: self.op,
             inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
             saved,
             state: self.state.clone(),
             marks: None,

@@ -1,13 +1,12 @@
 //! The life of one `apply`: check the inputs, run `forward`, check what it
 //! did, record a node.
 
-use super::node::{Applied, Edge, Inputs, Node, Output, Outputs, Recorded, Role, lock};
+use super::node::{Applied, Edge, Inputs, Node, Outputs, Recorded, Role};
 use super::var::Var;
 use crate::ctx::{Input, Marks};
 use crate::tensors::{Of, Refs, sealed::Shape};
 use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
-use smallvec::{SmallVec, smallvec};
-use std::sync::Arc;
+use smallvec::SmallVec;
 use tch::Tensor;
 
 pub(crate) fn apply<F: Function>(
@@ -30,41 +29,37 @@ pub(crate) fn apply<F: Function>(
     })?;
 
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
-    let mut tensors = Outputs::new();
-    F::Outputs::take(y, &mut |t| tensors.push(t));
     let mut outputs = Outputs::new();
-    for (i, t) in tensors.iter_mut().enumerate() {
-        outputs.push(describe_output(op, i, t, recording)?);
+    F::Outputs::take(y, &mut |t| outputs.push(Output::of(t)));
+    for (i, output) in outputs.iter_mut().enumerate() {
+        ctx.push_output(output.describe(op, i, recording)?);
     }
     let marks = ctx.take_marks();
     if let Some(marks) = &marks {
-        marks.check_outputs(op, &tensors, &mut outputs, &vars, ctx.inputs())?;
+        marks.apply(op, &mut outputs, &vars, ctx.inputs())?;
     }
     check_unchanged(op, &vars, ctx.inputs(), marks.as_deref())?;
 
-    let node = outputs.iter().any(|o| o.differentiable).then(|| {
+    let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
         let recorded = Recorded::new(Box::new(applied), edges(&vars), ctx);
-        Node::new(std::mem::take(&mut outputs), Role::Op(recorded))
+        Node::new(outputs.len() as u32, Role::Op(recorded))
     });
     let blocked_by = match recording {
         true => Some(op),
         false if grad_mode.was => inherited_block(&vars),
         false => None,
     };
-    let mut vars = tensors.into_iter().enumerate().map(|(i, tensor)| {
-        let tensor = tensor?;
-        Some(match &node {
-            Some(node) if node.outputs[i].differentiable => Var::from_edge(tensor, node.clone(), i),
-            Some(node) => constant(tensor, node.outputs[i].again(), blocked_by),
-            None => constant(tensor, outputs[i].again(), blocked_by),
-        })
+    let count = outputs.len() as u32;
+    let mut vars = outputs.into_iter().zip(0..).map(|(y, i)| {
+        if !y.differentiable {
+            return Some(Var::blocked(y.tensor?, y.version, blocked_by));
+        }
+        // The last one moves its handle of the node into the Var.
+        let node = if i + 1 == count { node.take() } else { node.clone() };
+        Some(Var::new(y.tensor?, y.version, node?, i))
     });
     Ok(F::Outputs::build(&layout, &mut || vars.next().flatten()))
-}
-
-fn constant(tensor: Tensor, output: Output, blocked_by: Option<&'static str>) -> Var {
-    Var::from_edge(tensor, Node::new(smallvec![output], Role::Constant { blocked_by }), 0)
 }
 
 fn edges(vars: &[Option<&Var>]) -> Inputs<Option<Edge>> {
@@ -91,12 +86,7 @@ fn describe_input(
 ) -> Result<Input> {
     let Some(var) = var else { return Ok(Input::absent()) };
     let d = ffi::describe(op, var.value())?;
-    if let Some(by) = var.output().superseded_by() {
-        return Err(Error::Superseded { op, input, by });
-    }
-    if d.version != var.output().version() && !stands_for_parameter(var) {
-        return Err(Error::ValueChanged { op, input });
-    }
+    var.check_current(op, input, d.version)?;
     Ok(Input {
         meta: Meta::of(&d),
         identity: d.identity,
@@ -106,30 +96,34 @@ fn describe_input(
     })
 }
 
-/// Leaves that stand for a parameter of libtorch's change when tch's
-/// optimizers step.
-fn stands_for_parameter(var: &Var) -> bool {
-    matches!(&var.node().role, Role::Leaf(leaf) if lock(leaf).source.is_some())
+/// What `forward` returned at one position.
+struct Output {
+    tensor: Option<Tensor>,
+    version: u32,
+    differentiable: bool,
 }
 
-fn describe_output(
-    op: &'static str,
-    i: usize,
-    tensor: &mut Option<Tensor>,
-    recording: bool,
-) -> Result<Output> {
-    let Some(tensor) = tensor else { return Ok(Output::absent()) };
-    if ffi::describe(op, tensor)?.requires_grad {
-        // A tensor that libtorch's autograd follows, such as a captured
-        // parameter: its value is meant.
-        *tensor = tensor.detach();
+impl Output {
+    fn of(tensor: Option<Tensor>) -> Output {
+        Output { tensor, version: 0, differentiable: false }
     }
-    let mut output = Output::of(&ffi::describe(op, tensor)?);
-    if !output.meta.is_defined() {
-        return Err(Error::Undefined { op, what: format!("output {i} of forward") });
+
+    fn describe(&mut self, op: &'static str, i: usize, recording: bool) -> Result<Meta> {
+        let Some(tensor) = &mut self.tensor else { return Ok(Meta::undefined()) };
+        let d = ffi::describe(op, tensor)?;
+        let meta = Meta::of(&d);
+        if !meta.is_defined() {
+            return Err(Error::Undefined { op, what: format!("output {i} of forward") });
+        }
+        self.version = d.version;
+        self.differentiable = recording && meta.is_differentiable();
+        if d.requires_grad {
+            // A tensor that libtorch's autograd follows, such as a captured
+            // parameter: its value is meant.
+            *tensor = tensor.detach();
+        }
+        Ok(meta)
     }
-    output.differentiable = recording && output.meta.is_differentiable();
-    Ok(output)
 }
 
 /// Refuses changes to inputs that `forward` did not declare.
@@ -153,18 +147,17 @@ fn check_unchanged(
 impl Marks {
     /// Makes the marks true: marked outputs have no gradient, and the old
     /// handles of dirty inputs name the op that changed them.
-    fn check_outputs(
+    fn apply(
         &self,
         op: &'static str,
-        tensors: &[Option<Tensor>],
         outputs: &mut [Output],
         vars: &[Option<&Var>],
         inputs: &[Input],
     ) -> Result<()> {
         let identity = |t: &Tensor| ffi::describe(op, t).map(|d| d.identity);
         let mut returned = SmallVec::<[usize; 4]>::new();
-        for t in tensors {
-            returned.push(t.as_ref().map_or(Ok(0), identity)?);
+        for y in outputs.iter() {
+            returned.push(y.tensor.as_ref().map_or(Ok(0), identity)?);
         }
         for t in &self.non_differentiable {
             let marked = identity(t)?;
@@ -176,7 +169,7 @@ impl Marks {
         }
         for &i in &self.dirty {
             // Whether returned or not, the old handle holds another value now.
-            vars[i].inspect(|var| var.output().supersede(op));
+            vars[i].inspect(|var| var.node().supersede(var.edge().output, op));
             if !returned.contains(&inputs[i].identity) {
                 return Err(Error::DirtyNotReturned { op, input: i });
             }

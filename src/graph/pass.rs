@@ -5,30 +5,18 @@
 //! children: `dx_N/dx_i = sum over children j of dx_N/dx_j * dx_j/dx_i`.
 
 use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
+use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, ffi, meta::Meta, rules};
-use std::collections::{BTreeMap, HashSet};
+use crate::{Ctx, Result, meta::Meta, rules};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
 
-/// The nodes that wait for their gradient to be complete, by sequence number.
 pub(crate) struct Pass<'g> {
-    waiting: BTreeMap<u64, Waiting<'g>>,
+    queue: Queue<'g>,
+    /// The nodes that lead to what is asked for; all of them if `None`.
     relevant: Option<Seqs>,
     retain: bool,
-}
-
-struct Waiting<'g> {
-    node: &'g Node,
-    grads: Outputs<Option<Tensor>>,
-}
-
-impl<'g> Waiting<'g> {
-    fn of(node: &'g Node) -> Waiting<'g> {
-        let mut grads = Outputs::new();
-        grads.resize_with(node.outputs.len(), || None);
-        Waiting { node, grads }
-    }
 }
 
 impl<'g> Pass<'g> {
@@ -41,9 +29,9 @@ impl<'g> Pass<'g> {
         retain: bool,
     ) -> Result<Pass<'g>> {
         let relevant = targets.map(|targets| relevant(outputs, targets));
-        let mut pass = Pass { waiting: BTreeMap::new(), relevant, retain };
+        let mut pass = Pass { queue: Queue::default(), relevant, retain };
         for (output, seed) in outputs.iter().zip(seeds) {
-            pass.add(output.node().name(), output.edge(), seed)?;
+            pass.queue.add(output.node().name(), output.edge(), seed)?;
         }
         Ok(pass)
     }
@@ -54,11 +42,11 @@ impl<'g> Pass<'g> {
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
-        while let Some((_, Waiting { node, mut grads })) = self.waiting.pop_last() {
+        while let Some(Waiting { node, mut grads }) = self.queue.pop() {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
             if recorded.edges.iter().flatten().any(|edge| self.wants(edge)) {
-                self.step(node, recorded, grads)?;
+                self.step(recorded, grads)?;
             }
         }
         Ok(())
@@ -67,7 +55,6 @@ impl<'g> Pass<'g> {
     /// One node: from the gradients of its outputs to those of its parents.
     fn step(
         &mut self,
-        node: &'g Node,
         recorded: &'g Recorded,
         grads: Outputs<Option<Tensor>>,
     ) -> Result<()> {
@@ -75,7 +62,7 @@ impl<'g> Pass<'g> {
         if self.relevant.is_some() {
             ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
         }
-        match gradients(node, recorded, &ctx, grads) {
+        match gradients(recorded, &ctx, grads) {
             Ok(found) => self.pass_on(&ctx, recorded, found),
             Err(e) => {
                 recorded.put_back(ctx);
@@ -92,7 +79,7 @@ impl<'g> Pass<'g> {
     ) -> Result<()> {
         for (i, grad) in found.into_iter().enumerate() {
             if let (Some(edge), Some(grad), true) = (&recorded.edges[i], grad, ctx.needs(i)) {
-                self.add(ctx.op(), edge, grad)?;
+                self.queue.add(ctx.op(), edge, grad)?;
             }
         }
         Ok(())
@@ -101,29 +88,17 @@ impl<'g> Pass<'g> {
     fn wants(&self, edge: &Edge) -> bool {
         self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
     }
-
-    /// Sums `grad` into what the node has from its other children.
-    fn add(&mut self, op: &'static str, edge: &'g Edge, grad: Tensor) -> Result<()> {
-        let node = &*edge.node;
-        let waiting = self.waiting.entry(node.seq).or_insert_with(|| Waiting::of(node));
-        match &mut waiting.grads[edge.output as usize] {
-            Some(sum) => ffi::accumulate(op, sum, &grad)?,
-            empty => *empty = Some(grad),
-        }
-        Ok(())
-    }
 }
 
 /// What the node's backward returns, checked where it is needed.
 fn gradients(
-    node: &Node,
     recorded: &Recorded,
     ctx: &Ctx,
     mut grads: Outputs<Option<Tensor>>,
 ) -> Result<Inputs<Option<Tensor>>> {
-    for (grad, output) in grads.iter_mut().zip(&node.outputs) {
-        if grad.is_none() && output.meta.is_defined() {
-            *grad = Some(materialize(ctx, &output.meta)?);
+    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
+        if grad.is_none() && output.is_defined() {
+            *grad = Some(materialize(ctx, output)?);
         }
     }
     let found = recorded.op.backward(ctx, grads)?;
