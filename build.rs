@@ -78,6 +78,8 @@ fn compile_shim(include: &Path) {
         .std("c++17")
         // Also in a dev build: it runs once or more for every node.
         .opt_level(2)
+        // Which would double the compile time.
+        .debug(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-fvisibility=hidden")
         .extra_warnings(true)

@@ -64,6 +64,7 @@ pub(crate) struct Marks {
 }
 
 impl Ctx {
+    #[inline]
     pub(crate) fn new(op: &'static str, recording: bool) -> Ctx {
         Ctx {
             op,
@@ -233,10 +234,16 @@ impl Ctx {
         self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
     }
 
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    #[inline]
     pub(crate) fn push_input(&mut self, input: Input) {
         self.inputs.push(input);
     }
 
+    #[inline]
     pub(crate) fn push_output(&mut self, output: Meta) {
         self.outputs.push(output);
     }

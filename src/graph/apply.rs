@@ -21,7 +21,7 @@ pub(crate) fn apply<F: Function>(
     let recording = grad_mode.was && vars.iter().any(|v| v.is_some_and(Var::requires_grad));
     let mut ctx = Box::new(Ctx::new(op, recording));
     for (i, v) in vars.iter().enumerate() {
-        ctx.push_input(describe_input(op, i, *v, recording)?);
+        describe_input(&mut ctx, i, *v)?;
     }
     let held = F::Inputs::hold(x);
     let y = run_user(op, "forward", Error::forward, || {
@@ -32,7 +32,7 @@ pub(crate) fn apply<F: Function>(
     let mut outputs = Outputs::new();
     F::Outputs::take(y, &mut |t| outputs.push(Output::of(t)));
     for (i, output) in outputs.iter_mut().enumerate() {
-        ctx.push_output(output.describe(op, i, recording)?);
+        output.describe(&mut ctx, i)?;
     }
     let marks = ctx.take_marks();
     if let Some(marks) = &marks {
@@ -78,22 +78,21 @@ fn inherited_block(vars: &[Option<&Var>]) -> Option<&'static str> {
     })
 }
 
-fn describe_input(
-    op: &'static str,
-    input: usize,
-    var: Option<&Var>,
-    recording: bool,
-) -> Result<Input> {
-    let Some(var) = var else { return Ok(Input::absent()) };
-    let d = ffi::describe(op, var.value())?;
-    var.check_current(op, input, d.version)?;
-    Ok(Input {
+fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
+    let Some(var) = var else {
+        ctx.push_input(Input::absent());
+        return Ok(());
+    };
+    let d = ffi::describe(ctx.op(), var.value())?;
+    var.check_current(ctx.op(), i, d.version)?;
+    ctx.push_input(Input {
         meta: Meta::of(&d),
         identity: d.identity,
         version: d.version,
-        needs_grad: recording && var.requires_grad(),
+        needs_grad: ctx.is_recording() && var.requires_grad(),
         is_leaf: matches!(var.node().role, Role::Leaf(_)),
-    })
+    });
+    Ok(())
 }
 
 /// What `forward` returned at one position.
@@ -108,21 +107,25 @@ impl Output {
         Output { tensor, version: 0, differentiable: false }
     }
 
-    fn describe(&mut self, op: &'static str, i: usize, recording: bool) -> Result<Meta> {
-        let Some(tensor) = &mut self.tensor else { return Ok(Meta::undefined()) };
-        let d = ffi::describe(op, tensor)?;
-        let meta = Meta::of(&d);
-        if !meta.is_defined() {
-            return Err(Error::Undefined { op, what: format!("output {i} of forward") });
+    fn describe(&mut self, ctx: &mut Ctx, i: usize) -> Result<()> {
+        let Some(tensor) = &mut self.tensor else {
+            ctx.push_output(Meta::undefined());
+            return Ok(());
+        };
+        let d = ffi::describe(ctx.op(), tensor)?;
+        if !d.is_defined() {
+            let what = format!("output {i} of forward");
+            return Err(Error::Undefined { op: ctx.op(), what });
         }
         self.version = d.version;
-        self.differentiable = recording && meta.is_differentiable();
+        self.differentiable = ctx.is_recording() && d.is_differentiable();
+        ctx.push_output(Meta::of(&d));
         if d.requires_grad {
             // A tensor that libtorch's autograd follows, such as a captured
             // parameter: its value is meant.
             *tensor = tensor.detach();
         }
-        Ok(meta)
+        Ok(())
     }
 }
 

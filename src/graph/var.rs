@@ -42,10 +42,11 @@ impl Var {
     pub fn try_leaf(value: impl Borrow<Tensor>) -> Result<Var> {
         const OP: &str = "Var::leaf";
         let given = value.borrow();
-        let (meta, version) = described(OP, given)?;
-        if !meta.is_differentiable() {
-            return Err(Error::NotFloating { op: OP, found: meta.kind() });
+        let d = described(OP, given)?;
+        if !d.is_differentiable() {
+            return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
+        let version = d.version;
         let source = (given.requires_grad() && given.is_leaf()).then(|| given.shallow_clone());
         let state = Mutex::new(LeafState { grad: None, source });
         let role = Role::Leaf(Leaf { version: version.into(), state });
@@ -58,8 +59,8 @@ impl Var {
     /// For an undefined tensor.
     pub fn constant(value: impl Borrow<Tensor>) -> Var {
         let value = value.borrow();
-        let (_, version) = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
-        Var::blocked(outside_libtorch(value), version, None)
+        let d = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
+        Var::blocked(outside_libtorch(value), d.version, None)
     }
 
     /// A constant that an op has made one.
@@ -182,13 +183,12 @@ impl LeafState {
     }
 }
 
-fn described(op: &'static str, value: &Tensor) -> Result<(Meta, u32)> {
+fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description<'a>> {
     let d = ffi::describe(op, value)?;
-    let meta = Meta::of(&d);
-    if meta.is_defined() {
-        return Ok((meta, d.version));
+    match d.is_defined() {
+        true => Ok(d),
+        false => Err(Error::Undefined { op, what: "the value".to_owned() }),
     }
-    Err(Error::Undefined { op, what: "the value".to_owned() })
 }
 
 /// A handle that libtorch's autograd does not follow.
