@@ -72,10 +72,12 @@ pub(crate) struct Edge {
 /// A Function whose types are forgotten.
 pub(crate) trait Backward: Send + Sync {
     fn name(&self) -> &'static str;
-    /// The gradients of the inputs, one per position, unchecked. `dy` has one
-    /// per output, `None` for absent optional ones.
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Option<Tensor>>) -> Result<Inputs<Option<Tensor>>>;
+    /// Takes the gradients of the outputs, one per position, and hands those of
+    /// the inputs to `give`, one per position, unchecked.
+    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()>;
 }
+
+pub(crate) type Give<'a> = &'a mut dyn FnMut(usize, Option<Tensor>) -> Result<()>;
 
 /// A Function and the layouts of one application.
 pub(crate) struct Applied<F: Function> {
@@ -89,17 +91,24 @@ impl<F: Function> Backward for Applied<F> {
         self.f.name()
     }
 
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Option<Tensor>>) -> Result<Inputs<Option<Tensor>>> {
+    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()> {
         let op = ctx.op();
-        let mut dy = dy.into_iter();
-        let dy = F::Outputs::build(&self.outputs, &mut || dy.next().flatten());
+        let mut dy = dy.iter_mut();
+        let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;
-        let mut flat = Inputs::new();
-        F::Inputs::take_grads(grads, Some(&self.inputs), &mut |g| flat.push(g))
-            .map_err(|m| Error::GradientCount { op, expected: m.expected, found: m.found })?;
-        Ok(flat)
+        // Before the gradients are summed, which may need memory of this size.
+        drop(dy);
+        let (mut i, mut given) = (0, Ok(()));
+        let counted = F::Inputs::take_grads(grads, Some(&self.inputs), &mut |grad| {
+            if given.is_ok() {
+                given = give(i, grad);
+            }
+            i += 1;
+        });
+        counted.map_err(|m| Error::GradientCount { op, expected: m.expected, found: m.found })?;
+        given
     }
 }
 

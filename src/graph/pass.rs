@@ -4,10 +4,10 @@
 //! [Sequence numbers] in `node.rs`), and sums each node's gradient over its
 //! children: `dx_N/dx_i = sum over children j of dx_N/dx_j * dx_j/dx_i`.
 
-use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
+use super::node::{Edge, Node, Recorded, Role};
 use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, meta::Meta, rules};
+use crate::{Ctx, Result, rules};
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
@@ -46,43 +46,40 @@ impl<'g> Pass<'g> {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
             if recorded.edges.iter().flatten().any(|edge| self.wants(edge)) {
-                self.step(recorded, grads)?;
+                self.step(recorded, &mut grads)?;
             }
         }
         Ok(())
     }
 
     /// One node: from the gradients of its outputs to those of its parents.
-    fn step(
-        &mut self,
-        recorded: &'g Recorded,
-        grads: Outputs<Option<Tensor>>,
-    ) -> Result<()> {
+    fn step(&mut self, recorded: &'g Recorded, grads: &mut [Option<Tensor>]) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
         if self.relevant.is_some() {
             ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
         }
-        match gradients(recorded, &ctx, grads) {
-            Ok(found) => self.pass_on(&ctx, recorded, found),
-            Err(e) => {
-                recorded.put_back(ctx);
-                Err(e)
-            }
+        let done = self.differentiate(recorded, &ctx, grads);
+        if done.is_err() {
+            recorded.put_back(ctx);
         }
+        done
     }
 
-    fn pass_on(
+    /// Runs the node's backward, and sums what it gives where it is needed.
+    fn differentiate(
         &mut self,
-        ctx: &Ctx,
         recorded: &'g Recorded,
-        found: Inputs<Option<Tensor>>,
+        ctx: &Ctx,
+        grads: &mut [Option<Tensor>],
     ) -> Result<()> {
-        for (i, grad) in found.into_iter().enumerate() {
-            if let (Some(edge), Some(grad), true) = (&recorded.edges[i], grad, ctx.needs(i)) {
-                self.queue.add(ctx.op(), edge, grad)?;
+        materialize(ctx, grads)?;
+        recorded.op.backward(ctx, grads, &mut |i, grad| match (grad, &recorded.edges[i]) {
+            (Some(grad), Some(edge)) if ctx.needs(i) => {
+                rules::check_gradient(ctx, i, &grad)?;
+                self.queue.add(ctx.op(), edge, grad)
             }
-        }
-        Ok(())
+            _ => Ok(()),
+        })
     }
 
     fn wants(&self, edge: &Edge) -> bool {
@@ -90,29 +87,15 @@ impl<'g> Pass<'g> {
     }
 }
 
-/// What the node's backward returns, checked where it is needed.
-fn gradients(
-    recorded: &Recorded,
-    ctx: &Ctx,
-    mut grads: Outputs<Option<Tensor>>,
-) -> Result<Inputs<Option<Tensor>>> {
+/// Fills in the gradients that are not there, with zeros or undefined tensors.
+fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()> {
     for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
         if grad.is_none() && output.is_defined() {
-            *grad = Some(materialize(ctx, output)?);
+            let zeros = ctx.materialize_grads().then(|| output.zeros(ctx.op())).transpose()?;
+            *grad = Some(zeros.unwrap_or_else(Tensor::new));
         }
     }
-    let found = recorded.op.backward(ctx, grads)?;
-    for (i, grad) in found.iter().enumerate() {
-        if let (Some(grad), true) = (grad, ctx.needs(i)) {
-            rules::check_gradient(ctx, i, grad)?;
-        }
-    }
-    Ok(found)
-}
-
-/// A gradient that is not there.
-fn materialize(ctx: &Ctx, meta: &Meta) -> Result<Tensor> {
-    if ctx.materialize_grads() { meta.zeros(ctx.op()) } else { Ok(Tensor::new()) }
+    Ok(())
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.
