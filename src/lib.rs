@@ -8,6 +8,7 @@ mod function;
 mod grad;
 mod graph;
 mod meta;
+pub mod ops;
 mod rules;
 mod tensors;
 mod value;

@@ -1,0 +1,353 @@
+//! `+ - * /`, negation and powers.
+
+use super::{chain, gradient, save_factors, saved_factors};
+use crate::{Ctx, Function, Var};
+use anyhow::Result;
+use tch::Tensor;
+
+/// `y = a + b`; `dy/da = dy/db = 1`. On Vars `&a + &b`, which panics where
+/// `Add.apply((&a, &b))` returns an `Err`; the same holds for `- * /`.
+///
+/// Shapes broadcast, dtypes are promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct Add;
+
+impl Function for Add {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+        Ok(a.f_add(b)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = || Ok(dy.shallow_clone());
+        Ok((gradient(ctx, 0, dy)?, gradient(ctx, 1, dy)?))
+    }
+}
+
+/// `y = a - b`; `dy/da = 1`, `dy/db = -1`.
+///
+/// Shapes broadcast, dtypes are promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct Sub;
+
+impl Function for Sub {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+        Ok(a.f_sub(b)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let da = gradient(ctx, 0, || Ok(dy.shallow_clone()))?;
+        Ok((da, gradient(ctx, 1, || Ok(dy.f_neg()?))?))
+    }
+}
+
+/// `y = a * b`; `dy/da = b`, `dy/db = a`.
+///
+/// Shapes broadcast, dtypes are promoted. Saves each factor only where the
+/// other one requires a gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Mul;
+
+impl Function for Mul {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+        save_factors(ctx, a, b)?;
+        Ok(a.f_mul(b)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (a, b) = saved_factors(ctx)?;
+        Ok((gradient(ctx, 0, || chain(dy, b))?, gradient(ctx, 1, || chain(dy, a))?))
+    }
+}
+
+/// `y = a / b`; `dy/da = 1 / b`, `dy/db = -y / b`.
+///
+/// Shapes broadcast, dtypes are promoted; the quotient of integers is a float.
+#[derive(Clone, Copy, Debug)]
+pub struct Div;
+
+impl Function for Div {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+        let y = a.f_div(b)?;
+        match ctx.needs_input_grad(1) {
+            true => ctx.save_for_backward([b, &y])?,
+            false => ctx.save_for_backward([b])?,
+        }
+        Ok(y)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let saved = ctx.saved_tensors_vec()?;
+        let b = saved[0];
+        Ok((
+            gradient(ctx, 0, || Ok(dy.f_div(&b.f_conj()?)?))?,
+            gradient(ctx, 1, || chain(dy, &saved[1].f_div(b)?.f_neg()?))?,
+        ))
+    }
+}
+
+/// `y = -x`; `dy/dx = -1`.
+#[derive(Clone, Copy, Debug)]
+pub struct Neg;
+
+impl Function for Neg {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_neg()?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        gradient(ctx, 0, || Ok(dy.f_neg()?))
+    }
+}
+
+/// `y = a^b`; `dy/da = b a^(b-1)`, `dy/db = y log(a)`.
+///
+/// Shapes broadcast, dtypes are promoted. As in libtorch `dy/da = 0` where
+/// `b = 0`, and `dy/db = 0` where `a = 0` and `b >= 0`. A complex exponent has
+/// no gradient here: asking for it is an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Pow;
+
+impl Function for Pow {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
+        let y = a.f_pow(b)?;
+        match ctx.needs_input_grad(1) {
+            true => ctx.save_for_backward([a, b, &y])?,
+            false => ctx.save_for_backward([a, b])?,
+        }
+        Ok(y)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let saved = ctx.saved_tensors_vec()?;
+        let (a, b) = (saved[0], saved[1]);
+        let da = gradient(ctx, 0, || {
+            let slope = b.f_mul(&a.f_pow(&b.f_sub_scalar(1)?)?)?;
+            Ok(chain(dy, &slope)?.f_masked_fill(&b.f_eq(0)?, 0)?)
+        })?;
+        let db = gradient(ctx, 1, || {
+            let y = saved[2];
+            let flat = a.f_eq(0)?.f_logical_and(&b.f_ge(0)?)?;
+            let slope = y.f_mul(&a.f_to_kind(y.kind())?.f_log()?)?;
+            chain(dy, &slope.f_masked_fill(&flat, 0)?)
+        })?;
+        Ok((da, db))
+    }
+}
+
+/// `y = x + c`; `dy/dx = 1`. On Vars `&x + c`, `c + &x` and `&x - c`.
+#[derive(Clone, Copy, Debug)]
+pub struct AddScalar {
+    /// The number added.
+    pub c: f64,
+}
+
+impl Function for AddScalar {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_add_scalar(self.c)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        gradient(ctx, 0, || Ok(dy.shallow_clone()))
+    }
+}
+
+/// `y = c - x`; `dy/dx = -1`. On Vars `c - &x`.
+#[derive(Clone, Copy, Debug)]
+pub struct ScalarSub {
+    /// The number that is subtracted from.
+    pub c: f64,
+}
+
+impl Function for ScalarSub {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_rsub_scalar(self.c)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        gradient(ctx, 0, || Ok(dy.f_neg()?))
+    }
+}
+
+/// `y = c x`; `dy/dx = c`. On Vars `&x * c` and `c * &x`.
+#[derive(Clone, Copy, Debug)]
+pub struct MulScalar {
+    /// The factor.
+    pub c: f64,
+}
+
+impl Function for MulScalar {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_mul_scalar(self.c)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        gradient(ctx, 0, || Ok(dy.f_mul_scalar(self.c)?))
+    }
+}
+
+/// `y = x / c`; `dy/dx = 1 / c`. On Vars `&x / c`.
+#[derive(Clone, Copy, Debug)]
+pub struct DivScalar {
+    /// The divisor.
+    pub c: f64,
+}
+
+impl Function for DivScalar {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_div_scalar(self.c)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        gradient(ctx, 0, || Ok(dy.f_div_scalar(self.c)?))
+    }
+}
+
+/// `y = c / x`; `dy/dx = -y / x`. On Vars `c / &x`.
+///
+/// Computed as `c * (1 / x)`, as PyTorch does.
+#[derive(Clone, Copy, Debug)]
+pub struct ScalarDiv {
+    /// The number that is divided.
+    pub c: f64,
+}
+
+impl Function for ScalarDiv {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let y = x.f_reciprocal()?.f_mul_scalar(self.c)?;
+        ctx.save_for_backward([x, &y])?;
+        Ok(y)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [x, y] = ctx.saved_tensors()?;
+        gradient(ctx, 0, || chain(dy, &y.f_div(x)?.f_neg()?))
+    }
+}
+
+/// `y = x^e`; `dy/dx = e x^(e-1)`, and 0 everywhere where `e = 0`.
+#[derive(Clone, Copy, Debug)]
+pub struct PowScalar {
+    /// `e`.
+    pub exponent: f64,
+}
+
+impl Function for PowScalar {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        ctx.save_for_backward([x])?;
+        Ok(x.f_pow_tensor_scalar(self.exponent)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [x] = ctx.saved_tensors()?;
+        gradient(ctx, 0, || match self.exponent {
+            0.0 => Ok(x.f_zeros_like()?),
+            e => chain(dy, &x.f_pow_tensor_scalar(e - 1.0)?.f_mul_scalar(e)?),
+        })
+    }
+}
+
+impl Var {
+    /// [`Pow`]: each element to the power of the other's.
+    ///
+    /// # Errors
+    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+    pub fn pow(&self, exponent: &Var) -> crate::Result<Var> {
+        Pow.apply((self, exponent))
+    }
+
+    /// [`PowScalar`]: each element to the power of `exponent`.
+    ///
+    /// # Errors
+    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+    pub fn pow_scalar(&self, exponent: f64) -> crate::Result<Var> {
+        PowScalar { exponent }.apply(self)
+    }
+}
+
+fn or_panic(y: crate::Result<Var>) -> Var {
+    y.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The Rust operator of the op of the same name, between Vars and between a
+/// Var and a number `c` on either side.
+macro_rules! operator {
+    ($Op:ident, $method:ident, |$c:ident| right: $right:expr, left: $left:expr) => {
+        operator!(@ $Op $method, &Var, &Var, |a, b| $Op.apply((a, b)));
+        operator!(@ $Op $method, Var, Var, |a, b| $Op.apply((&a, &b)));
+        operator!(@ $Op $method, Var, &Var, |a, b| $Op.apply((&a, b)));
+        operator!(@ $Op $method, &Var, Var, |a, b| $Op.apply((a, &b)));
+        operator!(@ $Op $method, &Var, f64, |x, $c| $right.apply(x));
+        operator!(@ $Op $method, Var, f64, |x, $c| $right.apply(&x));
+        operator!(@ $Op $method, f64, &Var, |$c, x| $left.apply(x));
+        operator!(@ $Op $method, f64, Var, |$c, x| $left.apply(&x));
+    };
+    (@ $Op:ident $method:ident, $A:ty, $B:ty, |$a:ident, $b:ident| $y:expr) => {
+        /// # Panics
+        /// With the error's text where `apply` returns an `Err`.
+        impl std::ops::$Op<$B> for $A {
+            type Output = Var;
+            fn $method(self, other: $B) -> Var {
+                let ($a, $b) = (self, other);
+                or_panic($y)
+            }
+        }
+    };
+}
+operator!(Add, add, |c| right: AddScalar { c }, left: AddScalar { c });
+operator!(Sub, sub, |c| right: AddScalar { c: -c }, left: ScalarSub { c });
+operator!(Mul, mul, |c| right: MulScalar { c }, left: MulScalar { c });
+operator!(Div, div, |c| right: DivScalar { c }, left: ScalarDiv { c });
+
+/// # Panics
+/// With the error's text where `apply` returns an `Err`.
+impl std::ops::Neg for &Var {
+    type Output = Var;
+    fn neg(self) -> Var {
+        or_panic(Neg.apply(self))
+    }
+}
+
+/// # Panics
+/// With the error's text where `apply` returns an `Err`.
+impl std::ops::Neg for Var {
+    type Output = Var;
+    fn neg(self) -> Var {
+        -&self
+    }
+}

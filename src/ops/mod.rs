@@ -1,0 +1,136 @@
+//! Operators, each a [`Function`](crate::Function) with its hyper-parameters
+//! as fields, and a method or a Rust operator on [`Var`](crate::Var) in the
+//! same file.
+//!
+//! The values are libtorch's, and so are the gradients, at kinks too: where
+//! several elements tie for a maximum, for example, they share its gradient as
+//! libtorch lets them. Inputs broadcast and dtypes are promoted as in libtorch;
+//! each gradient has its input's shape and dtype again. Integer and boolean
+//! inputs have no gradient. An op applied to what it does not take returns an
+//! [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+//!
+//! ```
+//! use tch::Tensor;
+//! use tch_function::{Function, Var, grad, ops};
+//!
+//! let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0, 4.0]));
+//! let y = (2.0 * x.log()? + 1.0).sum()?;
+//! let dx = grad(&y, &x)?;
+//! assert_eq!(Vec::<f64>::try_from(dx.value())?, [2.0, 1.0, 0.5]);
+//! // The same op as a Function, on its own:
+//! let z = ops::Log.apply(&x)?;
+//! # assert_eq!(z.value(), &x.value().log());
+//! # anyhow::Ok(())
+//! ```
+
+mod arithmetic;
+mod compare;
+mod exp_log;
+mod linear;
+mod log1p_exp;
+mod piecewise;
+mod reduce;
+mod shape;
+mod softmax;
+mod squared_error;
+
+pub use arithmetic::{
+    Add, AddScalar, Div, DivScalar, Mul, MulScalar, Neg, Pow, PowScalar, ScalarDiv, ScalarSub, Sub,
+};
+pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
+pub use exp_log::{Exp, Log, Sigmoid, Sqrt, Tanh};
+pub use linear::{Matmul, Transpose};
+pub use log1p_exp::Log1pExp;
+pub use piecewise::{Abs, Maximum, Minimum, Relu, Where};
+pub use reduce::{Amax, Amin, Max, Mean, Min, Sum};
+pub use shape::{Gather, IndexSelect, Reshape};
+pub use softmax::{CrossEntropy, LogSoftmax, Softmax};
+pub use squared_error::SquaredError;
+
+use crate::Ctx;
+use anyhow::Result;
+use tch::Tensor;
+
+/// The gradient of input `i` where the pass wants one, summed over the
+/// dimensions in which the input was broadcast and in the input's dtype.
+fn gradient(ctx: &Ctx, i: usize, grad: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+    let reduced = ctx.needs_input_grad(i).then(|| Ok(ctx.reduce_to_input(i, &grad()?)?));
+    reduced.transpose()
+}
+
+/// `dL/dx = dL/dy * conj(dy/dx)`: the chain rule, in libtorch's convention for
+/// complex numbers. On real ones `conj` is the identity.
+fn chain(dy: &Tensor, slope: &Tensor) -> Result<Tensor> {
+    Ok(dy.f_mul(&slope.f_conj()?)?)
+}
+
+/// Saves two factors of a product: each where the gradient of the other one
+/// may be asked for.
+fn save_factors(ctx: &mut Ctx, a: &Tensor, b: &Tensor) -> Result<()> {
+    match (ctx.needs_input_grad(0), ctx.needs_input_grad(1)) {
+        (true, true) => ctx.save_for_backward([a, b])?,
+        (true, false) => ctx.save_for_backward([b])?,
+        (false, true) => ctx.save_for_backward([a])?,
+        (false, false) => {}
+    }
+    Ok(())
+}
+
+/// What `save_factors` saved. Where that is one factor alone, it stands in
+/// both places, of which the pass needs only the right one.
+fn saved_factors(ctx: &Ctx) -> Result<(&Tensor, &Tensor)> {
+    let saved = ctx.saved_tensors_vec()?;
+    match saved[..] {
+        [one] => Ok((one, one)),
+        _ => {
+            let [a, b] = ctx.saved_tensors()?;
+            Ok((a, b))
+        }
+    }
+}
+
+/// Stamps elementwise ops of one tensor, and their methods.
+///
+/// `forward` is one of tch's methods; `saves` says whether `backward` needs
+/// the input or the output, as which it gets it beside `dy`.
+macro_rules! elementwise {
+    ($($(#[$doc:meta])* $Op:ident, $method:ident: $forward:ident, saves $kept:ident, $backward:expr;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Op;
+
+        impl $crate::Function for $Op {
+            type Inputs = tch::Tensor;
+            type Outputs = tch::Tensor;
+
+            fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
+                let y = x.$forward()?;
+                ctx.save_for_backward([$crate::ops::elementwise!(@$kept x y)])?;
+                Ok(y)
+            }
+
+            fn backward(
+                &self,
+                ctx: &$crate::Ctx,
+                dy: &tch::Tensor,
+            ) -> anyhow::Result<Option<tch::Tensor>> {
+                let [kept] = ctx.saved_tensors()?;
+                let backward: fn(&tch::Tensor, &tch::Tensor) -> anyhow::Result<tch::Tensor> = $backward;
+                $crate::ops::gradient(ctx, 0, || backward(dy, kept))
+            }
+        }
+
+        impl $crate::Var {
+            #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
+            ///
+            /// # Errors
+            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+            pub fn $method(&self) -> $crate::Result<$crate::Var> {
+                $crate::Function::apply($Op, self)
+            }
+        }
+    )+};
+    (@input $x:ident $y:ident) => { $x };
+    (@output $x:ident $y:ident) => { &$y };
+}
+use elementwise;

@@ -1,0 +1,39 @@
+//! The error of a network with targets.
+
+use super::{chain, gradient};
+use crate::{Ctx, Function, Var};
+use anyhow::Result;
+use tch::Tensor;
+
+/// `E = sum of (t - y)^2 / 2`; `dE/dy = y - t`, `dE/dt = t - y`.
+///
+/// Inputs `(y, t)`, output and target. Shapes broadcast, dtypes are promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct SquaredError;
+
+impl Function for SquaredError {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, (y, t): (&Tensor, &Tensor)) -> Result<Tensor> {
+        ctx.save_for_backward([y, t])?;
+        Ok(t.f_sub(y)?.f_square()?.f_sum(None)?.f_div_scalar(2.0)?)
+    }
+
+    fn backward(&self, ctx: &Ctx, de: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [y, t] = ctx.saved_tensors()?;
+        let dy = gradient(ctx, 0, || chain(de, &y.f_sub(t)?))?;
+        let dt = gradient(ctx, 1, || chain(de, &t.f_sub(y)?))?;
+        Ok((dy, dt))
+    }
+}
+
+impl Var {
+    /// [`SquaredError`] of this output against `target`.
+    ///
+    /// # Errors
+    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+    pub fn squared_error(&self, target: &Var) -> crate::Result<Var> {
+        SquaredError.apply((self, target))
+    }
+}
