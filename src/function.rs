@@ -124,7 +124,11 @@ impl<F: Function> Function for Arc<F> {
 }
 
 /// `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
+/// Every call of `apply` asks for it, so it is a short scan from the end.
 fn short_name(path: &'static str) -> &'static str {
-    let path = path.split('<').next().unwrap_or(path);
-    path.rsplit("::").next().unwrap_or(path)
+    let path = if path.ends_with('>') { path.split('<').next().unwrap_or(path) } else { path };
+    match path.bytes().rposition(|byte| byte == b':') {
+        Some(colon) => &path[colon + 1..],
+        None => path,
+    }
 }

@@ -13,6 +13,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    #[inline]
     pub fn of(d: &ffi::Description) -> Meta {
         Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device }
     }
@@ -34,24 +35,6 @@ impl Meta {
         self.dtype >= 0
     }
 
-    /// Whether the dtype is one that libtorch lets require a gradient.
-    pub fn is_differentiable(&self) -> bool {
-        use Kind::*;
-        matches!(
-            self.kind(),
-            Half | Float
-                | Double
-                | BFloat16
-                | ComplexHalf
-                | ComplexFloat
-                | ComplexDouble
-                | Float8e5m2
-                | Float8e4m3fn
-                | Float8e5m2fnuz
-                | Float8e4m3fnuz
-        )
-    }
-
     pub fn kind(&self) -> Kind {
         kind_of(self.dtype)
     }
@@ -62,6 +45,20 @@ impl Meta {
 
     pub fn zeros(&self, op: &'static str) -> Result<Tensor, Error> {
         ffi::zeros(op, &self.sizes, self.dtype, self.device)
+    }
+}
+
+impl ffi::Description<'_> {
+    #[inline]
+    pub fn is_defined(&self) -> bool {
+        self.dtype >= 0
+    }
+
+    /// Whether the dtype is one that libtorch lets require a gradient: a
+    /// floating-point or complex one.
+    #[inline]
+    pub fn is_differentiable(&self) -> bool {
+        matches!(self.dtype, 5..=10 | 15 | 23..=26)
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`Gradients`], and what `grad` and `backward` do on the own graph.
 
-use super::node::{Leaf, Node, Role, lock};
+use super::node::{LeafState, Node, Role, lock};
 use super::pass::Pass;
 use super::var::Var;
 use crate::{Error, GradOptions, Result, ffi, rules};
@@ -101,14 +101,14 @@ pub(crate) fn grad(
 pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
     let mut leaves: Vec<(&Node, Tensor)> = Vec::new();
     start(outputs, None, options)?.run(|node, grads| {
-        if let (Role::Leaf(_), Some(grad)) = (&node.role, grads[0].take()) {
-            leaves.push((node, grad));
+        if let Role::Leaf(_) = node.role {
+            leaves.extend(grads[0].take().map(|grad| (node, grad)));
         }
         Ok(())
     })?;
     // Only now, so that a pass that fails changes no leaf.
     leaves.into_iter().try_for_each(|(node, grad)| match &node.role {
-        Role::Leaf(leaf) => lock(leaf).accumulate(grad),
+        Role::Leaf(leaf) => lock(&leaf.state).accumulate(grad),
         _ => Ok(()),
     })
 }
@@ -140,15 +140,13 @@ fn seeds(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Tensor>
     outputs.iter().enumerate().map(seed).collect()
 }
 
-impl Leaf {
+impl LeafState {
     fn accumulate(&mut self, grad: Tensor) -> Result<()> {
         const OP: &str = "leaf";
-        let present = match &self.source {
-            Some(source) => Some(source.grad()).filter(Tensor::defined),
-            None => self.grad.take(),
-        };
-        let sum = match present {
+        let sum = match self.grad() {
             Some(mut sum) => {
+                // The only handle left, so that the sum may be in place.
+                self.grad = None;
                 ffi::accumulate(OP, &mut sum, &grad)?;
                 sum
             }
@@ -157,11 +155,9 @@ impl Leaf {
             None => grad.copy(),
         };
         match &self.source {
-            Some(source) => ffi::set_grad(OP, source, &sum),
-            None => {
-                self.grad = Some(sum);
-                Ok(())
-            }
+            Some(source) => ffi::set_grad(OP, source, &sum)?,
+            None => self.grad = Some(sum),
         }
+        Ok(())
     }
 }

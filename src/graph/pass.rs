@@ -5,22 +5,18 @@
 //! children: `dx_N/dx_i = sum over children j of dx_N/dx_j * dx_j/dx_i`.
 
 use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
+use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, ffi, rules};
-use std::collections::{BTreeMap, HashSet};
+use crate::{Ctx, Result, meta::Meta, rules};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
 
-/// The nodes that wait for their gradient to be complete, by sequence number.
 pub(crate) struct Pass<'g> {
-    waiting: BTreeMap<u64, Waiting<'g>>,
+    queue: Queue<'g>,
+    /// The nodes that lead to what is asked for; all of them if `None`.
     relevant: Option<Seqs>,
     retain: bool,
-}
-
-struct Waiting<'g> {
-    node: &'g Node,
-    grads: Outputs<Option<Tensor>>,
 }
 
 impl<'g> Pass<'g> {
@@ -33,9 +29,9 @@ impl<'g> Pass<'g> {
         retain: bool,
     ) -> Result<Pass<'g>> {
         let relevant = targets.map(|targets| relevant(outputs, targets));
-        let mut pass = Pass { waiting: BTreeMap::new(), relevant, retain };
+        let mut pass = Pass { queue: Queue::default(), relevant, retain };
         for (output, seed) in outputs.iter().zip(seeds) {
-            pass.add(output.node().name(), output.edge(), seed)?;
+            pass.queue.add(output.node().name(), output.edge(), seed)?;
         }
         Ok(pass)
     }
@@ -46,11 +42,11 @@ impl<'g> Pass<'g> {
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
-        while let Some((_, Waiting { node, mut grads })) = self.waiting.pop_last() {
+        while let Some(Waiting { node, mut grads }) = self.queue.pop() {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
             if recorded.edges.iter().flatten().any(|edge| self.wants(edge)) {
-                self.step(node, recorded, grads)?;
+                self.step(recorded, grads)?;
             }
         }
         Ok(())
@@ -59,22 +55,15 @@ impl<'g> Pass<'g> {
     /// One node: from the gradients of its outputs to those of its parents.
     fn step(
         &mut self,
-        node: &'g Node,
         recorded: &'g Recorded,
         grads: Outputs<Option<Tensor>>,
     ) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
-        ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
-        let found = self.gradients(node, recorded, &ctx, grads);
-        match found {
-            Ok(grads) => {
-                for (edge, grad) in recorded.edges.iter().zip(grads) {
-                    if let (Some(edge), Some(grad)) = (edge, grad) {
-                        self.add(ctx.op(), edge, grad)?;
-                    }
-                }
-                Ok(())
-            }
+        if self.relevant.is_some() {
+            ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
+        }
+        match gradients(recorded, &ctx, grads) {
+            Ok(found) => self.pass_on(&ctx, recorded, found),
             Err(e) => {
                 recorded.put_back(ctx);
                 Err(e)
@@ -82,58 +71,48 @@ impl<'g> Pass<'g> {
         }
     }
 
-    /// What the node's backward returns, checked, without what nobody needs.
-    fn gradients(
-        &self,
-        node: &Node,
-        recorded: &Recorded,
+    fn pass_on(
+        &mut self,
         ctx: &Ctx,
-        grads: Outputs<Option<Tensor>>,
-    ) -> Result<Inputs<Option<Tensor>>> {
-        let mut found = recorded.op.backward(ctx, materialize(node, ctx, grads)?)?;
-        for (i, grad) in found.iter_mut().enumerate() {
-            if !ctx.needs_input_grad(i) {
-                *grad = None;
-            } else if let Some(grad) = grad {
-                rules::check_gradient(ctx, i, grad)?;
+        recorded: &'g Recorded,
+        found: Inputs<Option<Tensor>>,
+    ) -> Result<()> {
+        for (i, grad) in found.into_iter().enumerate() {
+            if let (Some(edge), Some(grad), true) = (&recorded.edges[i], grad, ctx.needs(i)) {
+                self.queue.add(ctx.op(), edge, grad)?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn wants(&self, edge: &Edge) -> bool {
         self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
     }
-
-    /// Sums `grad` into what the node has from its other children.
-    fn add(&mut self, op: &'static str, edge: &'g Edge, grad: Tensor) -> Result<()> {
-        let node = &*edge.node;
-        let waiting = self.waiting.entry(node.seq).or_insert_with(|| Waiting {
-            node,
-            grads: node.outputs.iter().map(|_| None).collect(),
-        });
-        match &mut waiting.grads[edge.output as usize] {
-            Some(sum) => ffi::accumulate(op, sum, &grad)?,
-            empty => *empty = Some(grad),
-        }
-        Ok(())
-    }
 }
 
-/// Gradients that are not there, as zeros or as undefined tensors.
-fn materialize(
-    node: &Node,
+/// What the node's backward returns, checked where it is needed.
+fn gradients(
+    recorded: &Recorded,
     ctx: &Ctx,
-    grads: Outputs<Option<Tensor>>,
-) -> Result<Outputs<Tensor>> {
-    let fill = |(grad, i): (Option<Tensor>, usize)| match grad {
-        Some(grad) => Ok(grad),
-        None if ctx.materialize_grads() && node.outputs[i].meta.is_defined() => {
-            node.outputs[i].meta.zeros(ctx.op())
+    mut grads: Outputs<Option<Tensor>>,
+) -> Result<Inputs<Option<Tensor>>> {
+    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
+        if grad.is_none() && output.is_defined() {
+            *grad = Some(materialize(ctx, output)?);
         }
-        None => Ok(Tensor::new()),
-    };
-    grads.into_iter().zip(0..).map(fill).collect()
+    }
+    let found = recorded.op.backward(ctx, grads)?;
+    for (i, grad) in found.iter().enumerate() {
+        if let (Some(grad), true) = (grad, ctx.needs(i)) {
+            rules::check_gradient(ctx, i, grad)?;
+        }
+    }
+    Ok(found)
+}
+
+/// A gradient that is not there.
+fn materialize(ctx: &Ctx, meta: &Meta) -> Result<Tensor> {
+    if ctx.materialize_grads() { meta.zeros(ctx.op()) } else { Ok(Tensor::new()) }
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.
