@@ -18,7 +18,16 @@ const WAYS_OUT: &str = "Ways out:
   - LIBTORCH_USE_PYTORCH=1 takes the one of `pip install torch==2.13.0`;
   - the feature `doc-only` builds the documentation without any.";
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(problem) = run() {
+        // cargo shows these lines and nothing else.
+        for line in format!("{problem:#}").lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn run() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     if cfg!(feature = "doc-only") {
         return Ok(());

@@ -7,6 +7,7 @@ mod ffi;
 mod function;
 mod grad;
 mod graph;
+mod lift;
 mod meta;
 pub mod ops;
 mod rules;
@@ -18,6 +19,7 @@ pub use error::Error;
 pub use function::Function;
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};
+pub use lift::{lift, lift_all};
 pub use tensors::{Grads, Of, Refs, Tensors};
 pub use value::{Differentiable, Value};
 

@@ -143,6 +143,12 @@ impl Var {
         done
     }
 
+    /// The parameter of libtorch's that this leaf stands for.
+    pub(crate) fn parameter(&self) -> Option<Tensor> {
+        let Role::Leaf(leaf) = &self.node().role else { return None };
+        lock(&leaf.state).source.as_ref().map(Tensor::shallow_clone)
+    }
+
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.edge.node
     }
