@@ -2,6 +2,7 @@
 
 use crate::tensors::{Grads, Of, Refs, Tensors};
 use crate::{Ctx, Result, value::Differentiable};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// A differentiable operator: `torch.autograd.Function` in Rust.
@@ -124,11 +125,24 @@ impl<F: Function> Function for Arc<F> {
 }
 
 /// `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
-/// Every call of `apply` asks for it, so it is a short scan from the end.
+/// Every call of `apply` asks for it, so the last answers are kept.
 fn short_name(path: &'static str) -> &'static str {
-    let path = if path.ends_with('>') { path.split('<').next().unwrap_or(path) } else { path };
-    match path.bytes().rposition(|byte| byte == b':') {
-        Some(colon) => &path[colon + 1..],
-        None => path,
-    }
+    const SLOTS: usize = 16;
+    type Slot = Cell<(&'static str, &'static str)>;
+    thread_local!(static LAST: [Slot; SLOTS] = const { [const { Cell::new(("", "")) }; SLOTS] });
+    LAST.with(|last| {
+        let slot = &last[path.as_ptr() as usize / 16 % SLOTS];
+        let (known, short) = slot.get();
+        if std::ptr::eq(known, path) {
+            return short;
+        }
+        let short = last_segment(path);
+        slot.set((path, short));
+        short
+    })
+}
+
+fn last_segment(path: &'static str) -> &'static str {
+    let path = path.split('<').next().unwrap_or(path);
+    path.rsplit("::").next().unwrap_or(path)
 }

@@ -72,10 +72,7 @@ fn edges(vars: &[Option<&Var>]) -> Inputs<Option<Edge>> {
 
 /// The op without a gradient that stands between these inputs and all leaves.
 fn inherited_block(vars: &[Option<&Var>]) -> Option<&'static str> {
-    vars.iter().flatten().find_map(|v| match v.node().role {
-        Role::Constant { blocked_by } => blocked_by,
-        _ => None,
-    })
+    vars.iter().flatten().find_map(|v| v.node().blocked_by())
 }
 
 fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
@@ -90,7 +87,7 @@ fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
         identity: d.identity,
         version: d.version,
         needs_grad: ctx.is_recording() && var.requires_grad(),
-        is_leaf: matches!(var.node().role, Role::Leaf(_)),
+        is_leaf: var.node().leaf().is_some(),
     });
     Ok(())
 }

@@ -28,13 +28,20 @@ pub(crate) struct Node {
     superseded: OnceLock<Box<Superseded>>,
 }
 
+/// Two variants, and not one each for leaves and constants, because then the
+/// enum needs no tag of its own: see `a_node_is_small`.
 pub(crate) enum Role {
-    /// A value that gradients are asked for.
-    Leaf(Leaf),
-    /// A value without a gradient; the op that took it away, if one did.
-    Constant { blocked_by: Option<&'static str> },
     /// The outputs of an op.
     Op(Recorded),
+    /// A value from outside.
+    Start(Start),
+}
+
+pub(crate) enum Start {
+    /// A value that gradients are asked for.
+    Leaf(Box<Leaf>),
+    /// A value without a gradient; the op that took it away, if one did.
+    Constant { blocked_by: Option<&'static str> },
 }
 
 pub(crate) struct Leaf {
@@ -133,15 +140,30 @@ impl Node {
     }
 
     pub fn requires_grad(&self) -> bool {
-        !matches!(self.role, Role::Constant { .. })
+        !matches!(self.role, Role::Start(Start::Constant { .. }))
     }
 
     /// The name of the op that made it, or what it is instead.
     pub fn name(&self) -> &'static str {
         match &self.role {
-            Role::Leaf(_) => "leaf",
-            Role::Constant { .. } => "constant",
             Role::Op(recorded) => recorded.op.name(),
+            Role::Start(Start::Leaf(_)) => "leaf",
+            Role::Start(Start::Constant { .. }) => "constant",
+        }
+    }
+
+    pub fn leaf(&self) -> Option<&Leaf> {
+        match &self.role {
+            Role::Start(Start::Leaf(leaf)) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// The op that made this a constant.
+    pub fn blocked_by(&self) -> Option<&'static str> {
+        match self.role {
+            Role::Start(Start::Constant { blocked_by }) => blocked_by,
+            _ => None,
         }
     }
 
@@ -203,8 +225,12 @@ fn take_edges(node: &mut Node) -> Inputs<Option<Edge>> {
     }
 }
 
+/// A chunk of at most 128 bytes (with the counters and malloc's own word) is
+/// one that glibc's malloc hands out and takes back without searching or
+/// merging; the engine's speed on chains of small ops needs it.
 #[test]
-fn sizes() {
-    use std::mem::size_of;
-    println!("Node {} Role {} Recorded {} Ctx {}", size_of::<Node>(), size_of::<Role>(), size_of::<Recorded>(), size_of::<Ctx>());
+#[cfg(target_pointer_width = "64")]
+fn a_node_is_small() {
+    let counters = 2 * size_of::<usize>();
+    assert!(size_of::<Node>() + counters + 8 <= 128, "{} bytes", size_of::<Node>());
 }

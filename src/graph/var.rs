@@ -1,6 +1,6 @@
 //! [`Var`]: a value in the crate's own graph.
 
-use super::node::{Edge, Leaf, LeafState, Node, Role, lock};
+use super::node::{Edge, Leaf, LeafState, Node, Role, Start, lock};
 use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions, meta::Meta};
 use std::borrow::Borrow;
 use std::fmt;
@@ -49,8 +49,8 @@ impl Var {
         let version = d.version;
         let source = (given.requires_grad() && given.is_leaf()).then(|| given.shallow_clone());
         let state = Mutex::new(LeafState { grad: None, source });
-        let role = Role::Leaf(Leaf { version: version.into(), state });
-        Ok(Var::new(outside_libtorch(given), version, Node::new(1, role), 0))
+        let leaf = Start::Leaf(Box::new(Leaf { version: version.into(), state }));
+        Ok(Var::new(outside_libtorch(given), version, Node::new(1, Role::Start(leaf)), 0))
     }
 
     /// A value without a gradient. It shares memory with `value`.
@@ -65,7 +65,8 @@ impl Var {
 
     /// A constant that an op has made one.
     pub(crate) fn blocked(value: Tensor, version: u32, blocked_by: Option<&'static str>) -> Var {
-        Var::new(value, version, Node::new(1, Role::Constant { blocked_by }), 0)
+        let constant = Role::Start(Start::Constant { blocked_by });
+        Var::new(value, version, Node::new(1, constant), 0)
     }
 
     #[inline]
@@ -90,13 +91,12 @@ impl Var {
 
     /// The gradient that [`backward`](Var::backward) has added up in this leaf.
     pub fn grad(&self) -> Option<Tensor> {
-        let Role::Leaf(leaf) = &self.node().role else { return None };
-        lock(&leaf.state).grad()
+        lock(&self.node().leaf()?.state).grad()
     }
 
     /// Forgets the gradient added up in this leaf.
     pub fn zero_grad(&self) {
-        let Role::Leaf(leaf) = &self.node().role else { return };
+        let Some(leaf) = self.node().leaf() else { return };
         let mut state = lock(&leaf.state);
         state.grad = None;
         if let Some(source) = &mut state.source {
@@ -130,7 +130,7 @@ impl Var {
     /// [`Error::Argument`] when it is no leaf; [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
-        let Role::Leaf(leaf) = &self.node().role else {
+        let Some(leaf) = self.node().leaf() else {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
@@ -145,8 +145,7 @@ impl Var {
 
     /// The parameter of libtorch's that this leaf stands for.
     pub(crate) fn parameter(&self) -> Option<Tensor> {
-        let Role::Leaf(leaf) = &self.node().role else { return None };
-        lock(&leaf.state).source.as_ref().map(Tensor::shallow_clone)
+        lock(&self.node().leaf()?.state).source.as_ref().map(Tensor::shallow_clone)
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -164,9 +163,9 @@ impl Var {
         if let Some(by) = self.node().superseded_by(self.edge.output) {
             return Err(Error::Superseded { op, input, by });
         }
-        let current = match &self.node().role {
-            Role::Leaf(leaf) => leaf.is_current(found),
-            _ => found == self.version,
+        let current = match self.node().leaf() {
+            Some(leaf) => leaf.is_current(found),
+            None => found == self.version,
         };
         if current { Ok(()) } else { Err(Error::ValueChanged { op, input }) }
     }
