@@ -113,10 +113,7 @@ fn compile_shim(include: &Path) {
 /// runs, hence a link to libtorch there.
 fn link(lib: &Path) -> Result<()> {
     // Found for libtorch's own needs too, which the newer RUNPATH is not.
-    println!(
-        "cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}",
-        lib.display()
-    );
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
     // Keeps libtorch's CUDA part, which no symbol asks for.
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch,--as-needed");
 

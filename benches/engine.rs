@@ -112,7 +112,12 @@ const PAIRS: [Pair; 3] = [
         libtorch: libtorch_chain,
         sizes: &[1_000, 10_000, 100_000, 1_000_000],
     },
-    Pair { name: "fan-out summed pairwise", own: own_fan_out, libtorch: libtorch_fan_out, sizes: &[1_000] },
+    Pair {
+        name: "fan-out summed pairwise",
+        own: own_fan_out,
+        libtorch: libtorch_fan_out,
+        sizes: &[1_000],
+    },
     Pair { name: "consumers", own: own_consumers, libtorch: libtorch_consumers, sizes: &[100_000] },
 ];
 

@@ -18,7 +18,9 @@ use tch::Tensor;
 pub struct Ctx {
     op: &'static str,
     inputs: SmallVec<[Input; 1]>,
-    outputs: SmallVec<[Meta; 1]>,
+    /// Of the outputs, where there are several: a node with one output runs
+    /// only when its gradient is there, so nothing needs materialising.
+    outputs: Vec<Meta>,
     saved: Option<SmallVec<[Saved; 2]>>,
     state: Option<Arc<dyn Any + Send + Sync>>,
     marks: Option<Box<Marks>>,
@@ -69,7 +71,7 @@ impl Ctx {
         Ctx {
             op,
             inputs: SmallVec::new(),
-            outputs: SmallVec::new(),
+            outputs: Vec::new(),
             saved: None,
             state: None,
             marks: None,

@@ -303,7 +303,9 @@ pub enum Error {
         what: String,
     },
     /// A dtype that cannot have gradients.
-    #[error("{op}: a {found:?} tensor cannot require a gradient; use a floating-point or complex dtype")]
+    #[error(
+        "{op}: a {found:?} tensor cannot require a gradient; use a floating-point or complex dtype"
+    )]
     NotFloating {
         /// The op or function that met it.
         op: &'static str,
@@ -369,7 +371,10 @@ impl Error {
             | NotFloating { op, .. }
             | Argument { op, .. }
             | Torch { op, .. } => Some(op),
-            SeedCount { .. } | NoGraph { .. } | InputNoGrad { .. } | Unused { .. }
+            SeedCount { .. }
+            | NoGraph { .. }
+            | InputNoGrad { .. }
+            | Unused { .. }
             | NotYet { .. } => None,
         }
     }

@@ -100,7 +100,10 @@ pub trait Function: Send + Sync + Sized + 'static {
     /// # Errors
     /// What `forward` returns or panics with, and each broken rule of
     /// [`Ctx`], as an [`Error`](crate::Error) that names the op.
-    fn apply<V: Differentiable>(self, x: Refs<'_, Self::Inputs, V>) -> Result<Of<Self::Outputs, V>> {
+    fn apply<V: Differentiable>(
+        self,
+        x: Refs<'_, Self::Inputs, V>,
+    ) -> Result<Of<Self::Outputs, V>> {
         V::apply(self, x)
     }
 }

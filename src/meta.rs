@@ -72,8 +72,22 @@ impl fmt::Display for Meta {
 fn kind_of(dtype: i8) -> Kind {
     use Kind::*;
     const FIRST: [Kind; 16] = [
-        Uint8, Int8, Int16, Int, Int64, Half, Float, Double, ComplexHalf, ComplexFloat,
-        ComplexDouble, Bool, QInt8, QUInt8, QInt32, BFloat16,
+        Uint8,
+        Int8,
+        Int16,
+        Int,
+        Int64,
+        Half,
+        Float,
+        Double,
+        ComplexHalf,
+        ComplexFloat,
+        ComplexDouble,
+        Bool,
+        QInt8,
+        QUInt8,
+        QInt32,
+        BFloat16,
     ];
     match dtype {
         0..=15 => FIRST[dtype as usize],

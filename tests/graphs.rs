@@ -66,7 +66,10 @@ fn what_does_not_lead_to_an_input_does_not_run() {
     let (a, b) = (leaf(2.0), leaf(3.0));
     let side = Counting(&RUNS).apply(&b).unwrap();
     let y = &a * &side;
-    assert_eq!(number(GradOptions::new().retain_graph(true).grad(&y, &a).unwrap().unwrap().value()), 3.0);
+    assert_eq!(
+        number(GradOptions::new().retain_graph(true).grad(&y, &a).unwrap().unwrap().value()),
+        3.0
+    );
     assert_eq!(RUNS.load(SeqCst), 0);
     backward(&y).unwrap();
     assert_eq!(RUNS.load(SeqCst), 1);
@@ -257,16 +260,14 @@ fn nests_of_tuples_lists_arrays_and_options() {
         .unwrap();
     assert_eq!(ys.len(), 2);
     let total = &(&y + &ys[1]) + &c.unwrap();
-    let found: Vec<f64> =
-        grad(&total, &v).unwrap().iter().map(|g| number(g.value())).collect();
+    let found: Vec<f64> = grad(&total, &v).unwrap().iter().map(|g| number(g.value())).collect();
     assert_eq!(found, [1.0, 10.0, 100.0, 103.0, 1000.0, 10000.0, 20000.0, 5.0, 5.0]);
 }
 
 #[test]
 fn absent_options_and_empty_lists() {
     let v: Vec<Var> = (0..4).map(|i| leaf(i as f64)).collect();
-    let (y, ys, c) =
-        Nested.apply(((&v[0], &v[1]), &[], None, [&v[2], &v[3]], None)).unwrap();
+    let (y, ys, c) = Nested.apply(((&v[0], &v[1]), &[], None, [&v[2], &v[3]], None)).unwrap();
     assert!(ys.is_empty() && c.is_none());
     let found: Vec<f64> = grad(&y, &v).unwrap().iter().map(|g| number(g.value())).collect();
     assert_eq!(found, [1.0, 10.0, 10000.0, 20000.0]);

@@ -122,7 +122,8 @@ fn faults_come_back() {
     let x = Var::leaf(vector(&[2.0]));
     let error = lift(&x, |_| bail!("no table")).unwrap_err();
     assert_eq!(error.to_string(), "lift: forward failed: no table");
-    let error = lift(&x, |x| Ok(x[0].matmul(&x[0].view([1, 1, 1, 1])) + &x[0].view([3]))).unwrap_err();
+    let error =
+        lift(&x, |x| Ok(x[0].matmul(&x[0].view([1, 1, 1, 1])) + &x[0].view([3]))).unwrap_err();
     assert!(matches!(error, Error::Panic { op: "lift", .. }), "{error}");
     let error = lift(&x, |_| Ok(Tensor::new())).unwrap_err();
     assert!(error.to_string().contains("output 0 of the closure"), "{error}");

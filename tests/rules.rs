@@ -3,11 +3,13 @@
 mod support;
 
 use anyhow::{Result, anyhow, bail};
-use support::{number, numbers, vector};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use support::{number, numbers, vector};
 use tch::{Kind, Tensor};
-use tch_function::{Ctx, Error, Function, GradOptions, Grads, Of, Refs, Tensors, Var, backward, grad};
+use tch_function::{
+    Ctx, Error, Function, GradOptions, Grads, Of, Refs, Tensors, Var, backward, grad,
+};
 
 /// A Function from closures, so that each test shows its one rule.
 struct Op<I: Tensors, O: Tensors> {
@@ -58,7 +60,8 @@ fn a_gradient_that_only_broadcasts_to_the_input_is_an_error() {
     assert_error!(
         grad(&y.sum().unwrap(), &x),
         Error::GradientShape { op: "Op", input: 0, .. },
-        "shape [1] for input 0 of shape [3]", "sum_to_size"
+        "shape [1] for input 0 of shape [3]",
+        "sum_to_size"
     );
 }
 
@@ -66,7 +69,11 @@ fn a_gradient_that_only_broadcasts_to_the_input_is_an_error() {
 fn a_gradient_that_the_input_broadcasts_to_is_an_error() {
     let x = leaf(&[1.0]);
     let y = identity(|_, dy| Ok(Some(dy.expand([2, 1], false)))).apply(&x).unwrap();
-    assert_error!(grad(&y, &x), Error::GradientShape { .. }, "shape [2, 1] for input 0 of shape [1]");
+    assert_error!(
+        grad(&y, &x),
+        Error::GradientShape { .. },
+        "shape [2, 1] for input 0 of shape [1]"
+    );
 }
 
 #[test]
@@ -76,7 +83,9 @@ fn a_gradient_of_another_dtype_is_an_error() {
     assert_error!(
         grad(&y, &x),
         Error::GradientDtype { expected: Kind::Float, found: Kind::Double, .. },
-        "Op", "dtype Double for input 0", "to_kind(Float)"
+        "Op",
+        "dtype Double for input 0",
+        "to_kind(Float)"
     );
 }
 
@@ -173,7 +182,8 @@ fn a_saved_tensor_changed_in_place_is_an_error_that_names_its_position() {
     assert_error!(
         backward(&y),
         Error::SavedChanged { op: "Op", position: 1, .. },
-        "saved tensor 1", "changed in place"
+        "saved tensor 1",
+        "changed in place"
     );
 }
 
@@ -314,7 +324,11 @@ fn a_marked_output_has_no_gradient() {
     let (a, b) = op.apply(&x).unwrap();
     assert!(a.requires_grad() && !b.requires_grad());
     assert_error!(backward(&b), Error::NotDifferentiable { op: "Op" }, "Op has no gradient");
-    assert_error!(backward(&(&b * 2.0)), Error::NotDifferentiable { op: "Op" }, "Op has no gradient");
+    assert_error!(
+        backward(&(&b * 2.0)),
+        Error::NotDifferentiable { op: "Op" },
+        "Op has no gradient"
+    );
     assert_eq!(number(grad(&(&a * &b), &x).unwrap().value()), 2.0);
 }
 
@@ -407,7 +421,11 @@ fn an_undeclared_change_is_an_error() {
         backward: |_, _| Ok(None),
     };
     let y = &leaf(&[3.0]) * 5.0;
-    assert_error!(op.apply(&y), Error::InputChanged { op: "Op", input: 0 }, "without ctx.mark_dirty");
+    assert_error!(
+        op.apply(&y),
+        Error::InputChanged { op: "Op", input: 0 },
+        "without ctx.mark_dirty"
+    );
 }
 
 #[test]
@@ -459,7 +477,12 @@ fn an_err_in_forward_comes_back_with_the_op_and_its_chain() {
         backward: |_, _| Ok(None),
     };
     let error = op.apply(&leaf(&[1.0]));
-    assert_error!(error, Error::Forward { op: "Op", .. }, "Op: forward failed", "no table: the file");
+    assert_error!(
+        error,
+        Error::Forward { op: "Op", .. },
+        "Op: forward failed",
+        "no table: the file"
+    );
 }
 
 #[test]
@@ -580,7 +603,11 @@ fn nothing_leaks_after_faults() {
 #[test]
 fn an_undefined_output_is_an_error() {
     let op = Op::<Tensor, Tensor> { forward: |_, _| Ok(Tensor::new()), backward: |_, _| Ok(None) };
-    assert_error!(op.apply(&leaf(&[1.0])), Error::Undefined { op: "Op", .. }, "output 0 of forward");
+    assert_error!(
+        op.apply(&leaf(&[1.0])),
+        Error::Undefined { op: "Op", .. },
+        "output 0 of forward"
+    );
 }
 
 #[test]
@@ -604,13 +631,15 @@ fn seeds_must_fit_their_outputs() {
     assert_error!(
         GradOptions::new().seeds(&wrong).grad(&y, &x),
         Error::Seed { output: 0, .. },
-        "shape [2, 2]", "shape [2]"
+        "shape [2, 2]",
+        "shape [2]"
     );
     let single = Var::constant(Tensor::ones([2], (Kind::Float, tch::Device::Cpu)));
     assert_error!(
         GradOptions::new().seeds(&single).grad(&y, &x),
         Error::Seed { .. },
-        "dtype Float", "dtype Double"
+        "dtype Float",
+        "dtype Double"
     );
     let good = Var::constant(vector(&[1.0, 10.0]));
     assert_error!(
@@ -637,5 +666,9 @@ fn what_has_no_graph_says_so() {
 fn asking_for_the_gradient_of_a_comparison_names_it() {
     let (x, y) = (leaf(&[1.0]), leaf(&[2.0]));
     let greater = x.gt(&y).unwrap();
-    assert_error!(backward(&greater), Error::NotDifferentiable { op: "Greater" }, "Greater has no gradient");
+    assert_error!(
+        backward(&greater),
+        Error::NotDifferentiable { op: "Greater" },
+        "Greater has no gradient"
+    );
 }

@@ -9,10 +9,7 @@ use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
 use smallvec::SmallVec;
 use tch::Tensor;
 
-pub(crate) fn apply<F: Function>(
-    f: F,
-    x: Refs<'_, F::Inputs, Var>,
-) -> Result<Of<F::Outputs, Var>> {
+pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
     let op = f.name();
     let mut vars = Inputs::new();
     F::Inputs::visit(x, &mut |v| vars.push(v));
@@ -24,15 +21,15 @@ pub(crate) fn apply<F: Function>(
         describe_input(&mut ctx, i, *v)?;
     }
     let held = F::Inputs::hold(x);
-    let y = run_user(op, "forward", Error::forward, || {
-        f.forward(&mut ctx, F::Inputs::lend(&held))
-    })?;
+    let y =
+        run_user(op, "forward", Error::forward, || f.forward(&mut ctx, F::Inputs::lend(&held)))?;
 
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = Outputs::new();
     F::Outputs::take(y, &mut |t| outputs.push(Output::of(t)));
+    let several = outputs.len() > 1;
     for (i, output) in outputs.iter_mut().enumerate() {
-        output.describe(&mut ctx, i)?;
+        output.describe(&mut ctx, i, several)?;
     }
     let marks = ctx.take_marks();
     if let Some(marks) = &marks {
@@ -62,6 +59,7 @@ pub(crate) fn apply<F: Function>(
     Ok(F::Outputs::build(&layout, &mut || vars.next().flatten()))
 }
 
+#[inline]
 fn edges(vars: &[Option<&Var>]) -> Inputs<Option<Edge>> {
     let mut edges = Inputs::new();
     for v in vars {
@@ -75,6 +73,7 @@ fn inherited_block(vars: &[Option<&Var>]) -> Option<&'static str> {
     vars.iter().flatten().find_map(|v| v.node().blocked_by())
 }
 
+#[inline]
 fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
     let Some(var) = var else {
         ctx.push_input(Input::absent());
@@ -104,9 +103,12 @@ impl Output {
         Output { tensor, version: 0, differentiable: false }
     }
 
-    fn describe(&mut self, ctx: &mut Ctx, i: usize) -> Result<()> {
+    /// Adds its description to the context if there are `several` outputs.
+    fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
         let Some(tensor) = &mut self.tensor else {
-            ctx.push_output(Meta::undefined());
+            if several {
+                ctx.push_output(Meta::undefined());
+            }
             return Ok(());
         };
         let d = ffi::describe(ctx.op(), tensor)?;
@@ -116,7 +118,9 @@ impl Output {
         }
         self.version = d.version;
         self.differentiable = ctx.is_recording() && d.is_differentiable();
-        ctx.push_output(Meta::of(&d));
+        if several {
+            ctx.push_output(Meta::of(&d));
+        }
         if d.requires_grad {
             // A tensor that libtorch's autograd follows, such as a captured
             // parameter: its value is meant.
@@ -127,6 +131,7 @@ impl Output {
 }
 
 /// Refuses changes to inputs that `forward` did not declare.
+#[inline]
 fn check_unchanged(
     op: &'static str,
     vars: &[Option<&Var>],

@@ -5,11 +5,7 @@
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
-use crate::{
-    Ctx, Error, Function, Result,
-    error::run_user,
-    tensors::sealed::Shape,
-};
+use crate::{Ctx, Error, Function, Result, error::run_user, tensors::sealed::Shape};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -183,6 +179,7 @@ impl Recorded {
 
     /// The context, for one pass: a copy if the graph is retained, else the
     /// context itself, so that saved tensors go as the pass goes.
+    #[inline]
     pub fn take_ctx(&self, retain: bool) -> Result<Box<Ctx>> {
         let mut ctx = lock(&self.ctx);
         let taken = if retain { ctx.as_ref().map(|ctx| Box::new(ctx.share())) } else { ctx.take() };
