@@ -41,11 +41,11 @@ fn the_reference_is_right() {
     for (x, y, slope) in [
         (-9000.5, 0.0, 0.0),
         (-745.13, 5e-324, 5e-324),
-        (-740.25, 3.262193898663843e-322, 3.262193898663843e-322),
+        (-740.25, 3.26e-322, 3.26e-322),
         (-708.4, 2.217119081664265e-308, 2.217119081664265e-308),
         (-40.5, 2.576757109154981e-18, 2.576757109154981e-18),
         (-39.5, 7.004352026168645e-18, 7.004352026168645e-18),
-        (-20.0, 2.0611536203143807e-9, 2.0611536181902037e-9),
+        (-20.0, 2.061153620314381e-9, 2.0611536181902037e-9),
         (-1.25, 0.2519290813453729, 0.22270013882530885),
         (-1e-300, std::f64::consts::LN_2, 0.5),
         (0.0, std::f64::consts::LN_2, 0.5),
@@ -96,11 +96,16 @@ fn ulps_from_exact(found: f64, exact: &Big) -> f64 {
 }
 
 fn ulps_from(kind: Kind, found: f64, exact: f64) -> f64 {
+    if !found.is_finite() {
+        return f64::INFINITY;
+    }
     (found - exact).abs() / 2f64.powi(last_place(kind, exact))
 }
 
-/// `y` and `dy/dx` at every element of `x`.
-fn apply(x: &Tensor) -> Result<[Vec<f64>; 2]> {
+/// `y` and `dy/dx` at every sample.
+type Found = [Vec<f64>; 2];
+
+fn apply(x: &Tensor) -> Result<Found> {
     let x = Var::leaf(x);
     let y = Log1pExp.apply(&x)?;
     assert_eq!(y.value().kind(), x.value().kind());
@@ -116,7 +121,7 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
 
 /// As one long tensor, as many of 1 to 100 elements, and as a column of a
 /// wider matrix: each takes another path through libtorch's kernels.
-fn apply_on_every_path(x: &Tensor) -> Result<[(&'static str, [Vec<f64>; 2]); 3]> {
+fn apply_on_every_path(x: &Tensor) -> Result<[(&'static str, Found); 3]> {
     let mut short = [Vec::new(), Vec::new()];
     let (mut start, mut length) = (0, 1);
     while start < x.size()[0] {
@@ -222,7 +227,7 @@ fn every_f32_within_2_ulp() -> Result<()> {
             for (x, found) in samples.iter().zip(found) {
                 let exact = nearly_exact(f64::from(*x))[value];
                 let error = ulps_from(Kind::Float, *found, exact);
-                if !(error <= greatest[value].0) {
+                if error > greatest[value].0 {
                     greatest[value] = (error, *x);
                 }
             }
