@@ -320,8 +320,11 @@ fn subsets(count: usize) -> impl Iterator<Item = Vec<bool>> {
 fn kinks() -> Result<()> {
     let (inf, nan) = (f64::INFINITY, f64::NAN);
     let line = || Tensor::from_slice(&[-inf, -2.0, -0.0, 0.0, 1.0, inf, nan]);
-    // Every pair.
-    let rows = || line().reshape([-1, 1]);
+    // Every pair, unbroadcast: a NaN would spread in the sum over a row.
+    let pairs = |a: Tensor, b: Tensor| {
+        let pairs = Tensor::broadcast_tensors(&[a.reshape([-1, 1]), b]);
+        pairs.iter().map(Tensor::copy).collect::<Vec<_>>()
+    };
     let exponents =
         || Tensor::from_slice(&[-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, inf, nan]);
     let ties =
@@ -339,17 +342,17 @@ fn kinks() -> Result<()> {
         ("exp", |x| x[0].exp(), |x| x[0].exp(), vec![wide()]),
         ("tanh", |x| x[0].tanh(), |x| x[0].tanh(), vec![line()]),
         ("sigmoid", |x| x[0].sigmoid(), |x| x[0].sigmoid(), vec![wide()]),
-        ("mul", |x| Ok(&x[0] * &x[1]), |x| &x[0] * &x[1], vec![line(), rows()]),
-        ("div", |x| Ok(&x[0] / &x[1]), |x| &x[0] / &x[1], vec![line(), rows()]),
+        ("mul", |x| Ok(&x[0] * &x[1]), |x| &x[0] * &x[1], pairs(line(), line())),
+        ("div", |x| Ok(&x[0] / &x[1]), |x| &x[0] / &x[1], pairs(line(), line())),
         ("1 / x", |x| Ok(1.0 / &x[0]), |x| 1.0 / &x[0], vec![line()]),
-        ("pow", |x| x[0].pow(&x[1]), |x| x[0].pow(&x[1]), vec![rows(), exponents()]),
+        ("pow", |x| x[0].pow(&x[1]), |x| x[0].pow(&x[1]), pairs(line(), exponents())),
         ("x^0", |x| x[0].pow_scalar(0.0), |x| x[0].pow_tensor_scalar(0.0), vec![line()]),
         ("x^0.5", |x| x[0].pow_scalar(0.5), |x| x[0].pow_tensor_scalar(0.5), vec![line()]),
         ("x^1", |x| x[0].pow_scalar(1.0), |x| x[0].pow_tensor_scalar(1.0), vec![line()]),
         ("x^2", |x| x[0].pow_scalar(2.0), |x| x[0].pow_tensor_scalar(2.0), vec![line()]),
         ("x^-1", |x| x[0].pow_scalar(-1.0), |x| x[0].pow_tensor_scalar(-1.0), vec![line()]),
-        ("maximum", |x| x[0].maximum(&x[1]), |x| x[0].maximum(&x[1]), vec![line(), rows()]),
-        ("minimum", |x| x[0].minimum(&x[1]), |x| x[0].minimum(&x[1]), vec![line(), rows()]),
+        ("maximum", |x| x[0].maximum(&x[1]), |x| x[0].maximum(&x[1]), pairs(line(), line())),
+        ("minimum", |x| x[0].minimum(&x[1]), |x| x[0].minimum(&x[1]), pairs(line(), line())),
         ("maximum of one", |x| x[0].maximum(&x[0]), |x| x[0].maximum(&x[0]), vec![line()]),
         ("amax", |x| x[0].amax(&[1], false), |x| x[0].amax(1, false), vec![ties()]),
         ("amin", |x| x[0].amin(&[0], true), |x| x[0].amin(0, true), vec![ties()]),
