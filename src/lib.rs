@@ -1,6 +1,7 @@
 //! `torch.autograd.Function` for Rust.
 #![deny(unsafe_code)]
 
+pub mod check;
 mod ctx;
 mod error;
 mod ffi;
@@ -14,6 +15,7 @@ mod rules;
 mod tensors;
 mod value;
 
+pub use check::{Gradcheck, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
 pub use function::Function;
