@@ -528,7 +528,7 @@ fn after_a_fault_in_backward_the_graph_is_usable() {
         let y = failing(fail).apply(&x).unwrap();
         let loss = &y + &other;
         let retain = GradOptions::new().retain_graph(true);
-        let error = retain.backward(&loss).err().expect("the fault").to_string();
+        let error = retain.backward(&loss).expect_err("the fault").to_string();
         assert!(error.contains("Flaky") && error.ends_with("no"), "{error}");
         assert!(x.grad().is_none() && other.grad().is_none(), "a failed pass changes no leaf");
         backward(&loss).unwrap();

@@ -196,10 +196,7 @@ pub(crate) fn torch_grad(
         )
     };
     check(op, done)?;
-    Ok(grads
-        .into_iter()
-        .map(|g| (!g.is_null()).then(|| own(op, g)).transpose())
-        .collect::<Result<_, _>>()?)
+    grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect()
 }
 
 extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {
