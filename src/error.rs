@@ -389,7 +389,7 @@ impl Error {
         match source.downcast::<Error>() {
             Ok(own) if own.op() == Some(op) => own,
             Ok(other) => wrap(op, other.into()),
-            Err(source) => wrap(op, source),
+            Err(source) => wrap(op, source.downcast().map_or_else(|e| e, |e| brief(e).into())),
         }
     }
 
@@ -402,10 +402,24 @@ impl Error {
     }
 }
 
+/// What libtorch said, without the C++ stack that follows in tch's errors.
+fn brief(e: TchError) -> TchError {
+    match e {
+        TchError::Torch(text) => TchError::Torch(without_cpp_stack(&text).to_owned()),
+        other => other,
+    }
+}
+
+/// The second form is the first one in the `Debug` form of a panic's message.
+fn without_cpp_stack(text: &str) -> &str {
+    const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
+    STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
+}
+
 /// The text of a panic's payload.
 pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
     match payload.downcast::<String>() {
-        Ok(text) => *text,
+        Ok(text) => without_cpp_stack(&text).to_owned(),
         Err(payload) => match payload.downcast::<&'static str>() {
             Ok(text) => (*text).to_owned(),
             Err(_) => "a payload that is not a string".to_owned(),
@@ -430,5 +444,5 @@ pub(crate) fn run_user<T>(
 
 /// Turns a tch error into ours, with the name of what was called.
 pub(crate) fn torch(op: &'static str) -> impl FnOnce(TchError) -> Error {
-    move |e| Error::Torch { op, message: e.to_string() }
+    move |e| Error::Torch { op, message: brief(e).to_string() }
 }

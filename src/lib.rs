@@ -1,9 +1,12 @@
 //! `torch.autograd.Function` for Rust.
 #![deny(unsafe_code)]
 
+pub mod check;
 mod ctx;
+mod erased;
 mod error;
 mod ffi;
+mod forward;
 mod function;
 mod grad;
 mod graph;
@@ -14,6 +17,7 @@ mod rules;
 mod tensors;
 mod value;
 
+pub use check::{Gradcheck, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
 pub use function::Function;
