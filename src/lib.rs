@@ -3,8 +3,10 @@
 
 pub mod check;
 mod ctx;
+mod erased;
 mod error;
 mod ffi;
+mod forward;
 mod function;
 mod grad;
 mod graph;

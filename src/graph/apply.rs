@@ -1,13 +1,13 @@
 //! The life of one `apply`: check the inputs, run `forward`, check what it
 //! did, record a node.
 
-use super::node::{Applied, Edge, Inputs, Node, Outputs, Recorded, Role};
+use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
 use super::var::Var;
-use crate::ctx::{Input, Marks};
+use crate::erased::Applied;
+use crate::ctx::Input;
+use crate::forward::{self, Output};
 use crate::tensors::{Of, Refs, sealed::Shape};
 use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
-use smallvec::SmallVec;
-use tch::Tensor;
 
 pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
     let op = f.name();
@@ -26,16 +26,19 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
 
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = Outputs::new();
-    F::Outputs::take(y, &mut |t| outputs.push(Output::of(t)));
+    F::Outputs::take(y, &mut |t| outputs.push(Output::new(t)));
     let several = outputs.len() > 1;
     for (i, output) in outputs.iter_mut().enumerate() {
         output.describe(&mut ctx, i, several)?;
     }
     let marks = ctx.take_marks();
     if let Some(marks) = &marks {
-        marks.apply(op, &mut outputs, &vars, ctx.inputs())?;
+        // Whether returned or not, the old handles hold other values now.
+        let changed = marks.dirty.iter().filter_map(|&i| vars[i]);
+        changed.for_each(|var| var.node().supersede(var.edge().output, op));
+        marks.settle(&ctx, &mut outputs)?;
     }
-    check_unchanged(op, &vars, ctx.inputs(), marks.as_deref())?;
+    forward::check_unchanged(&ctx, marks.as_deref(), |i| vars[i].map(Var::value))?;
 
     let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
@@ -89,96 +92,4 @@ fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
         is_leaf: var.node().leaf().is_some(),
     });
     Ok(())
-}
-
-/// What `forward` returned at one position.
-struct Output {
-    tensor: Option<Tensor>,
-    version: u32,
-    differentiable: bool,
-}
-
-impl Output {
-    fn of(tensor: Option<Tensor>) -> Output {
-        Output { tensor, version: 0, differentiable: false }
-    }
-
-    /// Adds its description to the context if there are `several` outputs.
-    fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
-        let Some(tensor) = &mut self.tensor else {
-            if several {
-                ctx.push_output(Meta::undefined());
-            }
-            return Ok(());
-        };
-        let d = ffi::describe(ctx.op(), tensor)?;
-        if !d.is_defined() {
-            let what = format!("output {i} of forward");
-            return Err(Error::Undefined { op: ctx.op(), what });
-        }
-        self.version = d.version;
-        self.differentiable = ctx.is_recording() && d.is_differentiable();
-        if several {
-            ctx.push_output(Meta::of(&d));
-        }
-        if d.requires_grad {
-            // A tensor that libtorch's autograd follows, such as a captured
-            // parameter: its value is meant.
-            *tensor = tensor.detach();
-        }
-        Ok(())
-    }
-}
-
-/// Refuses changes to inputs that `forward` did not declare.
-#[inline]
-fn check_unchanged(
-    op: &'static str,
-    vars: &[Option<&Var>],
-    inputs: &[Input],
-    marks: Option<&Marks>,
-) -> Result<()> {
-    for (i, (var, input)) in vars.iter().zip(inputs).enumerate() {
-        let Some(var) = var else { continue };
-        if ffi::version(var.value()) != input.version
-            && !marks.is_some_and(|marks| marks.dirty.contains(&i))
-        {
-            return Err(Error::InputChanged { op, input: i });
-        }
-    }
-    Ok(())
-}
-
-impl Marks {
-    /// Makes the marks true: marked outputs have no gradient, and the old
-    /// handles of dirty inputs name the op that changed them.
-    fn apply(
-        &self,
-        op: &'static str,
-        outputs: &mut [Output],
-        vars: &[Option<&Var>],
-        inputs: &[Input],
-    ) -> Result<()> {
-        let identity = |t: &Tensor| ffi::describe(op, t).map(|d| d.identity);
-        let mut returned = SmallVec::<[usize; 4]>::new();
-        for y in outputs.iter() {
-            returned.push(y.tensor.as_ref().map_or(Ok(0), identity)?);
-        }
-        for t in &self.non_differentiable {
-            let marked = identity(t)?;
-            if !returned.contains(&marked) {
-                return Err(Error::NotAnOutput { op });
-            }
-            let marked = outputs.iter_mut().zip(&returned).filter(|(_, id)| **id == marked);
-            marked.for_each(|(output, _)| output.differentiable = false);
-        }
-        for &i in &self.dirty {
-            // Whether returned or not, the old handle holds another value now.
-            vars[i].inspect(|var| var.node().supersede(var.edge().output, op));
-            if !returned.contains(&inputs[i].identity) {
-                return Err(Error::DirtyNotReturned { op, input: i });
-            }
-        }
-        Ok(())
-    }
 }

@@ -5,7 +5,7 @@
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
-use crate::{Ctx, Error, Function, Result, error::run_user, tensors::sealed::Shape};
+use crate::{Ctx, Error, Result, erased::Backward};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -70,49 +70,6 @@ pub(crate) struct Recorded {
 pub(crate) struct Edge {
     pub node: Arc<Node>,
     pub output: u32,
-}
-
-/// A Function whose types are forgotten.
-pub(crate) trait Backward: Send + Sync {
-    fn name(&self) -> &'static str;
-    /// Takes the gradients of the outputs, one per position, and hands those of
-    /// the inputs to `give`, one per position, unchecked.
-    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()>;
-}
-
-pub(crate) type Give<'a> = &'a mut dyn FnMut(usize, Option<Tensor>) -> Result<()>;
-
-/// A Function and the layouts of one application.
-pub(crate) struct Applied<F: Function> {
-    pub f: F,
-    pub inputs: <F::Inputs as Shape>::Layout,
-    pub outputs: <F::Outputs as Shape>::Layout,
-}
-
-impl<F: Function> Backward for Applied<F> {
-    fn name(&self) -> &'static str {
-        self.f.name()
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()> {
-        let op = ctx.op();
-        let mut dy = dy.iter_mut();
-        let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
-        let grads = run_user(op, "backward", Error::backward, || {
-            self.f.backward(ctx, F::Outputs::borrow(&dy))
-        })?;
-        // Before the gradients are summed, which may need memory of this size.
-        drop(dy);
-        let (mut i, mut given) = (0, Ok(()));
-        let counted = F::Inputs::take_grads(grads, Some(&self.inputs), &mut |grad| {
-            if given.is_ok() {
-                given = give(i, grad);
-            }
-            i += 1;
-        });
-        counted.map_err(|m| Error::GradientCount { op, expected: m.expected, found: m.found })?;
-        given
-    }
 }
 
 impl Node {
