@@ -672,3 +672,41 @@ fn asking_for_the_gradient_of_a_comparison_names_it() {
         "Greater has no gradient"
     );
 }
+
+#[test]
+fn a_failed_pass_to_some_inputs_takes_no_gradient_from_the_next() {
+    static FAILS: AtomicUsize = AtomicUsize::new(1);
+    let op = Op::<(Tensor, Tensor), Tensor> {
+        forward: |_, (a, b)| Ok(a + b),
+        backward: |ctx, dy| {
+            if FAILS.swap(0, SeqCst) > 0 {
+                bail!("once")
+            }
+            let of = |i| ctx.needs_input_grad(i).then(|| dy.copy());
+            Ok((of(0), of(1)))
+        },
+    };
+    let (a, b) = (leaf(&[1.0]), leaf(&[2.0]));
+    let y = op.apply((&a, &b)).unwrap();
+    assert!(grad(&y, &a).is_err());
+    backward(&y).unwrap();
+    assert_eq!(number(&b.grad().unwrap()), 1.0);
+}
+
+#[test]
+fn backward_is_not_recorded_by_libtorch() {
+    struct Scale(Mutex<Tensor>);
+    impl Function for Scale {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            Ok(x * &*self.0.lock().unwrap())
+        }
+        fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+            Ok(Some(dy * &*self.0.lock().unwrap()))
+        }
+    }
+    let (x, k) = (leaf(&[1.0]), vector(&[3.0]).set_requires_grad(true));
+    backward(&Scale(Mutex::new(k)).apply(&x).unwrap()).unwrap();
+    assert!(!x.grad().unwrap().requires_grad());
+}
