@@ -46,4 +46,3 @@ impl<F: Function> Backward for Applied<F> {
         given
     }
 }
-

@@ -2,7 +2,7 @@
 
 mod support;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use support::{number, numbers, vector};
@@ -563,7 +563,7 @@ fn another_ops_error_inside_keeps_both_names() {
                 forward: |_, _| bail!("deep down"),
                 backward: |_, _| Ok(None),
             };
-            Ok(inner.apply(&Var::constant(x))?.value().copy())
+            Ok(inner.apply(&Var::constant(x)).context("inside")?.value().copy())
         }
         fn backward(&self, _: &Ctx, _: &Tensor) -> Result<Option<Tensor>> {
             Ok(None)
@@ -572,8 +572,21 @@ fn another_ops_error_inside_keeps_both_names() {
     assert_error!(
         Outer.apply(&leaf(&[1.0])),
         Error::Forward { op: "Outer", .. },
-        "Outer: forward failed: Op: forward failed: deep down"
+        "Outer: forward failed: inside: Op: forward failed: deep down"
     );
+    let text = Outer.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    assert!(text.ends_with("failed: deep down"), "each cause once: {text}");
+}
+
+#[test]
+fn context_stays_around_libtorchs_message_without_its_stack() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |_, x| x.f_matmul(&vector(&[1.0, 2.0])).context("layer 7"),
+        backward: |_, _| Ok(None),
+    };
+    let text = op.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    assert!(text.starts_with("Op: forward failed: layer 7: "), "{text}");
+    assert!(text.contains("size") && !text.contains("Exception raised"), "{text}");
 }
 
 #[test]
