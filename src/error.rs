@@ -117,10 +117,11 @@ pub enum Error {
         /// The number of seeds.
         found: usize,
     },
-    /// An output of several elements has no seed.
+    /// An output that is not one real number has no seed.
     #[error(
-        "{op}: output {output} has shape {shape:?}, and a gradient starts from ones only where \
-         the output has one element; give a seed (GradOptions::seeds) or reduce it with sum or mean"
+        "{op}: output {output} has shape {shape:?}, and a gradient starts from one by itself only \
+         where the output is one real number; give a seed (GradOptions::seeds), or reduce it with \
+         sum or mean"
     )]
     SeedMissing {
         /// The op that made the output.

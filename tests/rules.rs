@@ -465,6 +465,8 @@ fn a_value_changed_behind_the_graph_is_refused_and_update_is_the_way() {
     .unwrap();
     assert_eq!(number(grad(&(&x * &x), &x).unwrap().value()), 10.0);
     assert_error!((&x * 2.0).update(|_| ()), Error::Argument { .. }, "only a leaf");
+    // It would change nothing.
+    assert_error!(x.update(|t| *t = &*t - 1.0), Error::Argument { .. }, "in place", "copy_");
     assert_error!(x.update(|_| panic!("stop")), Error::Panic { .. }, "stop");
 }
 
@@ -662,6 +664,9 @@ fn seeds_must_fit_their_outputs() {
     );
     let dx = GradOptions::new().seeds(&good).grad(&y, &x).unwrap().unwrap();
     assert_eq!(numbers(dx.value()), [2.0, 40.0]);
+    // Of a complex number, one of two directions would be a guess.
+    let z = Var::leaf(vector(&[1.0]).to_kind(Kind::ComplexDouble));
+    assert_error!(grad(&(&z * &z), &z), Error::SeedMissing { .. }, "one real number");
 }
 
 #[test]

@@ -99,8 +99,10 @@ impl Var {
         let Some(leaf) = self.node().leaf() else { return };
         let mut state = lock(&leaf.state);
         state.grad = None;
-        if let Some(source) = &mut state.source {
-            source.zero_grad();
+        if let Some(source) = &state.source {
+            // Not zeros in place, as tch does: the user may hold the gradient.
+            let none = Tensor::new();
+            ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
         }
     }
 
@@ -127,19 +129,27 @@ impl Var {
     /// value report it when they are differentiated.
     ///
     /// # Errors
-    /// [`Error::Argument`] when it is no leaf; [`Error::Panic`].
+    /// [`Error::Argument`] when it is no leaf, and when the closure assigns
+    /// another tensor (`*t = ...`), which would leave the leaf as it was;
+    /// [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
         let Some(leaf) = self.node().leaf() else {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
+        let mut value = self.value.shallow_clone();
         let done = error::run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);
-            change(&mut self.value.shallow_clone());
+            change(&mut value);
             Ok(())
         });
         leaf.version.store(ffi::version(&self.value), Relaxed);
+        if ffi::describe(OP, &value)?.identity != ffi::describe(OP, &self.value)?.identity {
+            let message = "the closure assigned another tensor, which the leaf knows nothing of; \
+                           change the tensor in place (copy_, g_sub_, ...)";
+            return Err(Error::Argument { op: OP, message: message.to_owned() });
+        }
         done
     }
 
