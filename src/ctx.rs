@@ -35,7 +35,8 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    pub is_leaf: bool,
+    /// Whether it lies in the memory of a leaf of the own graph.
+    pub in_leaf: bool,
 }
 
 impl Input {
@@ -46,7 +47,7 @@ impl Input {
             identity: 0,
             version: 0,
             needs_grad: false,
-            is_leaf: false,
+            in_leaf: false,
         }
     }
 }
@@ -155,12 +156,12 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient.
+    /// a gradient, and for a view of one.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
         let identity = ffi::describe(self.op, x)?.identity;
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.is_leaf {
+            if input.in_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
             self.marks.get_or_insert_default().dirty.push(i);
