@@ -3,8 +3,8 @@
 
 use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
 use super::var::Var;
-use crate::erased::Applied;
 use crate::ctx::Input;
+use crate::erased::Applied;
 use crate::forward::{self, Output};
 use crate::tensors::{Of, Refs, sealed::Shape};
 use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
