@@ -60,6 +60,10 @@ impl ffi::Description<'_> {
     pub fn is_differentiable(&self) -> bool {
         matches!(self.dtype, 5..=10 | 15 | 23..=26)
     }
+
+    pub fn is_complex(&self) -> bool {
+        matches!(self.dtype, 8..=10)
+    }
 }
 
 impl fmt::Display for Meta {

@@ -127,7 +127,9 @@ bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   return guarded(false, [&] {
     const c10::NoGradGuard no_grad;
     if (!same_layout(*sum, *term)) {
-      *sum = at::add(*sum, *term);  // strided + sparse
+      // libtorch adds sparse to strided, not strided to sparse.
+      const bool strided = sum->layout() == at::kStrided;
+      *sum = strided ? at::add(*sum, *term) : at::add(*term, *sum);
     } else if (may_hold_sum(*sum)) {
       add_in_place(*sum, *term);
     } else if (may_hold_sum(*term)) {

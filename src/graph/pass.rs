@@ -7,7 +7,7 @@
 use super::node::{Edge, Node, Recorded, Role};
 use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, rules};
+use crate::{Ctx, Result, ffi, rules};
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
@@ -42,6 +42,7 @@ impl<'g> Pass<'g> {
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
+        let _no_grad = ffi::GradMode::set(false);
         while let Some(Waiting { node, mut grads }) = self.queue.pop() {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
@@ -60,6 +61,8 @@ impl<'g> Pass<'g> {
         }
         let done = self.differentiate(recorded, &ctx, grads);
         if done.is_err() {
+            // The next pass may need other gradients.
+            ctx.set_needs(|i| recorded.edges[i].is_some());
             recorded.put_back(ctx);
         }
         done

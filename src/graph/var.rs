@@ -1,11 +1,11 @@
 //! [`Var`]: a value in the crate's own graph.
 
-use super::node::{Edge, Leaf, LeafState, Node, Role, Start, lock};
+use super::node::{self, Edge, Leaf, LeafState, Node, Role, Start, lock};
 use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions, meta::Meta};
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
 /// A tensor with its place in the crate's own graph.
@@ -26,7 +26,8 @@ impl Var {
     ///
     /// Made from a leaf of libtorch's that requires a gradient (a parameter of
     /// a `VarStore`), it stands for that parameter: [`backward`](Var::backward)
-    /// adds to the parameter's own `.grad`, where tch's optimizers find it.
+    /// adds to the parameter's own `.grad`, where tch's optimizers find it. All
+    /// leaves made from one parameter are the same leaf.
     ///
     /// # Panics
     /// For an undefined tensor and for a dtype that is not floating-point or
@@ -47,10 +48,13 @@ impl Var {
             return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
         let version = d.version;
-        let source = (given.requires_grad() && given.is_leaf()).then(|| given.shallow_clone());
-        let state = Mutex::new(LeafState { grad: None, source });
-        let leaf = Start::Leaf(Box::new(Leaf { version: version.into(), state }));
-        Ok(Var::new(outside_libtorch(given), version, Node::new(1, Role::Start(leaf)), 0))
+        let node = if d.requires_grad && given.is_leaf() {
+            node::parameter(d.identity, version, given.shallow_clone())
+        } else {
+            let leaf = Box::new(Leaf::new(version, None));
+            Node::new(1, Role::Start(Start::Leaf(leaf)))
+        };
+        Ok(Var::new(outside_libtorch(given), version, node, 0))
     }
 
     /// A value without a gradient. It shares memory with `value`.
@@ -99,8 +103,10 @@ impl Var {
         let Some(leaf) = self.node().leaf() else { return };
         let mut state = lock(&leaf.state);
         state.grad = None;
-        if let Some(source) = &mut state.source {
-            source.zero_grad();
+        if let Some(source) = &state.source {
+            // Not zeros in place, as tch does: the user may hold the gradient.
+            let none = Tensor::new();
+            ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
         }
     }
 
@@ -127,19 +133,27 @@ impl Var {
     /// value report it when they are differentiated.
     ///
     /// # Errors
-    /// [`Error::Argument`] when it is no leaf; [`Error::Panic`].
+    /// [`Error::Argument`] when it is no leaf, and when the closure assigns
+    /// another tensor (`*t = ...`), which would leave the leaf as it was;
+    /// [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
         let Some(leaf) = self.node().leaf() else {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
+        let mut value = self.value.shallow_clone();
         let done = error::run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);
-            change(&mut self.value.shallow_clone());
+            change(&mut value);
             Ok(())
         });
         leaf.version.store(ffi::version(&self.value), Relaxed);
+        if ffi::describe(OP, &value)?.identity != ffi::describe(OP, &self.value)?.identity {
+            let message = "the closure assigned another tensor, which the leaf knows nothing of; \
+                           change the tensor in place (copy_, g_sub_, ...)";
+            return Err(Error::Argument { op: OP, message: message.to_owned() });
+        }
         done
     }
 
