@@ -456,19 +456,31 @@ impl fmt::Debug for Choices {
     }
 }
 
+/// Without what the outputs do not need: proptest leaves some of it.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |values: &[usize]| {
+            let names: Vec<String> = values.iter().map(|i| format!("x{i}")).collect();
+            names.join(", ")
+        };
+        let outputs: Vec<usize> = self.outputs.iter().map(|(i, _)| *i).collect();
+        let mut needed = outputs.clone();
+        for (i, (_, args)) in self.steps.iter().enumerate().rev() {
+            if needed.contains(&(self.leaves.len() + i)) {
+                needed.extend(args);
+            }
+        }
         writeln!(f)?;
-        for (i, (leaf, _)) in self.leaves.iter().enumerate() {
+        for (i, (leaf, _)) in self.leaves.iter().enumerate().filter(|(i, _)| needed.contains(i)) {
             let role = if leaf.requires_grad { "leaf" } else { "constant" };
             writeln!(f, "x{i} = {role} {:?} {:?}", leaf.shape, leaf.layout)?;
         }
         for ((op, args), i) in self.steps.iter().zip(self.leaves.len()..) {
-            let args: Vec<String> = args.iter().map(|a| format!("x{a}")).collect();
-            writeln!(f, "x{i} = {op:?}: {}", args.join(", "))?;
+            if needed.contains(&i) {
+                writeln!(f, "x{i} = {op:?}: {}", names(args))?;
+            }
         }
-        let outputs: Vec<String> = self.outputs.iter().map(|(i, _)| format!("x{i}")).collect();
-        writeln!(f, "gradients of {}", outputs.join(", "))
+        writeln!(f, "gradients of {}", names(&outputs))
     }
 }
 
