@@ -2,7 +2,10 @@
 //! what this package builds find that libtorch when it runs.
 
 use anyhow::{Context, Result, bail};
-use std::os::unix::fs::symlink;
+#[cfg(unix)]
+use std::os::unix::fs::symlink as link_folder;
+#[cfg(windows)]
+use std::os::windows::fs::symlink_dir as link_folder;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -15,14 +18,27 @@ const WAYS_OUT: &str = "Ways out:
   - LIBTORCH_USE_PYTORCH=1 takes the one of `pip install torch==2.13.0`;
   - the feature `doc-only` builds the documentation without any.";
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(problem) = run() {
+        // cargo shows these lines and nothing else.
+        for line in format!("{problem:#}").lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn run() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     if cfg!(feature = "doc-only") {
         return Ok(());
     }
+    let target = env::var("CARGO_CFG_TARGET_OS")?;
+    if target != "linux" {
+        bail!("tch-function runs on Linux only so far, not on {target}.\n{WAYS_OUT}");
+    }
     let lib = env_var("DEP_TCH_LIBTORCH_LIB")
         .map(PathBuf::from)
-        .with_context(|| format!("torch-sys gives no libtorch for this platform.\n{WAYS_OUT}"))?;
+        .with_context(|| format!("torch-sys names no libtorch.\n{WAYS_OUT}"))?;
     // Its headers lie beside it, unless torch-sys was told otherwise.
     let include = match env_var("LIBTORCH_INCLUDE") {
         Some(dir) => PathBuf::from(dir).join("include"),
@@ -44,7 +60,9 @@ fn check_version(include: &Path) -> Result<()> {
     println!("cargo:rerun-if-changed={}", header.display());
     let text = fs::read_to_string(&header).unwrap_or_default();
     let number = |part: &str| -> Option<u32> {
-        let line = text.lines().find_map(|l| l.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(part))?;
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(part))?;
         line.trim().parse().ok()
     };
     let found = number("MAJOR").zip(number("MINOR"));
@@ -56,7 +74,10 @@ fn check_version(include: &Path) -> Result<()> {
         None => "no version (it is missing, or says none)".to_owned(),
     };
     let (major, minor) = LIBTORCH;
-    bail!("tch-function needs libtorch {major}.{minor}; {} has {found}.\n{WAYS_OUT}", header.display())
+    bail!(
+        "tch-function needs libtorch {major}.{minor}; {} has {found}.\n{WAYS_OUT}",
+        header.display()
+    )
 }
 
 fn compile_shim(include: &Path) {
@@ -66,6 +87,8 @@ fn compile_shim(include: &Path) {
         .std("c++17")
         // Also in a dev build: it runs once or more for every node.
         .opt_level(2)
+        // Which would double the compile time.
+        .debug(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-fvisibility=hidden")
         .extra_warnings(true)
@@ -96,7 +119,7 @@ fn link(lib: &Path) -> Result<()> {
 
     let inside = PathBuf::from(env::var("OUT_DIR")?).join("libtorch");
     fs::remove_file(&inside).ok();
-    symlink(lib, &inside).with_context(|| format!("cannot link to {}", lib.display()))?;
+    link_folder(lib, &inside).with_context(|| format!("cannot link to {}", lib.display()))?;
     println!("cargo:rustc-link-search=native={}", inside.display());
     Ok(())
 }

@@ -18,6 +18,9 @@ use tch::Tensor;
 pub struct Ctx {
     op: &'static str,
     inputs: SmallVec<[Input; 1]>,
+    /// Of the outputs, where there are several: a node with one output runs
+    /// only when its gradient is there, so nothing needs materialising.
+    outputs: Vec<Meta>,
     saved: Option<SmallVec<[Saved; 2]>>,
     state: Option<Arc<dyn Any + Send + Sync>>,
     marks: Option<Box<Marks>>,
@@ -63,10 +66,12 @@ pub(crate) struct Marks {
 }
 
 impl Ctx {
-    pub(crate) fn new(op: &'static str, inputs: SmallVec<[Input; 1]>, recording: bool) -> Ctx {
+    #[inline]
+    pub(crate) fn new(op: &'static str, recording: bool) -> Ctx {
         Ctx {
             op,
-            inputs,
+            inputs: SmallVec::new(),
+            outputs: Vec::new(),
             saved: None,
             state: None,
             marks: None,
@@ -231,12 +236,35 @@ impl Ctx {
         self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
     }
 
+    pub(crate) fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    #[inline]
+    pub(crate) fn push_input(&mut self, input: Input) {
+        self.inputs.push(input);
+    }
+
+    #[inline]
+    pub(crate) fn push_output(&mut self, output: Meta) {
+        self.outputs.push(output);
+    }
+
+    pub(crate) fn outputs(&self) -> &[Meta] {
+        &self.outputs
+    }
+
     pub(crate) fn op(&self) -> &'static str {
         self.op
     }
 
     pub(crate) fn inputs(&self) -> &[Input] {
         &self.inputs
+    }
+
+    /// As `needs_input_grad`, for a position that is known to be there.
+    pub(crate) fn needs(&self, i: usize) -> bool {
+        self.inputs[i].needs_grad
     }
 
     pub(crate) fn materialize_grads(&self) -> bool {
@@ -261,6 +289,7 @@ impl Ctx {
         Ctx {
             op: self.op,
             inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
             saved,
             state: self.state.clone(),
             marks: None,

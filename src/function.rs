@@ -2,6 +2,7 @@
 
 use crate::tensors::{Grads, Of, Refs, Tensors};
 use crate::{Ctx, Result, value::Differentiable};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// A differentiable operator: `torch.autograd.Function` in Rust.
@@ -99,7 +100,10 @@ pub trait Function: Send + Sync + Sized + 'static {
     /// # Errors
     /// What `forward` returns or panics with, and each broken rule of
     /// [`Ctx`], as an [`Error`](crate::Error) that names the op.
-    fn apply<V: Differentiable>(self, x: Refs<'_, Self::Inputs, V>) -> Result<Of<Self::Outputs, V>> {
+    fn apply<V: Differentiable>(
+        self,
+        x: Refs<'_, Self::Inputs, V>,
+    ) -> Result<Of<Self::Outputs, V>> {
         V::apply(self, x)
     }
 }
@@ -124,7 +128,24 @@ impl<F: Function> Function for Arc<F> {
 }
 
 /// `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
+/// Every call of `apply` asks for it, so the last answers are kept.
 fn short_name(path: &'static str) -> &'static str {
+    const SLOTS: usize = 16;
+    type Slot = Cell<(&'static str, &'static str)>;
+    thread_local!(static LAST: [Slot; SLOTS] = const { [const { Cell::new(("", "")) }; SLOTS] });
+    LAST.with(|last| {
+        let slot = &last[path.as_ptr() as usize / 16 % SLOTS];
+        let (known, short) = slot.get();
+        if std::ptr::eq(known, path) {
+            return short;
+        }
+        let short = last_segment(path);
+        slot.set((path, short));
+        short
+    })
+}
+
+fn last_segment(path: &'static str) -> &'static str {
     let path = path.split('<').next().unwrap_or(path);
     path.rsplit("::").next().unwrap_or(path)
 }

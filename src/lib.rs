@@ -3,11 +3,14 @@
 
 pub mod check;
 mod ctx;
+mod erased;
 mod error;
 mod ffi;
+mod forward;
 mod function;
 mod grad;
 mod graph;
+mod lift;
 mod meta;
 pub mod ops;
 mod rules;
@@ -20,6 +23,7 @@ pub use error::Error;
 pub use function::Function;
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};
+pub use lift::{lift, lift_all};
 pub use tensors::{Grads, Of, Refs, Tensors};
 pub use value::{Differentiable, Value};
 

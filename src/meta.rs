@@ -13,6 +13,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    #[inline]
     pub fn of(d: &ffi::Description) -> Meta {
         Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device }
     }
@@ -34,24 +35,6 @@ impl Meta {
         self.dtype >= 0
     }
 
-    /// Whether the dtype is one that libtorch lets require a gradient.
-    pub fn is_differentiable(&self) -> bool {
-        use Kind::*;
-        matches!(
-            self.kind(),
-            Half | Float
-                | Double
-                | BFloat16
-                | ComplexHalf
-                | ComplexFloat
-                | ComplexDouble
-                | Float8e5m2
-                | Float8e4m3fn
-                | Float8e5m2fnuz
-                | Float8e4m3fnuz
-        )
-    }
-
     pub fn kind(&self) -> Kind {
         kind_of(self.dtype)
     }
@@ -65,6 +48,20 @@ impl Meta {
     }
 }
 
+impl ffi::Description<'_> {
+    #[inline]
+    pub fn is_defined(&self) -> bool {
+        self.dtype >= 0
+    }
+
+    /// Whether the dtype is one that libtorch lets require a gradient: a
+    /// floating-point or complex one.
+    #[inline]
+    pub fn is_differentiable(&self) -> bool {
+        matches!(self.dtype, 5..=10 | 15 | 23..=26)
+    }
+}
+
 impl fmt::Display for Meta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "shape {:?}, dtype {:?}, {:?}", &self.sizes[..], self.kind(), self.device())
@@ -75,8 +72,22 @@ impl fmt::Display for Meta {
 fn kind_of(dtype: i8) -> Kind {
     use Kind::*;
     const FIRST: [Kind; 16] = [
-        Uint8, Int8, Int16, Int, Int64, Half, Float, Double, ComplexHalf, ComplexFloat,
-        ComplexDouble, Bool, QInt8, QUInt8, QInt32, BFloat16,
+        Uint8,
+        Int8,
+        Int16,
+        Int,
+        Int64,
+        Half,
+        Float,
+        Double,
+        ComplexHalf,
+        ComplexFloat,
+        ComplexDouble,
+        Bool,
+        QInt8,
+        QUInt8,
+        QInt32,
+        BFloat16,
     ];
     match dtype {
         0..=15 => FIRST[dtype as usize],

@@ -19,7 +19,8 @@ pub(crate) fn check_gradient(ctx: &Ctx, i: usize, grad: &Tensor) -> Result<()> {
 
 fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {
     if !found.is_defined() {
-        let what = format!("the gradient of input {input}; return None where no gradient flows; it");
+        let what =
+            format!("the gradient of input {input}; return None where no gradient flows; it");
         return Error::Undefined { op, what };
     }
     if expected.sizes() != found.sizes() {

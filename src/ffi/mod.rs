@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -23,7 +24,7 @@ unsafe extern "C" {
     fn tf_last_error() -> *const c_char;
     fn tf_describe(t: *const C_tensor, out: *mut RawMeta) -> bool;
     fn tf_version(t: *const C_tensor) -> u32;
-    safe fn tf_grad_enabled() -> bool;
+    safe fn tf_set_grad_enabled(enabled: bool) -> bool;
     fn tf_zeros(sizes: *const i64, dim: usize, dtype: i8, device: i8, index: i8) -> *mut C_tensor;
     fn tf_is_unique(t: *const C_tensor) -> bool;
     fn tf_accumulate(sum: *mut C_tensor, term: *const C_tensor) -> bool;
@@ -105,10 +106,26 @@ pub(crate) fn version(t: &Tensor) -> u32 {
     unsafe { tf_version(t.as_ptr()) }
 }
 
-/// Whether libtorch records gradients on this thread.
-#[inline]
-pub(crate) fn grad_enabled() -> bool {
-    tf_grad_enabled()
+/// While it lives, libtorch's grad mode on this thread is what it was set to.
+pub(crate) struct GradMode {
+    /// What it was before, and will be again.
+    pub was: bool,
+    /// The mode belongs to this thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl GradMode {
+    #[inline]
+    pub fn set(enabled: bool) -> GradMode {
+        GradMode { was: tf_set_grad_enabled(enabled), _not_send: PhantomData }
+    }
+}
+
+impl Drop for GradMode {
+    #[inline]
+    fn drop(&mut self) {
+        tf_set_grad_enabled(self.was);
+    }
 }
 
 fn own(op: &'static str, handle: *mut C_tensor) -> Result<Tensor, Error> {
@@ -179,7 +196,10 @@ pub(crate) fn torch_grad(
         )
     };
     check(op, done)?;
-    Ok(grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect::<Result<_, _>>()?)
+    Ok(grads
+        .into_iter()
+        .map(|g| (!g.is_null()).then(|| own(op, g)).transpose())
+        .collect::<Result<_, _>>()?)
 }
 
 extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {

@@ -40,7 +40,8 @@ R guarded(R failure, F&& body) noexcept {
 }
 
 uint32_t version_of(const at::Tensor& t) {
-  return t.is_inference() ? 0 : static_cast<uint32_t>(t._version());
+  const auto& counter = t.unsafeGetTensorImpl()->version_counter();
+  return counter.enabled() ? counter.current_version() : 0;  // inference: off
 }
 
 bool is_unique(const at::Tensor& t) {
@@ -120,7 +121,11 @@ uint32_t tf_version(const at::Tensor* t) noexcept {
   return guarded(0u, [&] { return t->defined() ? version_of(*t) : 0u; });
 }
 
-bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
+bool tf_set_grad_enabled(bool enabled) noexcept {
+  const bool was = c10::GradMode::is_enabled();
+  if (was != enabled) c10::GradMode::set_enabled(enabled);
+  return was;
+}
 
 at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
                      int8_t device_type, int8_t device_index) noexcept {

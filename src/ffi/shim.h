@@ -33,7 +33,8 @@ const char* tf_last_error() noexcept;
 // False (with an error) for tensors that have no sizes, such as nested ones.
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept;
 uint32_t tf_version(const at::Tensor* t) noexcept;
-bool tf_grad_enabled() noexcept;
+// Sets libtorch's grad mode on this thread; returns what it was.
+bool tf_set_grad_enabled(bool enabled) noexcept;
 
 // New handles, owned by the caller; null on failure.
 at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,

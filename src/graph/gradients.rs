@@ -1,6 +1,6 @@
 //! [`Gradients`], and what `grad` and `backward` do on the own graph.
 
-use super::node::{Leaf, Node, Role, lock};
+use super::node::{Leaf, LeafState, lock};
 use super::pass::Pass;
 use super::var::Var;
 use crate::{Error, GradOptions, Result, ffi, rules};
@@ -75,9 +75,9 @@ pub(crate) fn grad(
     options: &GradOptions<'_, Var>,
 ) -> Result<Vec<Option<Var>>> {
     if let Some(input) = inputs.iter().position(|x| !x.requires_grad()) {
-        return Err(match inputs[input].node().role {
-            Role::Constant { blocked_by: Some(op) } => Error::NotDifferentiable { op },
-            _ => Error::InputNoGrad { input },
+        return Err(match inputs[input].node().blocked_by() {
+            Some(op) => Error::NotDifferentiable { op },
+            None => Error::InputNoGrad { input },
         });
     }
     let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
@@ -99,18 +99,15 @@ pub(crate) fn grad(
 }
 
 pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
-    let mut leaves: Vec<(&Node, Tensor)> = Vec::new();
+    let mut leaves: Vec<(&Leaf, Tensor)> = Vec::new();
     start(outputs, None, options)?.run(|node, grads| {
-        if let (Role::Leaf(_), Some(grad)) = (&node.role, grads[0].take()) {
-            leaves.push((node, grad));
+        if let Some(leaf) = node.leaf() {
+            leaves.extend(grads[0].take().map(|grad| (leaf, grad)));
         }
         Ok(())
     })?;
     // Only now, so that a pass that fails changes no leaf.
-    leaves.into_iter().try_for_each(|(node, grad)| match &node.role {
-        Role::Leaf(leaf) => lock(leaf).accumulate(grad),
-        _ => Ok(()),
-    })
+    leaves.into_iter().try_for_each(|(leaf, grad)| lock(&leaf.state).accumulate(grad))
 }
 
 fn start<'g>(
@@ -132,23 +129,21 @@ fn seeds(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Tensor>
     if !given.is_empty() && given.len() != outputs.len() {
         return Err(Error::SeedCount { expected: outputs.len(), found: given.len() });
     }
-    let seed = |(i, y): (usize, &&Var)| match y.node().role {
-        Role::Constant { blocked_by: Some(op) } => Err(Error::NotDifferentiable { op }),
-        Role::Constant { .. } => Err(Error::NoGraph { output: i }),
-        _ => rules::seed(y.node().name(), i, y.value(), given.get(i).map(|g| g.value())),
+    let seed = |(i, y): (usize, &&Var)| match y.node().blocked_by() {
+        Some(op) => Err(Error::NotDifferentiable { op }),
+        None if !y.requires_grad() => Err(Error::NoGraph { output: i }),
+        None => rules::seed(y.node().name(), i, y.value(), given.get(i).map(|g| g.value())),
     };
     outputs.iter().enumerate().map(seed).collect()
 }
 
-impl Leaf {
+impl LeafState {
     fn accumulate(&mut self, grad: Tensor) -> Result<()> {
         const OP: &str = "leaf";
-        let present = match &self.source {
-            Some(source) => Some(source.grad()).filter(Tensor::defined),
-            None => self.grad.take(),
-        };
-        let sum = match present {
+        let sum = match self.grad() {
             Some(mut sum) => {
+                // The only handle left, so that the sum may be in place.
+                self.grad = None;
                 ffi::accumulate(OP, &mut sum, &grad)?;
                 sum
             }
@@ -157,11 +152,9 @@ impl Leaf {
             None => grad.copy(),
         };
         match &self.source {
-            Some(source) => ffi::set_grad(OP, source, &sum),
-            None => {
-                self.grad = Some(sum);
-                Ok(())
-            }
+            Some(source) => ffi::set_grad(OP, source, &sum)?,
+            None => self.grad = Some(sum),
         }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ mod apply;
 mod gradients;
 mod node;
 mod pass;
+mod queue;
 mod var;
 
 pub use gradients::Gradients;

@@ -5,13 +5,7 @@
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
-use crate::{
-    Ctx, Error, Function, Result,
-    error::run_user,
-    ffi,
-    meta::Meta,
-    tensors::sealed::Shape,
-};
+use crate::{Ctx, Error, Result, erased::Backward};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,40 +18,51 @@ pub(crate) type Inputs<T> = SmallVec<[T; 2]>;
 
 pub(crate) struct Node {
     pub seq: u64,
-    pub outputs: Outputs<Output>,
+    /// The number of outputs.
+    pub outputs: u32,
     pub role: Role,
+    superseded: OnceLock<Box<Superseded>>,
 }
 
+/// Two variants, and not one each for leaves and constants, because then the
+/// enum needs no tag of its own: see `a_node_is_small`.
 pub(crate) enum Role {
+    /// The outputs of an op.
+    Op(Recorded),
+    /// A value from outside.
+    Start(Start),
+}
+
+pub(crate) enum Start {
     /// A value that gradients are asked for.
-    Leaf(Mutex<Leaf>),
+    Leaf(Box<Leaf>),
     /// A value without a gradient; the op that took it away, if one did.
     Constant { blocked_by: Option<&'static str> },
-    /// The output of an op.
-    Op(Recorded),
 }
 
-/// What is known of a value besides its tensor.
-pub(crate) struct Output {
-    pub meta: Meta,
-    version: AtomicU32,
-    superseded_by: OnceLock<&'static str>,
+pub(crate) struct Leaf {
+    /// The version that the leaf's tensor should have.
+    pub version: AtomicU32,
+    pub state: Mutex<LeafState>,
 }
 
 #[derive(Default)]
-pub(crate) struct Leaf {
+pub(crate) struct LeafState {
     pub grad: Option<Tensor>,
     /// The tch tensor that the leaf was made from, if that requires a gradient
     /// itself: then gradients go to its `.grad`, where tch's optimizers look.
     pub source: Option<Tensor>,
 }
 
+/// Which outputs were changed in place, and by which op.
+type Superseded = Mutex<Vec<(u32, &'static str)>>;
+
 /// One application of a Function.
 pub(crate) struct Recorded {
     pub op: Box<dyn Backward>,
     pub edges: Inputs<Option<Edge>>,
     /// `None` once it was used by a pass that did not retain the graph.
-    ctx: Mutex<Option<Ctx>>,
+    ctx: Mutex<Option<Box<Ctx>>>,
 }
 
 /// Output `output` of `node`.
@@ -67,55 +72,51 @@ pub(crate) struct Edge {
     pub output: u32,
 }
 
-/// A Function whose types are forgotten.
-pub(crate) trait Backward: Send + Sync {
-    fn name(&self) -> &'static str;
-    /// The gradients of the inputs, one per position, unchecked.
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Tensor>) -> Result<Inputs<Option<Tensor>>>;
-}
-
-/// A Function and the layouts of one application.
-pub(crate) struct Applied<F: Function> {
-    pub f: F,
-    pub inputs: <F::Inputs as Shape>::Layout,
-    pub outputs: <F::Outputs as Shape>::Layout,
-}
-
-impl<F: Function> Backward for Applied<F> {
-    fn name(&self) -> &'static str {
-        self.f.name()
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: Outputs<Tensor>) -> Result<Inputs<Option<Tensor>>> {
-        let op = ctx.op();
-        let mut dy = dy.into_iter();
-        let dy = F::Outputs::build(&self.outputs, &mut || dy.next());
-        let grads = run_user(op, "backward", Error::backward, || {
-            self.f.backward(ctx, F::Outputs::borrow(&dy))
-        })?;
-        let mut flat = Inputs::new();
-        F::Inputs::take_grads(grads, Some(&self.inputs), &mut |g| flat.push(g))
-            .map_err(|m| Error::GradientCount { op, expected: m.expected, found: m.found })?;
-        Ok(flat)
-    }
-}
-
 impl Node {
-    pub fn new(outputs: Outputs<Output>, role: Role) -> Arc<Node> {
+    #[inline]
+    pub fn new(outputs: u32, role: Role) -> Arc<Node> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Node { seq: NEXT.fetch_add(1, Ordering::Relaxed), outputs, role })
+        let seq = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Node { seq, outputs, role, superseded: OnceLock::new() })
+    }
+
+    /// Marks an output's value as changed in place by an op.
+    pub fn supersede(&self, output: u32, by: &'static str) {
+        lock(self.superseded.get_or_init(Box::default)).push((output, by));
+    }
+
+    /// The op that last changed the output's value in place, if one did.
+    #[inline]
+    pub fn superseded_by(&self, output: u32) -> Option<&'static str> {
+        let list = lock(self.superseded.get()?);
+        list.iter().rev().find(|(i, _)| *i == output).map(|(_, by)| *by)
     }
 
     pub fn requires_grad(&self) -> bool {
-        !matches!(self.role, Role::Constant { .. })
+        !matches!(self.role, Role::Start(Start::Constant { .. }))
     }
 
     /// The name of the op that made it, or what it is instead.
     pub fn name(&self) -> &'static str {
         match &self.role {
-            Role::Leaf(_) => "leaf",
-            Role::Constant { .. } => "constant",
             Role::Op(recorded) => recorded.op.name(),
+            Role::Start(Start::Leaf(_)) => "leaf",
+            Role::Start(Start::Constant { .. }) => "constant",
+        }
+    }
+
+    pub fn leaf(&self) -> Option<&Leaf> {
+        match &self.role {
+            Role::Start(Start::Leaf(leaf)) => Some(leaf),
+            _ => None,
+        }
+    }
+
+    /// The op that made this a constant.
+    pub fn blocked_by(&self) -> Option<&'static str> {
+        match self.role {
+            Role::Start(Start::Constant { blocked_by }) => blocked_by,
+            _ => None,
         }
     }
 
@@ -128,61 +129,23 @@ impl Node {
 }
 
 impl Recorded {
-    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Ctx) -> Recorded {
+    #[inline]
+    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Box<Ctx>) -> Recorded {
         Recorded { op, edges, ctx: Mutex::new(Some(ctx)) }
     }
 
     /// The context, for one pass: a copy if the graph is retained, else the
     /// context itself, so that saved tensors go as the pass goes.
-    pub fn take_ctx(&self, retain: bool) -> Result<Ctx> {
+    #[inline]
+    pub fn take_ctx(&self, retain: bool) -> Result<Box<Ctx>> {
         let mut ctx = lock(&self.ctx);
-        let taken = if retain { ctx.as_ref().map(Ctx::share) } else { ctx.take() };
+        let taken = if retain { ctx.as_ref().map(|ctx| Box::new(ctx.share())) } else { ctx.take() };
         taken.ok_or_else(|| Error::GraphFreed { op: self.op.name() })
     }
 
     /// Undoes `take_ctx` after a pass that failed here.
-    pub fn put_back(&self, ctx: Ctx) {
+    pub fn put_back(&self, ctx: Box<Ctx>) {
         lock(&self.ctx).get_or_insert(ctx);
-    }
-}
-
-impl Output {
-    pub fn of(d: &ffi::Description) -> Output {
-        Output {
-            meta: Meta::of(d),
-            version: AtomicU32::new(d.version),
-            superseded_by: OnceLock::new(),
-        }
-    }
-
-    /// Of an optional value that is not there.
-    pub fn absent() -> Output {
-        let meta = Meta::undefined();
-        Output { meta, version: AtomicU32::new(0), superseded_by: OnceLock::new() }
-    }
-
-    /// For another node of the same value.
-    pub fn again(&self) -> Output {
-        let version = AtomicU32::new(self.version());
-        Output { meta: self.meta.clone(), version, superseded_by: OnceLock::new() }
-    }
-
-    /// The version that the tensor should have.
-    pub fn version(&self) -> u32 {
-        self.version.load(Ordering::Relaxed)
-    }
-
-    pub fn set_version(&self, version: u32) {
-        self.version.store(version, Ordering::Relaxed)
-    }
-
-    /// The op that changed the value in place, if one did.
-    pub fn superseded_by(&self) -> Option<&'static str> {
-        self.superseded_by.get().copied()
-    }
-
-    pub fn supersede(&self, by: &'static str) {
-        self.superseded_by.get_or_init(|| by);
     }
 }
 
@@ -200,7 +163,10 @@ impl Drop for Node {
         let mut orphans = take_edges(self);
         while let Some(edge) = orphans.pop() {
             if let Some(mut node) = edge.and_then(|edge| Arc::into_inner(edge.node)) {
-                orphans.append(&mut take_edges(&mut node));
+                match orphans.is_empty() {
+                    true => orphans = take_edges(&mut node),
+                    false => orphans.append(&mut take_edges(&mut node)),
+                }
             }
         }
     }
@@ -211,4 +177,14 @@ fn take_edges(node: &mut Node) -> Inputs<Option<Edge>> {
         Role::Op(recorded) => std::mem::take(&mut recorded.edges),
         _ => Inputs::new(),
     }
+}
+
+/// A chunk of at most 128 bytes (with the counters and malloc's own word) is
+/// one that glibc's malloc hands out and takes back without searching or
+/// merging; the engine's speed on chains of small ops needs it.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_node_is_small() {
+    let counters = 2 * size_of::<usize>();
+    assert!(size_of::<Node>() + counters + 8 <= 128, "{} bytes", size_of::<Node>());
 }

@@ -4,23 +4,19 @@
 //! [Sequence numbers] in `node.rs`), and sums each node's gradient over its
 //! children: `dx_N/dx_i = sum over children j of dx_N/dx_j * dx_j/dx_i`.
 
-use super::node::{Edge, Inputs, Node, Outputs, Recorded, Role};
+use super::node::{Edge, Node, Recorded, Role};
+use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, ffi, rules};
-use std::collections::{BTreeMap, HashSet};
+use crate::{Ctx, Result, rules};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
 
-/// The nodes that wait for their gradient to be complete, by sequence number.
 pub(crate) struct Pass<'g> {
-    waiting: BTreeMap<u64, Waiting<'g>>,
+    queue: Queue<'g>,
+    /// The nodes that lead to what is asked for; all of them if `None`.
     relevant: Option<Seqs>,
     retain: bool,
-}
-
-struct Waiting<'g> {
-    node: &'g Node,
-    grads: Outputs<Option<Tensor>>,
 }
 
 impl<'g> Pass<'g> {
@@ -33,9 +29,9 @@ impl<'g> Pass<'g> {
         retain: bool,
     ) -> Result<Pass<'g>> {
         let relevant = targets.map(|targets| relevant(outputs, targets));
-        let mut pass = Pass { waiting: BTreeMap::new(), relevant, retain };
+        let mut pass = Pass { queue: Queue::default(), relevant, retain };
         for (output, seed) in outputs.iter().zip(seeds) {
-            pass.add(output.node().name(), output.edge(), seed)?;
+            pass.queue.add(output.node().name(), output.edge(), seed)?;
         }
         Ok(pass)
     }
@@ -46,94 +42,60 @@ impl<'g> Pass<'g> {
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
-        while let Some((_, Waiting { node, mut grads })) = self.waiting.pop_last() {
+        while let Some(Waiting { node, mut grads }) = self.queue.pop() {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
             if recorded.edges.iter().flatten().any(|edge| self.wants(edge)) {
-                self.step(node, recorded, grads)?;
+                self.step(recorded, &mut grads)?;
             }
         }
         Ok(())
     }
 
     /// One node: from the gradients of its outputs to those of its parents.
-    fn step(
-        &mut self,
-        node: &'g Node,
-        recorded: &'g Recorded,
-        grads: Outputs<Option<Tensor>>,
-    ) -> Result<()> {
+    fn step(&mut self, recorded: &'g Recorded, grads: &mut [Option<Tensor>]) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
-        ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
-        let found = self.gradients(node, recorded, &ctx, grads);
-        match found {
-            Ok(grads) => {
-                for (edge, grad) in recorded.edges.iter().zip(grads) {
-                    if let (Some(edge), Some(grad)) = (edge, grad) {
-                        self.add(ctx.op(), edge, grad)?;
-                    }
-                }
-                Ok(())
-            }
-            Err(e) => {
-                recorded.put_back(ctx);
-                Err(e)
-            }
+        if self.relevant.is_some() {
+            ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
         }
+        let done = self.differentiate(recorded, &ctx, grads);
+        if done.is_err() {
+            recorded.put_back(ctx);
+        }
+        done
     }
 
-    /// What the node's backward returns, checked, without what nobody needs.
-    fn gradients(
-        &self,
-        node: &Node,
-        recorded: &Recorded,
+    /// Runs the node's backward, and sums what it gives where it is needed.
+    fn differentiate(
+        &mut self,
+        recorded: &'g Recorded,
         ctx: &Ctx,
-        grads: Outputs<Option<Tensor>>,
-    ) -> Result<Inputs<Option<Tensor>>> {
-        let mut found = recorded.op.backward(ctx, materialize(node, ctx, grads)?)?;
-        for (i, grad) in found.iter_mut().enumerate() {
-            if !ctx.needs_input_grad(i) {
-                *grad = None;
-            } else if let Some(grad) = grad {
-                rules::check_gradient(ctx, i, grad)?;
+        grads: &mut [Option<Tensor>],
+    ) -> Result<()> {
+        materialize(ctx, grads)?;
+        recorded.op.backward(ctx, grads, &mut |i, grad| match (grad, &recorded.edges[i]) {
+            (Some(grad), Some(edge)) if ctx.needs(i) => {
+                rules::check_gradient(ctx, i, &grad)?;
+                self.queue.add(ctx.op(), edge, grad)
             }
-        }
-        Ok(found)
+            _ => Ok(()),
+        })
     }
 
     fn wants(&self, edge: &Edge) -> bool {
         self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
     }
-
-    /// Sums `grad` into what the node has from its other children.
-    fn add(&mut self, op: &'static str, edge: &'g Edge, grad: Tensor) -> Result<()> {
-        let node = &*edge.node;
-        let waiting = self.waiting.entry(node.seq).or_insert_with(|| Waiting {
-            node,
-            grads: node.outputs.iter().map(|_| None).collect(),
-        });
-        match &mut waiting.grads[edge.output as usize] {
-            Some(sum) => ffi::accumulate(op, sum, &grad)?,
-            empty => *empty = Some(grad),
-        }
-        Ok(())
-    }
 }
 
-/// Gradients that are not there, as zeros or as undefined tensors.
-fn materialize(
-    node: &Node,
-    ctx: &Ctx,
-    grads: Outputs<Option<Tensor>>,
-) -> Result<Outputs<Tensor>> {
-    let fill = |(grad, i): (Option<Tensor>, usize)| match grad {
-        Some(grad) => Ok(grad),
-        None if ctx.materialize_grads() && node.outputs[i].meta.is_defined() => {
-            node.outputs[i].meta.zeros(ctx.op())
+/// Fills in the gradients that are not there, with zeros or undefined tensors.
+fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()> {
+    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
+        if grad.is_none() && output.is_defined() {
+            let zeros = ctx.materialize_grads().then(|| output.zeros(ctx.op())).transpose()?;
+            *grad = Some(zeros.unwrap_or_else(Tensor::new));
         }
-        None => Ok(Tensor::new()),
-    };
-    grads.into_iter().zip(0..).map(fill).collect()
+    }
+    Ok(())
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.

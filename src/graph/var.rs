@@ -1,10 +1,10 @@
 //! [`Var`]: a value in the crate's own graph.
 
-use super::node::{Edge, Leaf, Node, Output, Role, lock};
-use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions};
-use smallvec::smallvec;
+use super::node::{Edge, Leaf, LeafState, Node, Role, Start, lock};
+use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions, meta::Meta};
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
@@ -16,6 +16,9 @@ use tch::Tensor;
 pub struct Var {
     value: Tensor,
     edge: Edge,
+    /// The in-place counter that `value` should have; a leaf's is in its node,
+    /// for all its handles.
+    version: u32,
 }
 
 impl Var {
@@ -39,13 +42,15 @@ impl Var {
     pub fn try_leaf(value: impl Borrow<Tensor>) -> Result<Var> {
         const OP: &str = "Var::leaf";
         let given = value.borrow();
-        let output = described(OP, given)?;
-        if !output.meta.is_differentiable() {
-            return Err(Error::NotFloating { op: OP, found: output.meta.kind() });
+        let d = described(OP, given)?;
+        if !d.is_differentiable() {
+            return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
+        let version = d.version;
         let source = (given.requires_grad() && given.is_leaf()).then(|| given.shallow_clone());
-        let leaf = Leaf { grad: None, source };
-        Ok(Var::from_parts(outside_libtorch(given), output, Role::Leaf(Mutex::new(leaf))))
+        let state = Mutex::new(LeafState { grad: None, source });
+        let leaf = Start::Leaf(Box::new(Leaf { version: version.into(), state }));
+        Ok(Var::new(outside_libtorch(given), version, Node::new(1, Role::Start(leaf)), 0))
     }
 
     /// A value without a gradient. It shares memory with `value`.
@@ -54,16 +59,19 @@ impl Var {
     /// For an undefined tensor.
     pub fn constant(value: impl Borrow<Tensor>) -> Var {
         let value = value.borrow();
-        let output = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
-        Var::from_parts(outside_libtorch(value), output, Role::Constant { blocked_by: None })
+        let d = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
+        Var::blocked(outside_libtorch(value), d.version, None)
     }
 
-    fn from_parts(value: Tensor, output: Output, role: Role) -> Var {
-        Var::from_edge(value, Node::new(smallvec![output], role), 0)
+    /// A constant that an op has made one.
+    pub(crate) fn blocked(value: Tensor, version: u32, blocked_by: Option<&'static str>) -> Var {
+        let constant = Role::Start(Start::Constant { blocked_by });
+        Var::new(value, version, Node::new(1, constant), 0)
     }
 
-    pub(crate) fn from_edge(value: Tensor, node: Arc<Node>, output: usize) -> Var {
-        Var { value, edge: Edge { node, output: output as u32 } }
+    #[inline]
+    pub(crate) fn new(value: Tensor, version: u32, node: Arc<Node>, output: u32) -> Var {
+        Var { value, edge: Edge { node, output }, version }
     }
 
     /// The tensor.
@@ -83,20 +91,15 @@ impl Var {
 
     /// The gradient that [`backward`](Var::backward) has added up in this leaf.
     pub fn grad(&self) -> Option<Tensor> {
-        let Role::Leaf(leaf) = &self.node().role else { return None };
-        let leaf = lock(leaf);
-        match &leaf.source {
-            Some(source) => Some(source.grad()).filter(Tensor::defined),
-            None => leaf.grad.as_ref().map(Tensor::shallow_clone),
-        }
+        lock(&self.node().leaf()?.state).grad()
     }
 
     /// Forgets the gradient added up in this leaf.
     pub fn zero_grad(&self) {
-        let Role::Leaf(leaf) = &self.node().role else { return };
-        let mut leaf = lock(leaf);
-        leaf.grad = None;
-        if let Some(source) = &mut leaf.source {
+        let Some(leaf) = self.node().leaf() else { return };
+        let mut state = lock(&leaf.state);
+        state.grad = None;
+        if let Some(source) = &mut state.source {
             source.zero_grad();
         }
     }
@@ -127,17 +130,22 @@ impl Var {
     /// [`Error::Argument`] when it is no leaf; [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
-        if !matches!(self.node().role, Role::Leaf(_)) {
+        let Some(leaf) = self.node().leaf() else {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
-        }
+        };
         let done = error::run_user(OP, "the closure", Error::forward, || {
-            let _no_grad = tch::no_grad_guard();
+            let _no_grad = ffi::GradMode::set(false);
             change(&mut self.value.shallow_clone());
             Ok(())
         });
-        self.output().set_version(ffi::version(&self.value));
+        leaf.version.store(ffi::version(&self.value), Relaxed);
         done
+    }
+
+    /// The parameter of libtorch's that this leaf stands for.
+    pub(crate) fn parameter(&self) -> Option<Tensor> {
+        lock(&self.node().leaf()?.state).source.as_ref().map(Tensor::shallow_clone)
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -148,17 +156,44 @@ impl Var {
         &self.edge
     }
 
-    pub(crate) fn output(&self) -> &Output {
-        &self.edge.node.outputs[self.edge.output as usize]
+    /// Why the value is not the one that the graph knows, if it is not; `found`
+    /// is the tensor's in-place counter.
+    #[inline]
+    pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
+        if let Some(by) = self.node().superseded_by(self.edge.output) {
+            return Err(Error::Superseded { op, input, by });
+        }
+        let current = match self.node().leaf() {
+            Some(leaf) => leaf.is_current(found),
+            None => found == self.version,
+        };
+        if current { Ok(()) } else { Err(Error::ValueChanged { op, input }) }
     }
 }
 
-fn described(op: &'static str, value: &Tensor) -> Result<Output> {
-    let output = Output::of(&ffi::describe(op, value)?);
-    if output.meta.is_defined() {
-        return Ok(output);
+impl Leaf {
+    /// Leaves that stand for a parameter of libtorch's change when tch's
+    /// optimizers step.
+    fn is_current(&self, version: u32) -> bool {
+        version == self.version.load(Relaxed) || lock(&self.state).source.is_some()
     }
-    Err(Error::Undefined { op, what: "the value".to_owned() })
+}
+
+impl LeafState {
+    pub fn grad(&self) -> Option<Tensor> {
+        match &self.source {
+            Some(source) => Some(source.grad()).filter(Tensor::defined),
+            None => self.grad.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description<'a>> {
+    let d = ffi::describe(op, value)?;
+    match d.is_defined() {
+        true => Ok(d),
+        false => Err(Error::Undefined { op, what: "the value".to_owned() }),
+    }
 }
 
 /// A handle that libtorch's autograd does not follow.
@@ -168,7 +203,7 @@ fn outside_libtorch(t: &Tensor) -> Tensor {
 
 impl Clone for Var {
     fn clone(&self) -> Var {
-        Var { value: self.value.shallow_clone(), edge: self.edge.clone() }
+        Var { value: self.value.shallow_clone(), edge: self.edge.clone(), version: self.version }
     }
 }
 

@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up on a machine that has Rust, a C++
+# compiler and Python 3 with pip. Afterwards plain cargo commands work too.
+
+.PHONY: help demo test bench doc ci libtorch tools
+
+help:
+	@echo "make demo      build, and run the Log1pExp example"
+	@echo "make test      build, and run every test and doctest"
+	@echo "make bench     build with optimisation, and run the benchmarks"
+	@echo "make doc       the documentation, in target/doc"
+	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
+	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
+	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
+
+demo: libtorch
+	cargo run --example log1pexp
+
+test: libtorch
+	cargo test
+
+bench: libtorch
+	cargo bench
+
+doc: libtorch
+	cargo doc --no-deps
+
+ci:
+	.ci/run
+
+libtorch: tools
+	@python3 scripts/fetch-libtorch
+
+tools:
+	@for tool in cargo "$${CXX:-c++}" python3; do \
+	  command -v $$tool >/dev/null || missing="$$missing $$tool"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "error: not found:$$missing" >&2; \
+	  echo "Rust comes from rustup.rs; on Debian or Ubuntu the rest is in: apt install g++ python3-pip" >&2; \
+	  exit 1; \
+	fi

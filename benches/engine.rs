@@ -1,0 +1,178 @@
+//! The own engine beside libtorch's autograd, one thread, 4-element f32,
+//! forward plus backward plus dropping the graph.
+//!
+//! `cargo bench --bench engine` prints criterion's times, then the ratios of
+//! pairs that were run in turn (A B A B ...), which hold when the machine's
+//! speed drifts.
+
+#![allow(missing_docs)]
+
+use anyhow::Result;
+use criterion::{BenchmarkId, Criterion, Throughput};
+use std::time::{Duration, Instant};
+use tch::{Tensor, kind::FLOAT_CPU};
+use tch_function::{Ctx, Function, GradOptions, Var};
+
+/// `y = x`: what is left is the engine, and tch's handles.
+struct Identity;
+
+impl Function for Identity {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.shallow_clone())
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy.shallow_clone()))
+    }
+}
+
+fn own_backward(y: &Var) {
+    let seed = Var::constant(Tensor::ones([4], FLOAT_CPU));
+    GradOptions::new().seeds(&seed).backward(y).expect("a gradient");
+}
+
+fn libtorch_backward(y: &Tensor, x: &Tensor) {
+    // tch starts from ones.
+    let _ = Tensor::run_backward(&[y], &[x], false, false);
+}
+
+fn libtorch_leaf() -> Tensor {
+    Tensor::ones([4], FLOAT_CPU).set_requires_grad(true)
+}
+
+fn own_chain(n: usize) {
+    let mut y = Var::leaf(Tensor::ones([4], FLOAT_CPU));
+    for _ in 0..n {
+        y = Identity.apply(&y).expect("identity");
+    }
+    own_backward(&y);
+}
+
+fn libtorch_chain(n: usize) {
+    let x = libtorch_leaf();
+    let mut y = x.shallow_clone();
+    for _ in 0..n {
+        y = y.alias();
+    }
+    libtorch_backward(&y, &x);
+}
+
+/// Sums neighbours until one is left.
+fn sum_pairwise<T>(mut terms: Vec<T>, add: impl Fn(&T, &T) -> T) -> T {
+    while terms.len() > 1 {
+        let pairs = terms.chunks(2).map(|pair| match pair {
+            [a, b] => add(a, b),
+            _ => add(&pair[0], &pair[0]),
+        });
+        terms = pairs.collect();
+    }
+    terms.remove(0)
+}
+
+fn own_fan_out(n: usize) {
+    let x = Var::leaf(Tensor::ones([4], FLOAT_CPU));
+    let consumers = (0..n).map(|_| Identity.apply(&x).expect("identity")).collect();
+    own_backward(&sum_pairwise(consumers, |a, b| a + b));
+}
+
+fn libtorch_fan_out(n: usize) {
+    let x = libtorch_leaf();
+    let consumers = (0..n).map(|_| x.alias()).collect();
+    libtorch_backward(&sum_pairwise(consumers, |a: &Tensor, b| a + b), &x);
+}
+
+/// A value with `n` consumers, each an output of its own.
+fn own_consumers(n: usize) {
+    let x = Var::leaf(Tensor::ones([4], FLOAT_CPU));
+    let consumers: Vec<Var> = (0..n).map(|_| Identity.apply(&x).expect("identity")).collect();
+    let seed = Var::constant(Tensor::ones([4], FLOAT_CPU));
+    let seeds: Vec<&Var> = consumers.iter().map(|_| &seed).collect();
+    GradOptions::new().seeds(&seeds[..]).backward(&consumers).expect("a gradient");
+}
+
+fn libtorch_consumers(n: usize) {
+    let x = libtorch_leaf();
+    let consumers: Vec<Tensor> = (0..n).map(|_| x.alias()).collect();
+    let _ = Tensor::run_backward(&consumers, &[x], false, false);
+}
+
+type Program = fn(usize);
+struct Pair {
+    name: &'static str,
+    own: Program,
+    libtorch: Program,
+    sizes: &'static [usize],
+}
+
+const PAIRS: [Pair; 3] = [
+    Pair {
+        name: "chain",
+        own: own_chain,
+        libtorch: libtorch_chain,
+        sizes: &[1_000, 10_000, 100_000, 1_000_000],
+    },
+    Pair {
+        name: "fan-out summed pairwise",
+        own: own_fan_out,
+        libtorch: libtorch_fan_out,
+        sizes: &[1_000],
+    },
+    Pair { name: "consumers", own: own_consumers, libtorch: libtorch_consumers, sizes: &[100_000] },
+];
+
+fn with_criterion(c: &mut Criterion) {
+    for pair in &PAIRS {
+        let mut group = c.benchmark_group(pair.name);
+        for &n in pair.sizes {
+            group.throughput(Throughput::Elements(n as u64));
+            if n >= 100_000 {
+                group.sample_size(10);
+            }
+            for (name, program) in [("own", pair.own), ("libtorch", pair.libtorch)] {
+                group.bench_function(BenchmarkId::new(name, n), |b| b.iter(|| program(n)));
+            }
+        }
+        group.finish();
+    }
+}
+
+fn time(program: Program, n: usize, repeats: usize) -> Duration {
+    let start = Instant::now();
+    (0..repeats).for_each(|_| program(n));
+    start.elapsed()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Runs both programs in turn and prints the median of the ratios.
+fn print_ratios() {
+    println!("\n{:<24} {:>9} {:>12} {:>14} {:>8}", "", "n", "own ns/op", "libtorch ns/op", "ratio");
+    for pair in &PAIRS {
+        for &n in pair.sizes {
+            let (rounds, repeats) = if n >= 100_000 { (7, 1) } else { (41, 10_000.max(n) / n) };
+            let (mut own, mut libtorch) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                let per_op = |d: Duration| d.as_nanos() as f64 / (repeats * n) as f64;
+                own.push(per_op(time(pair.own, n, repeats)));
+                libtorch.push(per_op(time(pair.libtorch, n, repeats)));
+            }
+            let ratio = median(own.iter().zip(&libtorch).map(|(a, b)| a / b).collect());
+            let (own, libtorch) = (median(own), median(libtorch));
+            println!("{:<24} {n:>9} {own:>12.0} {libtorch:>14.0} {ratio:>8.3}", pair.name);
+        }
+    }
+}
+
+fn main() {
+    tch::set_num_threads(1);
+    let mut criterion = Criterion::default().configure_from_args();
+    with_criterion(&mut criterion);
+    criterion.final_summary();
+    if std::env::args().any(|arg| arg == "--bench") {
+        print_ratios();
+    }
+}

@@ -1,0 +1,49 @@
+//! A Function whose types are forgotten: what a node of either engine holds.
+
+use crate::tensors::sealed::Shape;
+use crate::{Ctx, Error, Function, Result, error::run_user};
+use tch::Tensor;
+
+/// The backward half of a Function.
+pub(crate) trait Backward: Send + Sync {
+    fn name(&self) -> &'static str;
+    /// Takes the gradients of the outputs, one per position, and hands those of
+    /// the inputs to `give`, one per position, unchecked.
+    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()>;
+}
+
+pub(crate) type Give<'a> = &'a mut dyn FnMut(usize, Option<Tensor>) -> Result<()>;
+
+/// A Function and the layouts of one application.
+pub(crate) struct Applied<F: Function> {
+    pub f: F,
+    pub inputs: <F::Inputs as Shape>::Layout,
+    pub outputs: <F::Outputs as Shape>::Layout,
+}
+
+impl<F: Function> Backward for Applied<F> {
+    fn name(&self) -> &'static str {
+        self.f.name()
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()> {
+        let op = ctx.op();
+        let mut dy = dy.iter_mut();
+        let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
+        let grads = run_user(op, "backward", Error::backward, || {
+            self.f.backward(ctx, F::Outputs::borrow(&dy))
+        })?;
+        // Before the gradients are summed, which may need memory of this size.
+        drop(dy);
+        let (mut i, mut given) = (0, Ok(()));
+        let counted = F::Inputs::take_grads(grads, Some(&self.inputs), &mut |grad| {
+            if given.is_ok() {
+                given = give(i, grad);
+            }
+            i += 1;
+        });
+        counted.map_err(|m| Error::GradientCount { op, expected: m.expected, found: m.found })?;
+        given
+    }
+}
+

@@ -1,0 +1,90 @@
+//! What every engine does around a call of `forward`: looks at what came back
+//! and at what became of the inputs.
+
+use crate::ctx::Marks;
+use crate::{Ctx, Error, Result, ffi, meta::Meta};
+use smallvec::SmallVec;
+use tch::Tensor;
+
+/// What `forward` returned at one position.
+pub(crate) struct Output {
+    pub tensor: Option<Tensor>,
+    pub version: u32,
+    pub identity: usize,
+    pub differentiable: bool,
+}
+
+impl Output {
+    pub fn new(tensor: Option<Tensor>) -> Output {
+        Output { tensor, version: 0, identity: 0, differentiable: false }
+    }
+
+    /// Reads the tensor; adds its description to the context if there are
+    /// `several` outputs.
+    pub fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
+        let Some(tensor) = &mut self.tensor else {
+            if several {
+                ctx.push_output(Meta::undefined());
+            }
+            return Ok(());
+        };
+        let d = ffi::describe(ctx.op(), tensor)?;
+        if !d.is_defined() {
+            let what = format!("output {i} of forward");
+            return Err(Error::Undefined { op: ctx.op(), what });
+        }
+        self.version = d.version;
+        self.identity = d.identity;
+        self.differentiable = ctx.is_recording() && d.is_differentiable();
+        if several {
+            ctx.push_output(Meta::of(&d));
+        }
+        if d.requires_grad {
+            // A tensor that libtorch's autograd follows, such as a captured
+            // parameter: its value is meant.
+            *tensor = tensor.detach();
+        }
+        Ok(())
+    }
+}
+
+/// Refuses changes to inputs that `forward` did not declare.
+#[inline]
+pub(crate) fn check_unchanged<'a>(
+    ctx: &Ctx,
+    marks: Option<&Marks>,
+    value: impl Fn(usize) -> Option<&'a Tensor>,
+) -> Result<()> {
+    for (i, input) in ctx.inputs().iter().enumerate() {
+        if let Some(value) = value(i)
+            && ffi::version(value) != input.version
+            && !marks.is_some_and(|marks| marks.dirty.contains(&i))
+        {
+            return Err(Error::InputChanged { op: ctx.op(), input: i });
+        }
+    }
+    Ok(())
+}
+
+impl Marks {
+    /// Makes the marks true of the outputs, and refuses those that cannot be.
+    pub fn settle(&self, ctx: &Ctx, outputs: &mut [Output]) -> Result<()> {
+        let op = ctx.op();
+        for t in &self.non_differentiable {
+            let marked = ffi::describe(op, t)?.identity;
+            let mut found = false;
+            for output in outputs.iter_mut().filter(|output| output.identity == marked) {
+                output.differentiable = false;
+                found = true;
+            }
+            if !found {
+                return Err(Error::NotAnOutput { op });
+            }
+        }
+        let returned: SmallVec<[usize; 4]> = outputs.iter().map(|y| y.identity).collect();
+        match self.dirty.iter().find(|&&i| !returned.contains(&ctx.inputs()[i].identity)) {
+            Some(&input) => Err(Error::DirtyNotReturned { op, input }),
+            None => Ok(()),
+        }
+    }
+}

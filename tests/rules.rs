@@ -1,0 +1,674 @@
+//! The rules of meaning: each has a test here that breaks it.
+
+mod support;
+
+use anyhow::{Result, anyhow, bail};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use support::{number, numbers, vector};
+use tch::{Kind, Tensor};
+use tch_function::{
+    Ctx, Error, Function, GradOptions, Grads, Of, Refs, Tensors, Var, backward, grad,
+};
+
+/// A Function from closures, so that each test shows its one rule.
+struct Op<I: Tensors, O: Tensors> {
+    forward: ForwardFn<I, O>,
+    backward: BackwardFn<I, O>,
+}
+type ForwardFn<I, O> = fn(&mut Ctx, Refs<'_, I>) -> Result<Of<O, Tensor>>;
+type BackwardFn<I, O> = fn(&Ctx, Refs<'_, O>) -> Result<Grads<I>>;
+
+impl<I: Tensors, O: Tensors> Function for Op<I, O> {
+    type Inputs = I;
+    type Outputs = O;
+    fn forward(&self, ctx: &mut Ctx, x: Refs<'_, I>) -> Result<Of<O, Tensor>> {
+        (self.forward)(ctx, x)
+    }
+    fn backward(&self, ctx: &Ctx, dy: Refs<'_, O>) -> Result<Grads<I>> {
+        (self.backward)(ctx, dy)
+    }
+    fn name(&self) -> &'static str {
+        "Op"
+    }
+}
+
+/// y = x, one input and one output, with the backward under test.
+fn identity(backward: BackwardFn<Tensor, Tensor>) -> Op<Tensor, Tensor> {
+    Op { forward: |_, x| Ok(x.shallow_clone()), backward }
+}
+
+fn leaf(values: &[f64]) -> Var {
+    Var::leaf(vector(values))
+}
+
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?, $($text:expr),+) => {{
+        let error = $result.err().expect("an error");
+        assert!(matches!(&error, $pattern $(if $guard)?), "another error: {error:?}");
+        let text = error.to_string();
+        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
+    }};
+}
+
+// What backward returns.
+
+#[test]
+fn a_gradient_that_only_broadcasts_to_the_input_is_an_error() {
+    let x = leaf(&[1.0, 2.0, 3.0]);
+    let y = identity(|_, dy| Ok(Some(dy.sum_to_size([1])))).apply(&x).unwrap();
+    assert_error!(
+        grad(&y.sum().unwrap(), &x),
+        Error::GradientShape { op: "Op", input: 0, .. },
+        "shape [1] for input 0 of shape [3]",
+        "sum_to_size"
+    );
+}
+
+#[test]
+fn a_gradient_that_the_input_broadcasts_to_is_an_error() {
+    let x = leaf(&[1.0]);
+    let y = identity(|_, dy| Ok(Some(dy.expand([2, 1], false)))).apply(&x).unwrap();
+    assert_error!(
+        grad(&y, &x),
+        Error::GradientShape { .. },
+        "shape [2, 1] for input 0 of shape [1]"
+    );
+}
+
+#[test]
+fn a_gradient_of_another_dtype_is_an_error() {
+    let x = Var::leaf(Tensor::from_slice(&[1.0f32]));
+    let y = identity(|_, dy| Ok(Some(dy.to_kind(Kind::Double) * 1e300))).apply(&x).unwrap();
+    assert_error!(
+        grad(&y, &x),
+        Error::GradientDtype { expected: Kind::Float, found: Kind::Double, .. },
+        "Op",
+        "dtype Double for input 0",
+        "to_kind(Float)"
+    );
+}
+
+#[test]
+fn an_undefined_gradient_tensor_is_an_error_that_points_to_none() {
+    let x = leaf(&[1.0]);
+    let y = identity(|_, _| Ok(Some(Tensor::new()))).apply(&x).unwrap();
+    assert_error!(grad(&y, &x), Error::Undefined { op: "Op", .. }, "input 0", "None");
+}
+
+#[test]
+fn a_list_needs_one_gradient_per_tensor() {
+    let op: Op<Vec<Tensor>, Tensor> =
+        Op { forward: |_, x| Ok(&x[0] + &x[1]), backward: |_, dy| Ok(vec![Some(dy.copy())]) };
+    let x = [leaf(&[1.0]), leaf(&[2.0])];
+    let y = op.apply(&x).unwrap();
+    assert_error!(
+        backward(&y),
+        Error::GradientCount { op: "Op", expected: 2, found: 1 },
+        "1 gradients for 2 inputs"
+    );
+}
+
+#[test]
+fn none_means_that_no_gradient_flows() {
+    let x = leaf(&[1.0]);
+    let y = identity(|_, _| Ok(None)).apply(&x).unwrap();
+    assert_error!(grad(&y, &x), Error::Unused { input: 0 }, "allow_unused");
+    let y = identity(|_, _| Ok(None)).apply(&x).unwrap();
+    assert!(GradOptions::new().allow_unused(true).grad(&y, &x).unwrap().is_none());
+}
+
+// What forward saves.
+
+#[test]
+fn saving_twice_is_an_error() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.save_for_backward([x])?;
+            ctx.save_for_backward([x])?;
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(op.apply(&leaf(&[1.0])), Error::SavedTwice { op: "Op" }, "in one call");
+}
+
+#[test]
+fn asking_for_another_number_of_saved_tensors_is_an_error() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.save_for_backward([x])?;
+            Ok(x.copy())
+        },
+        backward: |ctx, _| {
+            let [_, _] = ctx.saved_tensors()?;
+            Ok(None)
+        },
+    };
+    let y = op.apply(&leaf(&[1.0])).unwrap();
+    assert_error!(backward(&y), Error::SavedCount { expected: 2, found: 1, .. }, "2 tensors, 1");
+}
+
+#[test]
+fn an_undefined_tensor_cannot_be_saved() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.save_for_backward([x, &Tensor::new()])?;
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(op.apply(&leaf(&[1.0])), Error::Undefined { .. }, "tensor 1");
+}
+
+fn square() -> Op<Tensor, Tensor> {
+    Op {
+        forward: |ctx, x| {
+            ctx.save_for_backward([&Tensor::zeros_like(x), x])?;
+            Ok(x * x)
+        },
+        backward: |ctx, dy| {
+            let [_, x] = ctx.saved_tensors()?;
+            Ok(Some(dy * x * 2.0))
+        },
+    }
+}
+
+#[test]
+fn a_saved_tensor_changed_in_place_is_an_error_that_names_its_position() {
+    let t = vector(&[3.0]);
+    let y = square().apply(&Var::leaf(&t)).unwrap();
+    let _ = t.shallow_clone().fill_(100.0);
+    assert_error!(
+        backward(&y),
+        Error::SavedChanged { op: "Op", position: 1, .. },
+        "saved tensor 1",
+        "changed in place"
+    );
+}
+
+#[test]
+fn a_change_through_a_view_counts_too() {
+    let t = vector(&[3.0]);
+    let y = square().apply(&Var::leaf(&t)).unwrap();
+    let _ = t.view([1, 1]).select(0, 0).fill_(100.0);
+    assert_error!(backward(&y), Error::SavedChanged { position: 1, .. }, "Op");
+}
+
+#[test]
+fn state_is_typed_and_saved_once() {
+    let twice = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.save(1u8)?;
+            ctx.save(2u8)?;
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(twice.apply(&leaf(&[1.0])), Error::StateTwice { op: "Op" }, "save");
+    let typed = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.save(String::from("kept"))?;
+            Ok(x.copy())
+        },
+        backward: |ctx, dy| {
+            assert_eq!(ctx.state::<String>()?, "kept");
+            ctx.state::<u8>()?;
+            Ok(Some(dy.copy()))
+        },
+    };
+    let y = typed.apply(&leaf(&[1.0])).unwrap();
+    assert_error!(backward(&y), Error::State { expected: "u8", .. }, "u8");
+}
+
+// Passes.
+
+#[test]
+fn a_second_pass_is_an_error_also_where_nothing_was_saved() {
+    let x = leaf(&[1.0]);
+    let y = identity(|_, dy| Ok(Some(dy.copy()))).apply(&x).unwrap();
+    backward(&y).unwrap();
+    assert_error!(backward(&y), Error::GraphFreed { op: "Op" }, "retain_graph(true)");
+    assert_eq!(number(&x.grad().unwrap()), 1.0, "the failed pass added nothing");
+}
+
+#[test]
+fn a_retained_graph_runs_again_and_adds_up() {
+    let x = leaf(&[3.0]);
+    let y = square().apply(&x).unwrap();
+    let retain = GradOptions::new().retain_graph(true);
+    retain.backward(&y).unwrap();
+    retain.backward(&y).unwrap();
+    backward(&y).unwrap();
+    assert_eq!(number(&x.grad().unwrap()), 18.0);
+    x.zero_grad();
+    assert!(x.grad().is_none());
+}
+
+#[test]
+fn create_graph_is_not_yet_supported() {
+    let x = leaf(&[1.0]);
+    let y = &x * &x;
+    assert_error!(
+        GradOptions::new().create_graph(true).grad(&y, &x),
+        Error::NotYet { what: "create_graph", .. },
+        "not supported yet"
+    );
+}
+
+#[test]
+fn needs_input_grad_is_what_the_pass_needs() {
+    static SEEN: Mutex<Vec<(bool, bool)>> = Mutex::new(Vec::new());
+    let op = || Op::<(Tensor, Tensor), Tensor> {
+        forward: |ctx, (a, b)| {
+            SEEN.lock().unwrap().push((ctx.needs_input_grad(0), ctx.needs_input_grad(1)));
+            Ok(a + b)
+        },
+        backward: |ctx, dy| {
+            SEEN.lock().unwrap().push((ctx.needs_input_grad(0), ctx.needs_input_grad(1)));
+            Ok((Some(dy.copy()), Some(dy.copy())))
+        },
+    };
+    let (a, b) = (leaf(&[1.0]), leaf(&[2.0]));
+    grad(&op().apply((&a, &b)).unwrap(), &b).unwrap();
+    backward(&op().apply((&a, &Var::constant(b.value()))).unwrap()).unwrap();
+    tch::no_grad(|| op().apply((&a, &b)).map(drop)).unwrap();
+    let seen = SEEN.lock().unwrap();
+    assert_eq!(*seen, [(true, true), (false, true), (true, false), (true, false), (false, false)]);
+}
+
+#[test]
+fn a_position_past_the_inputs_is_an_error() {
+    let op = identity(|ctx, _| Ok(ctx.needs_input_grad(3).then(|| unreachable!())));
+    let y = op.apply(&leaf(&[1.0])).unwrap();
+    assert_error!(backward(&y), Error::Panic { .. }, "no input tensor 3");
+}
+
+// Undefined gradients.
+
+fn two_outputs(forward: ForwardFn<Tensor, (Tensor, Tensor)>) -> Op<Tensor, (Tensor, Tensor)> {
+    Op {
+        forward,
+        backward: |_, (da, db)| {
+            assert!(da.defined());
+            Ok(Some(if db.defined() { da + db } else { da * 100.0 }))
+        },
+    }
+}
+
+#[test]
+fn missing_gradients_are_zeros_unless_switched_off() {
+    let x = leaf(&[1.0, 2.0]);
+    let (a, _) = two_outputs(|_, x| Ok((x * 1.0, x * 2.0))).apply(&x).unwrap();
+    let dx = grad(&a.sum().unwrap(), &x).unwrap();
+    assert_eq!(numbers(dx.value()), [1.0, 1.0]);
+    let undefined = two_outputs(|ctx, x| {
+        ctx.set_materialize_grads(false);
+        Ok((x * 1.0, x * 2.0))
+    });
+    let (a, _) = undefined.apply(&x).unwrap();
+    let dx = grad(&a.sum().unwrap(), &x).unwrap();
+    assert_eq!(numbers(dx.value()), [100.0, 100.0]);
+}
+
+// Marks.
+
+#[test]
+fn a_marked_output_has_no_gradient() {
+    let x = leaf(&[1.0]);
+    let op = two_outputs(|ctx, x| {
+        let (a, b) = (x * 1.0, x * 2.0);
+        ctx.mark_non_differentiable(&b);
+        Ok((a, b))
+    });
+    let (a, b) = op.apply(&x).unwrap();
+    assert!(a.requires_grad() && !b.requires_grad());
+    assert_error!(backward(&b), Error::NotDifferentiable { op: "Op" }, "Op has no gradient");
+    assert_error!(
+        backward(&(&b * 2.0)),
+        Error::NotDifferentiable { op: "Op" },
+        "Op has no gradient"
+    );
+    assert_eq!(number(grad(&(&a * &b), &x).unwrap().value()), 2.0);
+}
+
+#[test]
+fn integer_outputs_have_no_gradient_without_a_mark() {
+    let op = two_outputs(|_, x| Ok((x * 1.0, x.to_kind(Kind::Int64))));
+    let (a, b) = op.apply(&leaf(&[1.0])).unwrap();
+    assert!(a.requires_grad() && !b.requires_grad());
+}
+
+#[test]
+fn marking_what_is_not_returned_is_an_error() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.mark_non_differentiable(&(x * 2.0));
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(op.apply(&leaf(&[1.0])), Error::NotAnOutput { op: "Op" }, "did not return");
+}
+
+/// y = 2 x, in place.
+fn double_in_place() -> Op<Tensor, Tensor> {
+    Op {
+        forward: |ctx, x| {
+            ctx.mark_dirty(x)?;
+            Ok(x.shallow_clone().g_mul_scalar_(2.0))
+        },
+        backward: |_, dy| Ok(Some(dy * 2.0)),
+    }
+}
+
+#[test]
+fn an_op_may_change_its_input_in_place() {
+    let x = leaf(&[3.0]);
+    let y = &x * 5.0;
+    let z = double_in_place().apply(&y).unwrap();
+    assert_eq!(number(z.value()), 30.0);
+    assert_eq!(number(grad(&z, &x).unwrap().value()), 10.0);
+}
+
+#[test]
+fn the_old_handle_names_the_op_whose_output_to_use() {
+    let x = leaf(&[3.0]);
+    let y = &x * 5.0;
+    let copy = y.clone();
+    double_in_place().apply(&y).unwrap();
+    for old in [&y, &copy] {
+        assert_error!(
+            old.exp(),
+            Error::Superseded { op: "Exp", input: 0, by: "Op" },
+            "changed in place by Op; use the output of Op"
+        );
+    }
+}
+
+#[test]
+fn the_old_handle_of_a_constant_is_refused_too() {
+    let c = Var::constant(vector(&[3.0]));
+    let other = Var::constant(c.value());
+    let op = Op::<(Tensor, Tensor), Tensor> {
+        forward: |ctx, (c, w)| {
+            ctx.mark_dirty(c)?;
+            Ok(c.shallow_clone().g_mul_(w))
+        },
+        backward: |_, _| Ok((None, None)),
+    };
+    op.apply((&c, &leaf(&[2.0]))).unwrap();
+    assert_error!(c.exp(), Error::Superseded { by: "Op", .. }, "by Op");
+    assert_error!(other.exp(), Error::ValueChanged { op: "Exp", .. }, "changed in place");
+}
+
+#[test]
+fn a_leaf_that_needs_a_gradient_stays_untouched() {
+    let x = leaf(&[3.0]);
+    assert_error!(
+        double_in_place().apply(&x),
+        Error::DirtyLeaf { op: "Op", input: 0 },
+        "nothing was changed"
+    );
+    assert_eq!(number(x.value()), 3.0);
+    assert_eq!(number(grad(&(&x * &x), &x).unwrap().value()), 6.0);
+}
+
+#[test]
+fn an_undeclared_change_is_an_error() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |_, x| Ok(x.shallow_clone().g_mul_scalar_(2.0)),
+        backward: |_, _| Ok(None),
+    };
+    let y = &leaf(&[3.0]) * 5.0;
+    assert_error!(
+        op.apply(&y),
+        Error::InputChanged { op: "Op", input: 0 },
+        "without ctx.mark_dirty"
+    );
+}
+
+#[test]
+fn a_dirty_tensor_must_be_an_input_and_be_returned() {
+    let not_input = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.mark_dirty(&x.copy())?;
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    let y = &leaf(&[3.0]) * 5.0;
+    assert_error!(not_input.apply(&y), Error::DirtyNotInput { op: "Op" }, "not an input");
+    let not_returned = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            ctx.mark_dirty(x)?;
+            let _ = x.shallow_clone().fill_(1.0);
+            Ok(x.copy())
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(
+        not_returned.apply(&y),
+        Error::DirtyNotReturned { op: "Op", input: 0 },
+        "return every dirty tensor"
+    );
+}
+
+#[test]
+fn a_value_changed_behind_the_graph_is_refused_and_update_is_the_way() {
+    let x = leaf(&[3.0]);
+    let _ = x.value().shallow_clone().fill_(4.0);
+    assert_error!(x.exp(), Error::ValueChanged { op: "Exp", input: 0 }, "Var::update");
+    x.update(|t| {
+        let _ = t.fill_(5.0);
+    })
+    .unwrap();
+    assert_eq!(number(grad(&(&x * &x), &x).unwrap().value()), 10.0);
+    assert_error!((&x * 2.0).update(|_| ()), Error::Argument { .. }, "only a leaf");
+    assert_error!(x.update(|_| panic!("stop")), Error::Panic { .. }, "stop");
+}
+
+// Faults.
+
+#[test]
+fn an_err_in_forward_comes_back_with_the_op_and_its_chain() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |_, _| Err(anyhow!("the file is missing").context("no table")),
+        backward: |_, _| Ok(None),
+    };
+    let error = op.apply(&leaf(&[1.0]));
+    assert_error!(
+        error,
+        Error::Forward { op: "Op", .. },
+        "Op: forward failed",
+        "no table: the file"
+    );
+}
+
+#[test]
+fn a_panic_in_forward_comes_back_and_grad_mode_is_restored() {
+    let op = Op::<Tensor, Tensor> { forward: |_, _| panic!("at {}", 7), backward: |_, _| Ok(None) };
+    let x = leaf(&[1.0]);
+    assert_error!(
+        op.apply(&x),
+        Error::Panic { op: "Op", stage: "forward", .. },
+        "Op: forward panicked: at 7"
+    );
+    assert!((&x * 2.0).requires_grad());
+}
+
+/// Fails while `FAIL` says so.
+fn failing(fail: fn() -> Result<()>) -> Flaky {
+    Flaky { fail, left: AtomicUsize::new(1) }
+}
+struct Flaky {
+    fail: fn() -> Result<()>,
+    left: AtomicUsize,
+}
+impl Function for Flaky {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        ctx.save_for_backward([x])?;
+        Ok(x * x)
+    }
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        if self.left.swap(0, SeqCst) > 0 {
+            (self.fail)()?;
+        }
+        let [x] = ctx.saved_tensors()?;
+        Ok(Some(dy * x * 2.0))
+    }
+}
+
+#[test]
+fn after_a_fault_in_backward_the_graph_is_usable() {
+    for fail in [|| bail!("no"), || panic!("no")] as [fn() -> Result<()>; 2] {
+        let (x, other) = (leaf(&[3.0]), leaf(&[1.0]));
+        let y = failing(fail).apply(&x).unwrap();
+        let loss = &y + &other;
+        let retain = GradOptions::new().retain_graph(true);
+        let error = retain.backward(&loss).err().expect("the fault").to_string();
+        assert!(error.contains("Flaky") && error.ends_with("no"), "{error}");
+        assert!(x.grad().is_none() && other.grad().is_none(), "a failed pass changes no leaf");
+        backward(&loss).unwrap();
+        assert_eq!(number(&x.grad().unwrap()), 6.0);
+        // Where the fault is, the graph is whole without retain_graph too.
+        let y = failing(fail).apply(&x).unwrap();
+        assert!(grad(&y, &x).is_err());
+        assert_eq!(number(grad(&y, &x).unwrap().value()), 6.0);
+    }
+}
+
+#[test]
+fn faults_on_another_thread_come_back_there() {
+    let x = leaf(&[3.0]);
+    let y = failing(|| panic!("far away")).apply(&x).unwrap();
+    std::thread::spawn(move || {
+        assert_error!(grad(&y, &x), Error::Panic { op: "Flaky", .. }, "far away");
+        assert_eq!(number(grad(&y, &x).unwrap().value()), 6.0);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn another_ops_error_inside_keeps_both_names() {
+    struct Outer;
+    impl Function for Outer {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            let inner = Op::<Tensor, Tensor> {
+                forward: |_, _| bail!("deep down"),
+                backward: |_, _| Ok(None),
+            };
+            Ok(inner.apply(&Var::constant(x))?.value().copy())
+        }
+        fn backward(&self, _: &Ctx, _: &Tensor) -> Result<Option<Tensor>> {
+            Ok(None)
+        }
+    }
+    assert_error!(
+        Outer.apply(&leaf(&[1.0])),
+        Error::Forward { op: "Outer", .. },
+        "Outer: forward failed: Op: forward failed: deep down"
+    );
+}
+
+#[test]
+fn nothing_leaks_after_faults() {
+    struct Counted(Arc<()>);
+    impl Function for Counted {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            ctx.save(self.0.clone())?;
+            if number(x) < 0.0 { bail!("negative") } else { Ok(x.copy()) }
+        }
+        fn backward(&self, _: &Ctx, _: &Tensor) -> Result<Option<Tensor>> {
+            bail!("never")
+        }
+    }
+    let live = Arc::new(());
+    for i in 0..1000 {
+        let x = leaf(&[if i % 2 == 0 { 1.0 } else { -1.0 }]);
+        if let Ok(y) = Counted(live.clone()).apply(&x) {
+            assert!(backward(&y).is_err());
+        }
+    }
+    assert_eq!(Arc::strong_count(&live), 1);
+}
+
+#[test]
+fn an_undefined_output_is_an_error() {
+    let op = Op::<Tensor, Tensor> { forward: |_, _| Ok(Tensor::new()), backward: |_, _| Ok(None) };
+    assert_error!(
+        op.apply(&leaf(&[1.0])),
+        Error::Undefined { op: "Op", .. },
+        "output 0 of forward"
+    );
+}
+
+#[test]
+fn leaves_must_be_defined_and_floating() {
+    assert_error!(Var::try_leaf(Tensor::new()), Error::Undefined { .. }, "Var::leaf", "undefined");
+    assert_error!(
+        Var::try_leaf(Tensor::from_slice(&[1i64])),
+        Error::NotFloating { found: Kind::Int64, .. },
+        "Int64 tensor cannot require a gradient"
+    );
+}
+
+// What a pass starts from and is asked for.
+
+#[test]
+fn seeds_must_fit_their_outputs() {
+    let x = leaf(&[1.0, 2.0]);
+    let y = &x * &x;
+    assert_error!(grad(&y, &x), Error::SeedMissing { .. }, "Mul", "shape [2]", "seed");
+    let wrong = Var::constant(Tensor::ones([2, 2], (Kind::Double, tch::Device::Cpu)));
+    assert_error!(
+        GradOptions::new().seeds(&wrong).grad(&y, &x),
+        Error::Seed { output: 0, .. },
+        "shape [2, 2]",
+        "shape [2]"
+    );
+    let single = Var::constant(Tensor::ones([2], (Kind::Float, tch::Device::Cpu)));
+    assert_error!(
+        GradOptions::new().seeds(&single).grad(&y, &x),
+        Error::Seed { .. },
+        "dtype Float",
+        "dtype Double"
+    );
+    let good = Var::constant(vector(&[1.0, 10.0]));
+    assert_error!(
+        GradOptions::new().seeds([&good, &good]).grad(&y, &x),
+        Error::SeedCount { expected: 1, found: 2 },
+        "2 seeds"
+    );
+    let dx = GradOptions::new().seeds(&good).grad(&y, &x).unwrap().unwrap();
+    assert_eq!(numbers(dx.value()), [2.0, 40.0]);
+}
+
+#[test]
+fn what_has_no_graph_says_so() {
+    let (x, c) = (leaf(&[1.0]), Var::constant(vector(&[1.0])));
+    assert_error!(backward(&c), Error::NoGraph { output: 0 }, "output 0");
+    let y = tch::no_grad(|| &x * &x);
+    assert_error!(backward(&y), Error::NoGraph { output: 0 }, "no_grad");
+    assert_error!(backward(&(&x * &x).detach()), Error::NoGraph { .. }, "detached");
+    assert_error!(grad(&(&x * &x), &c), Error::InputNoGrad { input: 0 }, "Var::leaf");
+    assert_error!(grad(&(&x * &x), [&x, &leaf(&[1.0])]), Error::Unused { input: 1 }, "input 1");
+}
+
+#[test]
+fn asking_for_the_gradient_of_a_comparison_names_it() {
+    let (x, y) = (leaf(&[1.0]), leaf(&[2.0]));
+    let greater = x.gt(&y).unwrap();
+    assert_error!(
+        backward(&greater),
+        Error::NotDifferentiable { op: "Greater" },
+        "Greater has no gradient"
+    );
+}

@@ -1,0 +1,162 @@
+//! Scale: a million nodes on a small stack, and how much memory things take.
+//! Memory is measured in processes of their own, which these tests start.
+
+use anyhow::{Context, Result};
+use std::process::Command;
+use tch::{Kind, Tensor, kind::FLOAT_CPU};
+use tch_function::{Ctx, Function, GradOptions, Var, backward};
+
+const MIB: f64 = 1048576.0;
+const SCENARIO: &str = "TCH_FUNCTION_TEST_SCENARIO";
+
+struct Identity;
+impl Function for Identity {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.shallow_clone())
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy.shallow_clone()))
+    }
+}
+
+fn on_a_small_stack(f: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().stack_size(256 * 1024);
+    thread.spawn(f)?.join().expect("no panic")
+}
+
+fn chain(x: &Var, n: usize) -> Result<Var> {
+    (0..n).try_fold(x.clone(), |y, _| Ok(Identity.apply(&y)?))
+}
+
+#[test]
+fn a_chain_of_a_million_nodes_on_a_small_stack() -> Result<()> {
+    on_a_small_stack(|| {
+        let x = Var::leaf(Tensor::from(2f32));
+        let y = chain(&x, 1_000_000)?;
+        // Both ways to walk the graph: to chosen inputs, and to all leaves.
+        let dx = GradOptions::new().retain_graph(true).grad(&y, &x)?.context("used")?;
+        assert_eq!(f64::try_from(dx.value())?, 1.0);
+        backward(&y)?;
+        assert_eq!(f64::try_from(x.grad().context("a gradient")?)?, 1.0);
+        drop(chain(&y, 1_000_000)); // dropped without a pass
+        Ok(())
+    })
+}
+
+#[test]
+fn a_value_with_a_hundred_thousand_consumers_on_a_small_stack() -> Result<()> {
+    on_a_small_stack(|| {
+        let x = Var::leaf(Tensor::from(2f32));
+        let y = (0..100_000).map(|_| Ok(Identity.apply(&x)?)).collect::<Result<Vec<_>>>()?;
+        backward(&y)?;
+        assert_eq!(f64::try_from(x.grad().context("a gradient")?)?, 100_000.0);
+        Ok(())
+    })
+}
+
+/// A field of /proc/self/status, in bytes.
+fn status(field: &str) -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = text.lines().find(|line| line.starts_with(field)).expect("the field");
+    let kib: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    kib * 1024.0
+}
+
+/// Runs a scenario in a process of its own; gives the bytes that it prints.
+fn measure(scenario: &str) -> Result<f64> {
+    let child = Command::new(std::env::current_exe()?)
+        .args(["--exact", "scenario", "--nocapture", "--test-threads=1"])
+        .env(SCENARIO, scenario)
+        .output()?;
+    let text = String::from_utf8_lossy(&child.stdout);
+    let bytes = text.lines().find_map(|line| line.strip_prefix("bytes: "));
+    let bytes = bytes.with_context(|| format!("{scenario}: {text}"))?.parse()?;
+    println!("{scenario}: {:.1} MiB", bytes / MIB);
+    Ok(bytes)
+}
+
+/// Not a test of its own: what `measure` runs.
+#[test]
+fn scenario() -> Result<()> {
+    let Ok(name) = std::env::var(SCENARIO) else { return Ok(()) };
+    tch::set_num_threads(1);
+    let bytes = match name.as_str() {
+        "nodes" => resident_growth_of_a_million_nodes()?,
+        "own sigmoids" => own_peak_of_a_backward_pass()?,
+        "libtorch sigmoids" => libtorch_peak_of_a_backward_pass(),
+        "step" => peak_of_a_step_with_200_million_parameters()?,
+        other => anyhow::bail!("no scenario {other}"),
+    };
+    println!("\nbytes: {bytes}");
+    Ok(())
+}
+
+fn resident_growth_of_a_million_nodes() -> Result<f64> {
+    let x = Var::leaf(Tensor::from(2f32));
+    drop(chain(&x, 1000)?);
+    let before = status("VmRSS");
+    let y = chain(&x, 1_000_000)?;
+    let after = status("VmRSS");
+    drop(y);
+    Ok(after - before)
+}
+
+const SIGMOIDS: usize = 40;
+
+fn large_input() -> Tensor {
+    Tensor::rand([4 << 20], FLOAT_CPU) // 16 MiB
+}
+
+fn own_peak_of_a_backward_pass() -> Result<f64> {
+    let x = Var::leaf(large_input());
+    let y = (0..SIGMOIDS).try_fold(x.clone(), |y, _| y.sigmoid())?.sum()?;
+    backward(&y)?;
+    Ok(status("VmHWM"))
+}
+
+fn libtorch_peak_of_a_backward_pass() -> f64 {
+    let x = large_input().set_requires_grad(true);
+    let y = (0..SIGMOIDS).fold(x.shallow_clone(), |y, _| y.sigmoid()).sum(Kind::Float);
+    y.backward();
+    status("VmHWM")
+}
+
+fn peak_of_a_step_with_200_million_parameters() -> Result<f64> {
+    let (n, rate) = (14_143, 0.1);
+    let w = Var::leaf(Tensor::full([n, n], 0.5, FLOAT_CPU));
+    assert!(w.value().numel() >= 200_000_000);
+    let x = Var::constant(Tensor::ones([1, n], FLOAT_CPU) / n as f64);
+    let target = Var::constant(Tensor::zeros([1, n], FLOAT_CPU));
+    let loss = x.matmul(&w)?.squared_error(&target)?;
+    backward(&loss)?;
+    let gradient = w.grad().context("a gradient")?;
+    w.update(|w| drop(w.g_sub_(&(gradient * rate))))?;
+    // E = sum (x w - 0)^2 / 2, x w = 0.5 everywhere, so dE/dw = 0.5 / n.
+    let expected = 0.5 - rate * 0.5 / n as f64;
+    assert!((w.value().double_value(&[0, 0]) - expected).abs() < 1e-6);
+    Ok(status("VmHWM"))
+}
+
+#[test]
+fn a_node_takes_at_most_400_bytes() -> Result<()> {
+    let bytes = measure("nodes")? / 1e6;
+    assert!(bytes <= 400.0, "{bytes} bytes a node");
+    Ok(())
+}
+
+#[test]
+fn a_backward_pass_peaks_no_higher_than_libtorchs() -> Result<()> {
+    let (own, libtorch) = (measure("own sigmoids")?, measure("libtorch sigmoids")?);
+    // Half a tensor of tolerance: a tensor kept too long would be a whole one.
+    assert!(own <= libtorch + 8.0 * MIB, "{} against {} MiB", own / MIB, libtorch / MIB);
+    Ok(())
+}
+
+#[test]
+fn a_step_with_200_million_parameters_takes_less_than_4_gb() -> Result<()> {
+    let bytes = measure("step")?;
+    assert!(bytes < 4e9, "{bytes} bytes");
+    Ok(())
+}
