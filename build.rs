@@ -97,13 +97,12 @@ fn compile_shim(include: &Path) {
         .flag(include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
-        .file("src/ffi/shim.cpp");
+        .files(["src/ffi/shim.cpp", "src/ffi/node.cpp"]);
     // Set by .ci/run: a warning of another compiler must not break a user's build.
     if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {
         build.warnings_into_errors(true);
     }
-    println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
-    println!("cargo:rerun-if-changed=src/ffi/shim.h");
+    println!("cargo:rerun-if-changed=src/ffi");
     build.compile("tch_function_shim");
 }
 

@@ -25,6 +25,8 @@ pub struct Ctx {
     state: Option<Arc<dyn Any + Send + Sync>>,
     marks: Option<Box<Marks>>,
     recording: bool,
+    /// `forward` runs a second time, for `DoubleBackward::Recompute`.
+    recomputing: bool,
     materialize_grads: bool,
 }
 
@@ -64,6 +66,8 @@ pub(crate) struct Marks {
     pub dirty: Vec<usize>,
     /// Handles, so that an identity cannot be reused while it matters.
     pub non_differentiable: Vec<Tensor>,
+    /// Saved tensors that depend on no input.
+    pub constant: Vec<Tensor>,
 }
 
 impl Ctx {
@@ -77,6 +81,7 @@ impl Ctx {
             state: None,
             marks: None,
             recording,
+            recomputing: false,
             materialize_grads: true,
         }
     }
@@ -100,8 +105,7 @@ impl Ctx {
                 return Err(Error::Undefined { op: self.op, what });
             }
             if self.recording {
-                let version = ffi::version(tensor);
-                saved.push(Saved { tensor: tensor.shallow_clone(), version });
+                saved.push(Saved::of(tensor.shallow_clone()));
             }
         }
         self.saved = Some(saved);
@@ -158,6 +162,11 @@ impl Ctx {
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
     /// a gradient, and for a view of one.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
+        if self.recomputing {
+            let message = "forward changes its input in place, so it cannot run again for \
+                           DoubleBackward::Recompute";
+            return Err(Error::Argument { op: self.op, message: message.to_owned() });
+        }
         let identity = ffi::describe(self.op, x)?.identity;
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
@@ -174,6 +183,14 @@ impl Ctx {
     /// outputs need not be marked.
     pub fn mark_non_differentiable(&mut self, y: &Tensor) {
         self.marks.get_or_insert_default().non_differentiable.push(y.shallow_clone());
+    }
+
+    /// Says that a saved tensor that is neither input nor output does not
+    /// depend on the inputs (a dropout mask, say), so that second derivatives
+    /// need not go through it. Without this, a second derivative through such a
+    /// tensor is [`Error::SavedIntermediate`].
+    pub fn mark_constant(&mut self, saved: &Tensor) {
+        self.marks.get_or_insert_default().constant.push(saved.shallow_clone());
     }
 
     /// Whether gradients that are not there reach `backward` as zeros (`true`,
@@ -287,6 +304,30 @@ impl Ctx {
     /// the graph.
     pub(crate) fn share(&self) -> Ctx {
         let saved = self.saved.is_some().then(|| self.saved().iter().map(Saved::share).collect());
+        self.again(saved)
+    }
+
+    /// A context for a second run of `forward` on the same inputs.
+    pub(crate) fn for_recomputation(&self) -> Ctx {
+        Ctx { state: None, recomputing: true, ..self.again(None) }
+    }
+
+    /// A second context over tensors that were kept elsewhere.
+    pub(crate) fn with_saved(&self, saved: Vec<Tensor>) -> Ctx {
+        self.again(Some(saved.into_iter().map(Saved::of).collect()))
+    }
+
+    /// Takes the saved tensors, each of the version that it was saved at.
+    ///
+    /// # Errors
+    /// [`Error::SavedChanged`].
+    pub(crate) fn take_saved(&mut self) -> Result<Vec<Tensor>> {
+        let saved = self.saved.take().unwrap_or_default();
+        saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
+        Ok(saved.into_iter().map(|s| s.tensor).collect())
+    }
+
+    fn again(&self, saved: Option<SmallVec<[Saved; 2]>>) -> Ctx {
         Ctx {
             op: self.op,
             inputs: self.inputs.clone(),
@@ -295,12 +336,17 @@ impl Ctx {
             state: self.state.clone(),
             marks: None,
             recording: self.recording,
+            recomputing: false,
             materialize_grads: self.materialize_grads,
         }
     }
 }
 
 impl Saved {
+    fn of(tensor: Tensor) -> Saved {
+        Saved { version: ffi::version(&tensor), tensor }
+    }
+
     fn check(&self, op: &'static str, position: usize) -> Result<()> {
         let found = ffi::version(&self.tensor);
         if found == self.version {

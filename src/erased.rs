@@ -1,12 +1,16 @@
 //! A Function whose types are forgotten: what a node of either engine holds.
 
 use crate::tensors::sealed::Shape;
-use crate::{Ctx, Error, Function, Result, error::run_user};
+use crate::{Ctx, DoubleBackward, Error, Function, Result, error::run_user};
 use tch::Tensor;
 
 /// The backward half of a Function.
 pub(crate) trait Backward: Send + Sync {
     fn name(&self) -> &'static str;
+    fn double_backward(&self) -> DoubleBackward;
+    /// Runs `forward` again on the same inputs, one per position, in the grad
+    /// mode that is on; gives the context that it leaves.
+    fn recompute(&self, ctx: &Ctx, inputs: Vec<Option<Tensor>>) -> Result<Ctx>;
     /// Takes the gradients of the outputs, one per position, and hands those of
     /// the inputs to `give`, one per position, unchecked.
     fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()>;
@@ -24,6 +28,20 @@ pub(crate) struct Applied<F: Function> {
 impl<F: Function> Backward for Applied<F> {
     fn name(&self) -> &'static str {
         self.f.name()
+    }
+
+    fn double_backward(&self) -> DoubleBackward {
+        self.f.double_backward()
+    }
+
+    fn recompute(&self, ctx: &Ctx, inputs: Vec<Option<Tensor>>) -> Result<Ctx> {
+        let mut ctx = ctx.for_recomputation();
+        let mut inputs = inputs.into_iter();
+        let x = F::Inputs::build(&self.inputs, &mut || inputs.next().flatten());
+        run_user(ctx.op(), "forward", Error::forward, || {
+            self.f.forward(&mut ctx, F::Inputs::borrow(&x)).map(drop)
+        })?;
+        Ok(ctx)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()> {

@@ -205,6 +205,25 @@ pub enum Error {
         /// The version now.
         found: u32,
     },
+    /// A second derivative through a saved tensor whose history is not known.
+    #[error(
+        "{op}: the second derivative goes through saved tensor {position}, which is neither an \
+         input nor an output, so how it depends on the inputs is not known; save inputs or outputs, \
+         or let Function::double_backward return DoubleBackward::Recompute, or ctx.mark_constant \
+         it if it does not depend on them"
+    )]
+    SavedIntermediate {
+        /// The op that saved it.
+        op: &'static str,
+        /// Position in `save_for_backward`.
+        position: usize,
+    },
+    /// A second derivative of an op that says it has only a first.
+    #[error("{op}: its backward is once differentiable: it has no second derivative")]
+    OnceDifferentiable {
+        /// The op.
+        op: &'static str,
+    },
     /// `save` was called a second time.
     #[error("{op}: ctx.save was called twice; save one struct or tuple")]
     StateTwice {
@@ -321,6 +340,17 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         message: String,
     },
+    /// A forward-mode tangent on the input of a Function without a jvp.
+    #[error(
+        "{op}: input {input} carries a forward-mode tangent, and {op} has no jvp; \
+         use reverse mode, or detach the input"
+    )]
+    NoForwardMode {
+        /// The op that was applied.
+        op: &'static str,
+        /// Position among the op's input tensors.
+        input: usize,
+    },
     /// Something this version does not do yet.
     #[error("{what} is not supported yet; {instead}")]
     NotYet {
@@ -358,6 +388,8 @@ impl Error {
             | SavedTwice { op }
             | SavedCount { op, .. }
             | SavedChanged { op, .. }
+            | SavedIntermediate { op, .. }
+            | OnceDifferentiable { op }
             | StateTwice { op }
             | State { op, .. }
             | NoInput { op, .. }
@@ -370,6 +402,7 @@ impl Error {
             | ValueChanged { op, .. }
             | Undefined { op, .. }
             | NotFloating { op, .. }
+            | NoForwardMode { op, .. }
             | Argument { op, .. }
             | Torch { op, .. } => Some(op),
             SeedCount { .. }

@@ -39,13 +39,17 @@ impl Output {
         if several {
             ctx.push_output(Meta::of(&d));
         }
-        if d.requires_grad {
+        if d.requires_grad && !(ctx.is_recording() && is_input(ctx, d.identity)) {
             // A tensor that libtorch's autograd follows, such as a captured
             // parameter: its value is meant.
             *tensor = tensor.detach();
         }
         Ok(())
     }
+}
+
+fn is_input(ctx: &Ctx, identity: usize) -> bool {
+    ctx.inputs().iter().any(|input| input.identity == identity)
 }
 
 /// Refuses changes to inputs that `forward` did not declare.

@@ -94,6 +94,11 @@ pub trait Function: Send + Sync + Sized + 'static {
         short_name(std::any::type_name::<Self>())
     }
 
+    /// How second derivatives go through `backward`.
+    fn double_backward(&self) -> DoubleBackward {
+        DoubleBackward::ThroughSaved
+    }
+
     /// Applies the op to values of an engine: to `&Var` in this crate's own
     /// graph. Which one follows from `x`.
     ///
@@ -106,6 +111,24 @@ pub trait Function: Send + Sync + Sized + 'static {
     ) -> Result<Of<Self::Outputs, V>> {
         V::apply(self, x)
     }
+}
+
+/// How a [`Function`]'s backward is differentiated itself, under
+/// [`create_graph`](crate::GradOptions::create_graph).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DoubleBackward {
+    /// Through `dy` and through saved inputs and outputs. Where the derivative
+    /// would go through another saved tensor, whose history is not known, it is
+    /// an error and not a wrong number.
+    ThroughSaved = 0,
+    /// `forward` runs again, recorded, so that derivatives of any order go
+    /// through everything that it saves. Costs the memory of the inputs and the
+    /// time of a second `forward`, for second derivatives alone.
+    Recompute = 1,
+    /// Not at all: asking for a second derivative is an error
+    /// (`once_differentiable` in PyTorch).
+    Once = 2,
 }
 
 /// Shares one op, with its parameters, between several calls.
@@ -124,6 +147,9 @@ impl<F: Function> Function for Arc<F> {
     }
     fn name(&self) -> &'static str {
         (**self).name()
+    }
+    fn double_backward(&self) -> DoubleBackward {
+        (**self).double_backward()
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`lift`]: any tch closure or module as one node of the own graph.
 
-use crate::{Ctx, Error, Function, Handles, Result, Var, error::run_user, ffi};
+use crate::{Ctx, Error, Function, Handles, Result, Var, error::run_user, ffi, ffi::Pass};
 use std::sync::{Mutex, PoisonError};
 use tch::Tensor;
 
@@ -128,16 +128,17 @@ impl Function for Lift {
         let recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
         for (y, dy) in recorded.outputs.iter().zip(dy).filter(|(y, _)| y.requires_grad()) {
-            outputs.push(y.shallow_clone());
+            outputs.push(y);
             seeds.push(dy.shallow_clone());
         }
         let wanted: Vec<usize> =
             (0..recorded.leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
-        let leaves: Vec<Tensor> =
-            wanted.iter().map(|&i| recorded.leaves[i].shallow_clone()).collect();
+        let inputs: Vec<&Tensor> = wanted.iter().map(|&i| &recorded.leaves[i]).collect();
         // Retained: the context is dropped with this graph if the pass does
         // not retain its own.
-        let found = ffi::torch_grad(OP, &outputs, &seeds, &leaves, true)?;
+        let (outputs, inputs) = (&outputs, &inputs);
+        let pass = Pass { outputs, seeds: &seeds, inputs, retain_graph: true, create_graph: false };
+        let found = ffi::torch_grad(OP, &pass)?;
         let mut grads: Vec<_> = recorded.leaves.iter().map(|_| None).collect();
         wanted.into_iter().zip(found).for_each(|(i, grad)| grads[i] = grad);
         Ok(grads)

@@ -61,3 +61,14 @@ pub(crate) fn seed(
     }
     Err(Error::Seed { op, output, expected: expected.to_string(), found: found.to_string() })
 }
+
+/// Fills in the gradients that are not there, with zeros or undefined tensors.
+pub(crate) fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()> {
+    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
+        if grad.is_none() && output.is_defined() {
+            let zeros = ctx.materialize_grads().then(|| output.zeros(ctx.op())).transpose()?;
+            *grad = Some(zeros.unwrap_or_else(Tensor::new));
+        }
+    }
+    Ok(())
+}

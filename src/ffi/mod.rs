@@ -1,7 +1,10 @@
 //! The border to libtorch: every extern declaration and every callback.
 #![allow(unsafe_code)]
 
+pub(crate) mod node;
+
 use crate::error::Error;
+use std::borrow::Borrow;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use tch::Tensor;
@@ -22,6 +25,19 @@ struct RawMeta {
 
 unsafe extern "C" {
     fn tf_last_error() -> *const c_char;
+    fn tf_take_error() -> *mut c_void;
+    safe fn tf_grad_enabled() -> bool;
+    fn tf_has_tangent(t: *const C_tensor) -> bool;
+    fn tf_bump_version(t: *const C_tensor) -> bool;
+    fn tf_backward(
+        outputs: *const *const C_tensor,
+        seeds: *const *const C_tensor,
+        n_outputs: usize,
+        inputs: *const *const C_tensor,
+        n_inputs: usize,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> bool;
     fn tf_describe(t: *const C_tensor, out: *mut RawMeta) -> bool;
     fn tf_version(t: *const C_tensor) -> u32;
     safe fn tf_set_grad_enabled(enabled: bool) -> bool;
@@ -49,6 +65,10 @@ unsafe extern "C" {
 }
 
 fn last_error(op: &'static str) -> Error {
+    // SAFETY: gives up the error that it returns.
+    if let Some(error) = node::take_error(unsafe { tf_take_error() }) {
+        return error;
+    }
     // SAFETY: the shim keeps the text of this thread's last failure, always
     // nul-terminated, until the next call into it.
     let text = unsafe { CStr::from_ptr(tf_last_error()) };
@@ -174,20 +194,24 @@ pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result
     check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
 }
 
-fn handles(tensors: &[Tensor]) -> Vec<*const C_tensor> {
-    tensors.iter().map(Tensor::as_ptr).collect()
+fn handles(tensors: &[impl Borrow<Tensor>]) -> Vec<*const C_tensor> {
+    tensors.iter().map(|t| t.borrow().as_ptr()).collect()
 }
 
-/// libtorch's own gradients of `outputs` from `seeds`, `None` where none flows.
-pub(crate) fn torch_grad(
-    op: &'static str,
-    outputs: &[Tensor],
-    seeds: &[Tensor],
-    inputs: &[Tensor],
-    retain_graph: bool,
-) -> Result<Vec<Option<Tensor>>, Error> {
-    assert_eq!(outputs.len(), seeds.len());
-    let (outputs, seeds, inputs) = (handles(outputs), handles(seeds), handles(inputs));
+/// What libtorch's engine is asked for.
+pub(crate) struct Pass<'a> {
+    pub outputs: &'a [&'a Tensor],
+    pub seeds: &'a [Tensor],
+    pub inputs: &'a [&'a Tensor],
+    pub retain_graph: bool,
+    pub create_graph: bool,
+}
+
+/// libtorch's gradients of `outputs`, one per input, `None` where none flows.
+pub(crate) fn torch_grad(op: &'static str, pass: &Pass<'_>) -> Result<Vec<Option<Tensor>>, Error> {
+    assert_eq!(pass.outputs.len(), pass.seeds.len());
+    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
+    let seeds = handles(pass.seeds);
     let mut grads = vec![std::ptr::null_mut(); inputs.len()];
     // SAFETY: the arrays hold valid handles and have the lengths given;
     // `grads` has room for one handle per input.
@@ -198,13 +222,51 @@ pub(crate) fn torch_grad(
             outputs.len(),
             inputs.as_ptr(),
             inputs.len(),
-            retain_graph,
-            false,
+            pass.retain_graph,
+            pass.create_graph,
             grads.as_mut_ptr(),
         )
     };
     check(op, done)?;
     grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect()
+}
+
+/// Adds libtorch's gradients to the leaves behind `outputs`.
+pub(crate) fn torch_backward(op: &'static str, pass: &Pass<'_>) -> Result<(), Error> {
+    assert_eq!(pass.outputs.len(), pass.seeds.len());
+    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
+    let seeds = handles(pass.seeds);
+    // SAFETY: the arrays hold valid handles and have the lengths given.
+    let done = unsafe {
+        tf_backward(
+            outputs.as_ptr(),
+            seeds.as_ptr(),
+            outputs.len(),
+            inputs.as_ptr(),
+            inputs.len(),
+            pass.retain_graph,
+            pass.create_graph,
+        )
+    };
+    check(op, done)
+}
+
+/// Whether libtorch records gradients on this thread.
+#[inline]
+pub(crate) fn grad_enabled() -> bool {
+    tf_grad_enabled()
+}
+
+/// Whether a forward-mode tangent is attached to `t`.
+pub(crate) fn has_tangent(t: &Tensor) -> bool {
+    // SAFETY: `t` owns a valid handle.
+    unsafe { tf_has_tangent(t.as_ptr()) }
+}
+
+/// Marks `t` as changed in place.
+pub(crate) fn bump_version(op: &'static str, t: &Tensor) -> Result<(), Error> {
+    // SAFETY: `t` owns a valid handle.
+    check(op, unsafe { tf_bump_version(t.as_ptr()) })
 }
 
 extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {

@@ -1,3 +1,4 @@
+#include "guard.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -10,8 +11,6 @@
 #include <torch/csrc/autograd/variable.h>
 #include <torch/version.h>
 
-#include <exception>
-#include <string>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -22,27 +21,8 @@
 
 namespace {
 
-thread_local std::string last_error;
-
-// The one place where a C++ exception becomes an error text.
-template <typename R, typename F>
-R guarded(R failure, F&& body) noexcept {
-  try {
-    return body();
-  } catch (const c10::Error& e) {
-    last_error = e.what_without_backtrace();
-  } catch (const std::exception& e) {
-    last_error = e.what();
-  } catch (...) {
-    last_error = "a C++ exception that is not a std::exception";
-  }
-  return failure;
-}
-
-uint32_t version_of(const at::Tensor& t) {
-  const auto& counter = t.unsafeGetTensorImpl()->version_counter();
-  return counter.enabled() ? counter.current_version() : 0;  // inference: off
-}
+using tf::guarded;
+using tf::version_of;
 
 bool is_unique(const at::Tensor& t) {
   return t.use_count() == 1 && t.has_storage() && t.storage().use_count() == 1;
@@ -96,8 +76,6 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 
 }  // namespace
 
-const char* tf_last_error() noexcept { return last_error.c_str(); }
-
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
   return guarded(false, [&] {
     *out = tf_meta{};
@@ -120,6 +98,8 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
 uint32_t tf_version(const at::Tensor* t) noexcept {
   return guarded(0u, [&] { return t->defined() ? version_of(*t) : 0u; });
 }
+
+bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
 
 bool tf_set_grad_enabled(bool enabled) noexcept {
   const bool was = c10::GradMode::is_enabled();
@@ -188,6 +168,31 @@ bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
         /*allow_unused=*/true);
     for (size_t i = 0; i < n_inputs; ++i)
       grads[i] = found[i].defined() ? new at::Tensor(found[i]) : nullptr;
+    return true;
+  });
+}
+
+bool tf_backward(const at::Tensor* const* outputs,
+                 const at::Tensor* const* seeds, size_t n_outputs,
+                 const at::Tensor* const* inputs, size_t n_inputs,
+                 bool retain_graph, bool create_graph) noexcept {
+  return guarded(false, [&] {
+    torch::autograd::backward(copy_handles(outputs, n_outputs),
+                              copy_handles(seeds, n_outputs), retain_graph,
+                              create_graph, copy_handles(inputs, n_inputs));
+    return true;
+  });
+}
+
+bool tf_has_tangent(const at::Tensor* t) noexcept {
+  return guarded(false, [&] {
+    return t->defined() && t->_fw_grad(/*level=*/0).defined();
+  });
+}
+
+bool tf_bump_version(const at::Tensor* t) noexcept {
+  return guarded(false, [&] {
+    if (!t->is_inference()) t->unsafeGetTensorImpl()->bump_version();
     return true;
   });
 }

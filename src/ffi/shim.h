@@ -65,4 +65,71 @@ bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
 bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
                      void (*visit)(void*, at::Tensor*), void* data) noexcept;
 
+// --- A Rust Function as a node of libtorch's autograd ---------------------
+
+// What a node calls back. `state` is the recorded Function; an `error` is owned
+// by whoever holds it and ends in drop_error.
+struct tf_callbacks {
+  // Gradients of the inputs: one new handle each in `grads`, null where none
+  // flows. Takes the handles in `dy` (undefined tensors where no gradient
+  // came) and in `saved`. Null on success, else an error.
+  void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy,
+                    at::Tensor** saved, size_t n_saved, const bool* needs,
+                    size_t n_inputs, at::Tensor** grads);
+  // Errors of the engine's own, in Rust's words.
+  void* (*graph_freed)(const void* state);
+  void* (*saved_changed)(const void* state, size_t position, uint32_t saved,
+                         uint32_t found);
+  void* (*no_second_order)(const char* op, size_t op_len, ptrdiff_t position);
+  // Valid until the error is dropped.
+  const char* (*error_text)(void* error);
+  void (*drop_error)(void* error);
+  void (*drop_state)(void* state);
+};
+
+// How a node is differentiated itself.
+enum tf_second_order : uint8_t {
+  TF_THROUGH_SAVED = 0,  // through saved inputs and outputs; others refuse
+  TF_RECOMPUTED = 1,     // backward builds its saved tensors anew
+  TF_ONCE = 2            // refuses
+};
+
+struct tf_recording {
+  const tf_callbacks* callbacks;
+  const char* name;  // static, of length name_len
+  size_t name_len;
+  const at::Tensor* const* inputs;  // null where an optional one is absent
+  const bool* dirty;                // per input
+  size_t n_inputs;
+  at::Tensor* const* outputs;  // null where absent; the tensors get their
+  const bool* differentiable;  // history in place or are replaced
+  size_t n_outputs;
+  const at::Tensor* const* saved;
+  const bool* constant;  // per saved tensor: declared to be one
+  size_t n_saved;
+  tf_second_order second_order;
+};
+
+// Makes the outputs' history a new node, which takes `state` on success.
+bool tf_record(const tf_recording* what, void* state) noexcept;
+
+// Marks the tensor as changed in place.
+bool tf_bump_version(const at::Tensor* t) noexcept;
+
+// The Rust error behind this thread's last failure, if there was one and
+// nobody took it; the caller owns it.
+void* tf_take_error() noexcept;
+
+bool tf_grad_enabled() noexcept;
+
+// Adds the gradients of `outputs` to the leaves behind them, or to `inputs`
+// alone if there are any.
+bool tf_backward(const at::Tensor* const* outputs,
+                 const at::Tensor* const* seeds, size_t n_outputs,
+                 const at::Tensor* const* inputs, size_t n_inputs,
+                 bool retain_graph, bool create_graph) noexcept;
+
+// Whether a forward-mode tangent is attached to the tensor.
+bool tf_has_tangent(const at::Tensor* t) noexcept;
+
 }  // extern "C"

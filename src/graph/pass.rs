@@ -75,7 +75,7 @@ impl<'g> Pass<'g> {
         ctx: &Ctx,
         grads: &mut [Option<Tensor>],
     ) -> Result<()> {
-        materialize(ctx, grads)?;
+        rules::materialize(ctx, grads)?;
         recorded.op.backward(ctx, grads, &mut |i, grad| match (grad, &recorded.edges[i]) {
             (Some(grad), Some(edge)) if ctx.needs(i) => {
                 rules::check_gradient(ctx, i, &grad)?;
@@ -88,17 +88,6 @@ impl<'g> Pass<'g> {
     fn wants(&self, edge: &Edge) -> bool {
         self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
     }
-}
-
-/// Fills in the gradients that are not there, with zeros or undefined tensors.
-fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()> {
-    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
-        if grad.is_none() && output.is_defined() {
-            let zeros = ctx.materialize_grads().then(|| output.zeros(ctx.op())).transpose()?;
-            *grad = Some(zeros.unwrap_or_else(Tensor::new));
-        }
-    }
-    Ok(())
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.

@@ -1,0 +1,300 @@
+// A Rust Function as a node of libtorch's autograd.
+#include "guard.h"
+#include "shim.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/alias.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+namespace {
+
+using tf::guarded;
+using tf::version_of;
+using torch::autograd::edge_list;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+using NodePtr = c10::intrusive_ptr<Node>;
+
+struct Name {
+  const char* text;  // static
+  size_t len;
+};
+
+// Stands where a derivative would silently be lost, and refuses when a
+// gradient reaches it. Its edges lead to what the lost path led to: without
+// them the engine would think that nobody needs it and not visit it.
+struct Refusal : Node {
+  Refusal(edge_list&& edges, const tf_callbacks* callbacks, Name op,
+          ptrdiff_t position)
+      : Node(std::move(edges)), callbacks(callbacks), op(op), position(position) {}
+
+  variable_list apply(variable_list&&) override {
+    throw tf::RustError(callbacks,
+                        callbacks->no_second_order(op.text, op.len, position));
+  }
+
+  std::string name() const override {
+    return std::string(op.text, op.len) + "SecondBackward";
+  }
+
+  const tf_callbacks* callbacks;
+  Name op;
+  ptrdiff_t position;
+};
+
+struct Saved {
+  SavedVariable variable;
+  uint32_t version;
+  // Neither input nor output nor declared constant: its history is not known.
+  bool intermediate;
+};
+
+// Tensors whose handles are given to Rust, or are this frame's if that fails.
+class Handles {
+ public:
+  explicit Handles(size_t n = 0) : handles_(n) {}
+  ~Handles() {
+    for (at::Tensor* t : handles_) delete t;
+  }
+  Handles(const Handles&) = delete;
+  Handles& operator=(const Handles&) = delete;
+  at::Tensor*& operator[](size_t i) { return handles_[i]; }
+  at::Tensor** data() { return handles_.data(); }
+  size_t size() const { return handles_.size(); }
+  void resize(size_t n) { handles_.resize(n); }
+  void given() { std::fill(handles_.begin(), handles_.end(), nullptr); }
+
+ private:
+  c10::SmallVector<at::Tensor*, 4> handles_;
+};
+
+struct FunctionNode : Node {
+  FunctionNode(edge_list&& edges, const tf_recording& what)
+      : Node(std::move(edges)),
+        callbacks(what.callbacks),
+        op{what.name, what.name_len},
+        second_order(what.second_order) {}
+
+  ~FunctionNode() override {
+    if (state) callbacks->drop_state(state);
+  }
+
+  std::string name() const override {
+    return std::string(op.text, op.len) + "Backward";
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    saved.clear();
+    freed = true;
+  }
+
+  variable_list apply(variable_list&& dy) override {
+    const bool recorded = c10::GradMode::is_enabled();  // create_graph
+    const bool once = recorded && second_order == TF_ONCE;
+    edge_list seeds;
+    if (once) seeds = torch::autograd::collect_next_edges(dy);
+
+    Handles unpacked;
+    unpack(unpacked, recorded && second_order == TF_THROUGH_SAVED);
+    Handles received(dy.size());
+    for (size_t i = 0; i < dy.size(); ++i)
+      received[i] = new at::Tensor(std::move(dy[i]));
+    const size_t n = num_outputs();
+    c10::SmallVector<bool, 8> needs(n);
+    for (size_t i = 0; i < n; ++i) needs[i] = task_should_compute_output(i);
+    Handles found(n);
+    void* error = nullptr;
+    {
+      const c10::AutoGradMode mode(recorded && !once);
+      error = callbacks->backward(state, received.data(), received.size(),
+                                  unpacked.data(), unpacked.size(),
+                                  needs.data(), n, found.data());
+    }
+    received.given();
+    unpacked.given();
+    if (error) throw tf::RustError(callbacks, error);
+
+    variable_list grads(n);
+    for (size_t i = 0; i < n; ++i)
+      if (found[i]) grads[i] = std::move(*found[i]);
+    if (once) refuse(grads, std::move(seeds));
+    return grads;
+  }
+
+  // Copies of the saved tensors, with their history where they have one.
+  void unpack(Handles& tensors, bool refuse_intermediates) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(state));
+    tensors.resize(saved.size());
+    for (size_t i = 0; i < saved.size(); ++i) {
+      tensors[i] = new at::Tensor(unpack_one(i));
+      if (refuse_intermediates && saved[i].intermediate) {
+        at::Tensor plain = tensors[i]->detach();
+        *tensors[i] = with_refusal(plain, edges_of_inputs(), i);
+      }
+    }
+  }
+
+  // libtorch checks the version too, but cannot name the tensor.
+  at::Tensor unpack_one(size_t i) {
+    const auto raw = saved[i].variable.get_raw_data();
+    if (raw && raw->defined()) {
+      const uint32_t version = version_of(*raw);
+      if (version != saved[i].version)
+        throw tf::RustError(callbacks,
+                            callbacks->saved_changed(
+                                state, i, saved[i].version, version));
+    }
+    return saved[i].variable.unpack(getptr());
+  }
+
+  edge_list edges_of_inputs() const { return next_edges(); }
+
+  at::Tensor with_refusal(at::Tensor t, edge_list edges, ptrdiff_t position) {
+    NodePtr node = c10::make_intrusive<Refusal>(std::move(edges), callbacks, op,
+                                                position);
+    torch::autograd::set_history(t, node);
+    return t;
+  }
+
+  void refuse(variable_list& grads, edge_list seeds) {
+    for (at::Tensor& grad : grads) {
+      if (!grad.defined()) continue;
+      edge_list edges = edges_of_inputs();
+      edges.insert(edges.end(), seeds.begin(), seeds.end());
+      grad = with_refusal(grad.detach(), std::move(edges), -1);
+    }
+  }
+
+  const tf_callbacks* callbacks;
+  Name op;
+  tf_second_order second_order;
+  void* state = nullptr;
+  bool freed = false;
+  std::vector<Saved> saved;
+};
+
+using Impls = std::unordered_set<at::TensorImpl*>;
+
+edge_list edges_of(const tf_recording& what) {
+  edge_list edges;
+  edges.reserve(what.n_inputs);
+  for (size_t i = 0; i < what.n_inputs; ++i) {
+    const at::Tensor* x = what.inputs[i];
+    if (x && x->requires_grad())
+      edges.push_back(torch::autograd::impl::gradient_edge(*x));
+    else
+      edges.emplace_back();
+  }
+  return edges;
+}
+
+bool is_one_of(const at::Tensor& t, const at::Tensor* const* list, size_t n) {
+  return std::any_of(list, list + n, [&](const at::Tensor* other) {
+    return other && other->is_same(t);
+  });
+}
+
+// Outputs that are new tensors need nothing but an edge.
+bool all_outputs_are_plain(const tf_recording& what) {
+  for (size_t i = 0; i < what.n_outputs; ++i) {
+    const at::Tensor* y = what.outputs[i];
+    if (!y || !what.differentiable[i] || y->is_view() || y->requires_grad() ||
+        is_one_of(*y, what.inputs, what.n_inputs) ||
+        is_one_of(*y, what.outputs, i))
+      return false;
+  }
+  return true;
+}
+
+// Inputs, views, duplicates, dirty and non-differentiable tensors among the
+// outputs: libtorch's own rules for custom functions.
+void wrap_outputs(const tf_recording& what, const NodePtr& node) {
+  variable_list inputs;
+  Impls dirty, non_differentiable;
+  for (size_t i = 0; i < what.n_inputs; ++i) {
+    if (!what.inputs[i]) continue;
+    inputs.push_back(*what.inputs[i]);
+    if (what.dirty[i]) dirty.insert(what.inputs[i]->unsafeGetTensorImpl());
+  }
+  std::vector<std::optional<at::Tensor>> raw(what.n_outputs);
+  for (size_t i = 0; i < what.n_outputs; ++i) {
+    if (!what.outputs[i]) continue;
+    raw[i] = *what.outputs[i];
+    if (!what.differentiable[i])
+      non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
+  }
+  const auto no_jvp = [](const variable_list&, const variable_list&) {
+    return variable_list();  // refused before forward ran
+  };
+  const auto view_as_self = [](const at::Tensor& x) { return at::alias(x); };
+  const auto wrapped = torch::autograd::_wrap_outputs(
+      inputs, non_differentiable, dirty, raw, node, no_jvp,
+      /*to_save_if_setup_context=*/{}, view_as_self, /*pure_view=*/false);
+  for (size_t i = 0; i < what.n_outputs; ++i)
+    if (what.outputs[i] && wrapped[i]) *what.outputs[i] = *wrapped[i];
+}
+
+void save(const tf_recording& what, FunctionNode& node, const Impls& returned) {
+  node.saved.reserve(what.n_saved);
+  for (size_t i = 0; i < what.n_saved; ++i) {
+    const at::Tensor& t = *what.saved[i];
+    const bool output = returned.count(t.unsafeGetTensorImpl()) > 0;
+    const bool input = is_one_of(t, what.inputs, what.n_inputs);
+    // A tensor with a history of its own (a captured parameter) brings it.
+    const bool intermediate = !output && !input && !what.constant[i] &&
+                              !t.requires_grad() &&
+                              torch::autograd::isDifferentiableType(t.scalar_type());
+    const bool is_output = t.grad_fn().get() == &node;
+    node.saved.push_back(
+        {SavedVariable(t, is_output), version_of(t), intermediate});
+  }
+}
+
+}  // namespace
+
+void* tf_take_error() noexcept {
+  const std::exception_ptr held = std::exchange(tf::last_failure().rust, nullptr);
+  if (!held) return nullptr;
+  try {
+    std::rethrow_exception(held);
+  } catch (const tf::RustError& e) {
+    return e.take();
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
+
+bool tf_record(const tf_recording* what, void* state) noexcept {
+  return guarded(false, [&] {
+    auto node = c10::make_intrusive<FunctionNode>(edges_of(*what), *what);
+    Impls returned;
+    for (size_t i = 0; i < what->n_outputs; ++i)
+      if (what->outputs[i])
+        returned.insert(what->outputs[i]->unsafeGetTensorImpl());
+    if (all_outputs_are_plain(*what)) {
+      for (size_t i = 0; i < what->n_outputs; ++i)
+        torch::autograd::set_history(*what->outputs[i], node);
+    } else {
+      wrap_outputs(*what, node);
+    }
+    save(*what, *node, returned);
+    node->state = state;
+    return true;
+  });
+}
