@@ -37,7 +37,7 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    /// Whether it lies in the memory of a leaf of the own graph.
+    /// Whether it is a leaf, or lies in the memory of a leaf of the own graph.
     pub in_leaf: bool,
 }
 
