@@ -294,16 +294,24 @@ impl Ctx {
     /// input's shape does not broadcast to that of `grad`.
     pub fn reduce_to_input(&self, i: usize, grad: &Tensor) -> Result<Tensor> {
         let meta = &self.input(i)?.meta;
-        let d = ffi::describe(self.op, grad)?;
-        if meta.fits(&d) {
+        if meta.fits(&ffi::describe(self.op, grad)?) {
             return Ok(grad.shallow_clone());
         }
-        let summed = if meta.sizes() == d.sizes {
-            grad.shallow_clone()
-        } else {
-            grad.f_sum_to_size(meta.sizes()).map_err(error::torch(self.op))?
-        };
-        summed.f_to_kind(meta.kind()).map_err(error::torch(self.op))
+        self.reduce(meta, grad)
+    }
+
+    /// As `reduce_to_input`, without another handle where nothing is to be done.
+    pub(crate) fn reduce_own_to_input(&self, i: usize, grad: Tensor) -> Result<Tensor> {
+        let meta = &self.input(i)?.meta;
+        if meta.fits(&ffi::describe(self.op, &grad)?) {
+            return Ok(grad);
+        }
+        self.reduce(meta, &grad)
+    }
+
+    fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
+        let summed = grad.f_sum_to_size(meta.sizes());
+        summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op))
     }
 
     fn input(&self, i: usize) -> Result<&Input> {
