@@ -38,7 +38,8 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    pub is_leaf: bool,
+    /// Whether it is a leaf, or lies in the memory of a leaf of the own graph.
+    pub in_leaf: bool,
 }
 
 impl Input {
@@ -49,7 +50,7 @@ impl Input {
             identity: 0,
             version: 0,
             needs_grad: false,
-            is_leaf: false,
+            in_leaf: false,
         }
     }
 }
@@ -217,7 +218,7 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient.
+    /// a gradient, and for a view of one.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
         if self.recomputing {
             let message = "forward changes its input in place, so it cannot run again for \
@@ -227,7 +228,7 @@ impl Ctx {
         let identity = ffi::describe(self.op, x)?.identity;
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.is_leaf {
+            if input.in_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
             self.marks.get_or_insert_default().dirty.push(i);

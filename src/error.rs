@@ -255,10 +255,10 @@ pub enum Error {
         /// The op that marked it.
         op: &'static str,
     },
-    /// `mark_dirty` of a leaf that requires a gradient.
+    /// `mark_dirty` of a leaf that requires a gradient, or of a view of one.
     #[error(
-        "{op}: input {input} is a leaf that requires a gradient and cannot be changed in place; \
-         nothing was changed; use a copy of it"
+        "{op}: input {input} is a leaf that requires a gradient, or shares the memory of one, and \
+         cannot be changed in place; nothing was changed; use a copy of it"
     )]
     DirtyLeaf {
         /// The op that marked it.

@@ -404,6 +404,23 @@ fn a_leaf_that_needs_a_gradient_stays_untouched() {
 }
 
 #[test]
+fn a_view_of_a_leaf_stays_untouched_too() {
+    let parameter = vector(&[3.0]).set_requires_grad(true);
+    for x in [leaf(&[3.0]), Var::leaf(&parameter)] {
+        let same = identity(|_, dy| Ok(Some(dy.copy()))).apply(&x).unwrap();
+        let unrecorded = tch::no_grad(|| x.reshape(&[1])).unwrap();
+        for view in [x.reshape(&[1, 1]).unwrap(), same, x.detach(), unrecorded] {
+            assert_error!(
+                double_in_place().apply(&view.reshape(&[1]).unwrap()),
+                Error::DirtyLeaf { op: "Op", input: 0 },
+                "shares the memory"
+            );
+        }
+        assert_eq!(number(x.value()), 3.0);
+    }
+}
+
+#[test]
 fn an_undeclared_change_is_an_error() {
     let op = Op::<Tensor, Tensor> {
         forward: |_, x| Ok(x.shallow_clone().g_mul_scalar_(2.0)),

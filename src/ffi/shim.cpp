@@ -123,6 +123,13 @@ bool tf_is_unique(const at::Tensor* t) noexcept {
   return guarded(false, [&] { return is_unique(*t); });
 }
 
+bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
+  return guarded(false, [&] {
+    return a->has_storage() && b->has_storage() &&
+           a->storage().is_alias_of(b->storage());
+  });
+}
+
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   return guarded(false, [&] {
     const c10::NoGradGuard no_grad;

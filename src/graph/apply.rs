@@ -55,15 +55,15 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
         false => None,
     };
     let count = outputs.len() as u32;
-    let mut vars = outputs.into_iter().zip(0..).map(|(y, i)| {
+    let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
         if !y.differentiable {
-            return Some(Var::blocked(y.tensor?, y.version, blocked_by));
+            return Some(Var::blocked(y.tensor?, y.version, blocked_by).sharing(&vars));
         }
         // The last one moves its handle of the node into the Var.
         let node = if i + 1 == count { node.take() } else { node.clone() };
-        Some(Var::new(y.tensor?, y.version, node?, i))
+        Some(Var::new(y.tensor?, y.version, node?, i).sharing(&vars))
     });
-    Ok(F::Outputs::build(&layout, &mut || vars.next().flatten()))
+    Ok(F::Outputs::build(&layout, &mut || made.next().flatten()))
 }
 
 #[inline]
@@ -93,7 +93,7 @@ fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
         identity: d.identity,
         version: d.version,
         needs_grad: ctx.is_recording() && var.requires_grad(),
-        is_leaf: var.node().leaf().is_some(),
+        in_leaf: var.is_in_leaf(),
     });
     Ok(())
 }

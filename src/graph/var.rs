@@ -19,6 +19,8 @@ pub struct Var {
     /// The in-place counter that `value` should have; a leaf's is in its node,
     /// for all its handles.
     version: u32,
+    /// Whether it lies in the memory of a leaf, which no op may change.
+    in_leaf: bool,
 }
 
 /// The version of a Var whose value is never read, only its place in the graph.
@@ -79,12 +81,26 @@ impl Var {
     /// Has the place of an edge in the graph, and a value of the right shape
     /// alone.
     pub(crate) fn stand_in(value: Tensor, edge: &Edge) -> Var {
-        Var { value, edge: edge.clone(), version: STAND_IN }
+        Var { value, edge: edge.clone(), version: STAND_IN, in_leaf: false }
     }
 
     #[inline]
     pub(crate) fn new(value: Tensor, version: u32, node: Arc<Node>, output: u32) -> Var {
-        Var { value, edge: Edge { node, output }, version }
+        let in_leaf = node.leaf().is_some();
+        Var { value, edge: Edge { node, output }, version, in_leaf }
+    }
+
+    /// As it is, or as one in the memory of a leaf where one of `inputs` is and
+    /// shares it.
+    #[inline]
+    pub(crate) fn sharing(mut self, inputs: &[Option<&Var>]) -> Var {
+        let mut inputs = inputs.iter().flatten().filter(|x| x.in_leaf);
+        self.in_leaf |= inputs.any(|x| ffi::shares_storage(&self.value, &x.value));
+        self
+    }
+
+    pub(crate) fn is_in_leaf(&self) -> bool {
+        self.in_leaf
     }
 
     /// The tensor.
@@ -99,7 +115,7 @@ impl Var {
 
     /// The same value as a constant: no gradient flows back from it.
     pub fn detach(&self) -> Var {
-        Var::constant(&self.value)
+        Var::constant(&self.value).sharing(&[Some(self)])
     }
 
     /// The gradient that [`backward`](Var::backward) has added up in this leaf.
@@ -230,7 +246,8 @@ fn outside_libtorch(t: &Tensor) -> Tensor {
 
 impl Clone for Var {
     fn clone(&self) -> Var {
-        Var { value: self.value.shallow_clone(), edge: self.edge.clone(), version: self.version }
+        let (value, edge) = (self.value.shallow_clone(), self.edge.clone());
+        Var { value, edge, version: self.version, in_leaf: self.in_leaf }
     }
 }
 
