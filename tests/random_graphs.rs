@@ -549,6 +549,7 @@ proptest! {
 
     #[test]
     fn like_libtorch(choices in choices()) {
+        tch::set_num_threads(1); // the tensors are small
         if let Err(e) = choices.program().check() {
             return Err(TestCaseError::fail(format!("{e:#}")));
         }

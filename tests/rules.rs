@@ -246,17 +246,6 @@ fn a_retained_graph_runs_again_and_adds_up() {
 }
 
 #[test]
-fn create_graph_is_not_yet_supported() {
-    let x = leaf(&[1.0]);
-    let y = &x * &x;
-    assert_error!(
-        GradOptions::new().create_graph(true).grad(&y, &x),
-        Error::NotYet { what: "create_graph", .. },
-        "not supported yet"
-    );
-}
-
-#[test]
 fn needs_input_grad_is_what_the_pass_needs() {
     static SEEN: Mutex<Vec<(bool, bool)>> = Mutex::new(Vec::new());
     let op = || Op::<(Tensor, Tensor), Tensor> {

@@ -207,8 +207,13 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
     const auto reach = [&](Node* node) {
       if (node && seen.insert(node).second) todo.push_back(node);
     };
-    for (size_t i = 0; i < n_outputs; ++i)
-      reach(torch::autograd::impl::gradient_edge(*outputs[i]).function.get());
+    // An output that is a leaf itself has a node only while somebody holds it.
+    std::vector<c10::intrusive_ptr<Node>> roots;
+    for (size_t i = 0; i < n_outputs; ++i) {
+      roots.push_back(
+          torch::autograd::impl::gradient_edge(*outputs[i]).function);
+      reach(roots.back().get());
+    }
     while (!todo.empty()) {
       Node* node = todo.back();
       todo.pop_back();

@@ -113,6 +113,13 @@ struct tf_recording {
 // Makes the outputs' history a new node, which takes `state` on success.
 bool tf_record(const tf_recording* what, void* state) noexcept;
 
+// A new handle to the values of `t` that refuses to be differentiated further,
+// in the words of no_second_order, where the gradient would go on to `leaves`.
+at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
+                      size_t n_leaves, const tf_callbacks* callbacks,
+                      const char* op, size_t op_len,
+                      ptrdiff_t position) noexcept;
+
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;
 

@@ -92,7 +92,7 @@ impl<'g> Pass<'g> {
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.
 #[derive(Default)]
-struct SeqHasher(u64);
+pub(super) struct SeqHasher(u64);
 
 impl Hasher for SeqHasher {
     fn finish(&self) -> u64 {
@@ -106,10 +106,10 @@ impl Hasher for SeqHasher {
     }
 }
 
-type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
+pub(super) type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
 
 /// The targets and every node behind `outputs` from which one can be reached.
-fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
+pub(super) fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
     let mut relevant: Seqs = targets.iter().map(|t| t.node().seq).collect();
     let Some(&oldest) = relevant.iter().min() else { return relevant };
     let mut nodes = reachable(outputs, oldest);

@@ -23,6 +23,9 @@ pub struct Var {
     in_leaf: bool,
 }
 
+/// The version of a Var whose value is never read, only its place in the graph.
+const STAND_IN: u32 = u32::MAX;
+
 impl Var {
     /// A value that gradients can be asked for. It shares memory with `value`.
     ///
@@ -73,6 +76,12 @@ impl Var {
     pub(crate) fn blocked(value: Tensor, version: u32, blocked_by: Option<&'static str>) -> Var {
         let constant = Role::Start(Start::Constant { blocked_by });
         Var::new(value, version, Node::new(1, constant), 0)
+    }
+
+    /// Has the place of an edge in the graph, and a value of the right shape
+    /// alone.
+    pub(crate) fn stand_in(value: Tensor, edge: &Edge) -> Var {
+        Var { value, edge: edge.clone(), version: STAND_IN, in_leaf: false }
     }
 
     #[inline]
@@ -190,6 +199,9 @@ impl Var {
     /// is the tensor's in-place counter.
     #[inline]
     pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
+        if self.version == STAND_IN {
+            return Ok(());
+        }
         if let Some(by) = self.node().superseded_by(self.edge.output) {
             return Err(Error::Superseded { op, input, by });
         }
@@ -226,9 +238,10 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
     }
 }
 
-/// A handle that libtorch's autograd does not follow.
+/// The same memory and in-place counter, but a tensor of its own: whatever
+/// libtorch's autograd comes to know of `t`, it does not follow this one.
 fn outside_libtorch(t: &Tensor) -> Tensor {
-    if t.requires_grad() { t.detach() } else { t.shallow_clone() }
+    t.detach()
 }
 
 impl Clone for Var {
