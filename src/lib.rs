@@ -276,6 +276,49 @@
 //! [`Var::zero_grad`] forgets its gradient. Nothing is recorded under
 //! [`tch::no_grad`].
 //!
+//! # Second derivatives
+//!
+//! With [`create_graph`](GradOptions::create_graph) the gradients that
+//! [`grad`](GradOptions::grad) gives have a graph of their own: the user's
+//! `backward` is differentiated as it stands, to any order.
+//!
+//! ```
+//! # use anyhow::Result;
+//! # use tch::Tensor;
+//! # use tch_function::{Ctx, Function, GradOptions, Var, grad};
+//! struct Cube;
+//!
+//! impl Function for Cube {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         ctx.save_for_backward([x])?;
+//!         Ok(x * x * x)
+//!     }
+//!
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [x] = ctx.saved_tensors()?;
+//!         Ok(Some(dy * x * x * 3.0))
+//!     }
+//! }
+//!
+//! let x = Var::leaf(Tensor::from(2.0));
+//! let y = Cube.apply(&x)?;
+//! let dx = GradOptions::new().create_graph(true).grad(&y, &x)?.expect("x was used");
+//! assert_eq!(f64::try_from(grad(&dx, &x)?.value())?, 12.0); // 6 x
+//! # anyhow::Ok(())
+//! ```
+//!
+//! This follows what is saved as an input or an output, as `x` is here. Had
+//! `forward` saved `x * x`, nobody could know how that depends on `x`, and where
+//! PyTorch returns a wrong number the second pass would return
+//! [`Error::SavedIntermediate`]. Then either save inputs and outputs alone, or
+//! let [`double_backward`](Function::double_backward) return
+//! [`DoubleBackward::Recompute`], or, if the tensor does not depend on the inputs,
+//! say so with [`Ctx::mark_constant`]. What `backward` reads from
+//! [`Ctx::state`], or takes out of a tensor as a number, counts as constant.
+//!
 //! # Inside libtorch
 //!
 //! The same `apply`, given tensors, gives tensors: the Function becomes a node
@@ -293,7 +336,7 @@
 //! # anyhow::Ok(())
 //! ```
 //!
-//! The other way round, [`lift`] makes any closure over tch tensors, or a whole
+//! The other way round, [`lift()`] makes any closure over tch tensors, or a whole
 //! module, one node of the own graph:
 //!
 //! ```
@@ -334,6 +377,7 @@
 //!
 //! | situation | PyTorch 2.13 | here |
 //! |---|---|---|
+//! | an intermediate is saved, and differentiated through a second time | a wrong number | error; with `DoubleBackward::Recompute` the right number |
 //! | a gradient whose shape only broadcasts to the input's | summed silently | error |
 //! | a gradient of another dtype or device | converted silently (1e300 becomes infinite in f32) | error |
 //! | `backward` twice over a graph that saved nothing | doubles `.grad` | error, unless the graph was retained |
