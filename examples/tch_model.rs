@@ -138,6 +138,8 @@ impl Network {
 
 fn main() -> Result<()> {
     ensure!(std::env::args().len() == 1, "usage: tch_model    (it takes no arguments)");
+    // More than one are slower on layers this small.
+    tch::set_num_threads(1);
     tch::manual_seed(SEED);
     let [training, test] = task::read()?;
     check_gradients()?;

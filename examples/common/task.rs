@@ -3,7 +3,7 @@
 use crate::digits;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, kind::INT64_CPU};
 
 /// `images` is [n, 64] in f32, `labels` is [n].
 pub struct Set {
@@ -14,10 +14,12 @@ pub struct Set {
 /// In random order, 80 % for training and the rest for the test.
 pub fn read() -> Result<[Set; 2]> {
     let all = digits::read(&digits::default_path())?;
-    let all = Set { images: all.images.to_kind(Kind::Float), labels: all.labels }.shuffled();
-    let training = all.len() * 4 / 5;
-    println!("{training} images for training, {} for the test\n", all.len() - training);
-    Ok([all.slice(0, training), all.slice(training, all.len())])
+    let all = Set { images: all.images.to_kind(Kind::Float), labels: all.labels };
+    let (training, test) = (all.len() * 4 / 5, all.len() - all.len() * 4 / 5);
+    println!("{training} images for training, {test} for the test\n");
+    let parts = Tensor::randperm(all.len(), INT64_CPU);
+    let parts = parts.split_with_sizes([training, test], 0);
+    Ok([all.pick(&parts[0]), all.pick(&parts[1])])
 }
 
 impl Set {
@@ -25,21 +27,14 @@ impl Set {
         self.images.size()[0]
     }
 
-    pub fn slice(&self, start: i64, end: i64) -> Set {
-        let slice = |t: &Tensor| t.slice(0, start, end, 1);
-        Set { images: slice(&self.images), labels: slice(&self.labels) }
-    }
-
     /// All images once, in random order, `size` at a time.
-    pub fn batches(&self, size: i64) -> impl Iterator<Item = Set> + use<> {
-        let order = self.shuffled();
-        let starts = (0..order.len()).step_by(size as usize);
-        starts.map(move |start| order.slice(start, order.len().min(start + size)))
+    pub fn batches(&self, size: i64) -> impl Iterator<Item = Set> {
+        let order = Tensor::randperm(self.len(), INT64_CPU).split(size, 0);
+        order.into_iter().map(|batch| self.pick(&batch))
     }
 
-    fn shuffled(&self) -> Set {
-        let order = Tensor::randperm(self.len(), tch::kind::INT64_CPU);
-        let pick = |t: &Tensor| t.index_select(0, &order);
+    fn pick(&self, positions: &Tensor) -> Set {
+        let pick = |t: &Tensor| t.index_select(0, positions);
         Set { images: pick(&self.images), labels: pick(&self.labels) }
     }
 }
@@ -52,6 +47,7 @@ pub fn accuracy(scores: &Tensor, labels: &Tensor) -> Result<f64> {
 
 /// Shown while `what` trains, on a terminal.
 pub fn progress(epochs: usize, what: &str) -> Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{bar:40} {prefix}: epoch {pos} of {len}, {eta} left")?;
+    let style =
+        ProgressStyle::with_template("{bar:40} {prefix}: epoch {pos} of {len}, {eta} left")?;
     Ok(ProgressBar::new(epochs as u64).with_style(style).with_prefix(what.to_owned()))
 }
