@@ -1,6 +1,6 @@
 //! [`Ctx`]: what `forward` leaves for `backward`.
 
-use crate::{Error, Result, error, ffi, meta::Meta};
+use crate::{Error, Result, error, ffi, forward::Output, meta::Meta};
 use smallvec::SmallVec;
 use std::any::Any;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub struct Ctx {
     /// only when its gradient is there, so nothing needs materialising.
     outputs: Vec<Meta>,
     saved: Option<SmallVec<[Saved; 2]>>,
+    kept: Vec<Option<Saved>>,
     state: Option<Arc<dyn Any + Send + Sync>>,
     marks: Option<Box<Marks>>,
     recording: bool,
@@ -37,7 +38,8 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    pub is_leaf: bool,
+    /// Whether it is a leaf, or lies in the memory of a leaf of the own graph.
+    pub in_leaf: bool,
 }
 
 impl Input {
@@ -48,14 +50,27 @@ impl Input {
             identity: 0,
             version: 0,
             needs_grad: false,
-            is_leaf: false,
+            in_leaf: false,
         }
     }
 }
 
-struct Saved {
-    tensor: Tensor,
-    version: u32,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// How it depends on the inputs is not known.
+    Intermediate,
+    /// It does not depend on them.
+    Constant,
+    Input(u32),
+    Output(u32),
+    /// A leaf of libtorch's, with a graph behind it, that stands for the input.
+    LeafFor(u32),
+}
+
+pub(crate) struct Saved {
+    pub tensor: Tensor,
+    pub version: u32,
+    pub origin: Origin,
 }
 
 /// What only some Functions say in `forward`.
@@ -77,6 +92,7 @@ impl Ctx {
             inputs: SmallVec::new(),
             outputs: Vec::new(),
             saved: None,
+            kept: Vec::new(),
             state: None,
             marks: None,
             recording,
@@ -104,7 +120,7 @@ impl Ctx {
                 return Err(Error::Undefined { op: self.op, what });
             }
             if self.recording {
-                saved.push(Saved::of(tensor.shallow_clone()));
+                saved.push(Saved::of(tensor.shallow_clone(), self.origin_among_inputs(tensor)?));
             }
         }
         self.saved = Some(saved);
@@ -136,7 +152,55 @@ impl Ctx {
         Ok(saved.iter().map(|s| &s.tensor).collect())
     }
 
-    fn saved(&self) -> &[Saved] {
+    fn origin_among_inputs(&self, tensor: &Tensor) -> Result<Origin> {
+        let identity = ffi::describe(self.op, tensor)?.identity;
+        let position = self.inputs.iter().position(|input| input.identity == identity);
+        Ok(position.map_or(Origin::Intermediate, |i| Origin::Input(i as u32)))
+    }
+
+    /// Saves the leaves of libtorch's that stand for the inputs, one per position.
+    pub(crate) fn save_leaves(&mut self, tensors: &[Tensor]) {
+        if self.recording {
+            let saved = |(t, i): (&Tensor, u32)| Saved::of(t.shallow_clone(), Origin::LeafFor(i));
+            self.saved = Some(tensors.iter().zip(0..).map(saved).collect());
+        }
+    }
+
+    /// Tells outputs and declared constants from other saved tensors; dirty
+    /// inputs are outputs now.
+    #[inline]
+    pub(crate) fn settle_origins(
+        &mut self,
+        outputs: &[Output],
+        marks: Option<&Marks>,
+    ) -> Result<()> {
+        if self.saved.is_none() { Ok(()) } else { self.settle_saved(outputs, marks) }
+    }
+
+    fn settle_saved(&mut self, outputs: &[Output], marks: Option<&Marks>) -> Result<()> {
+        let op = self.op;
+        let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
+        for saved in self.saved.iter_mut().flatten() {
+            match saved.origin {
+                Origin::LeafFor(_) => continue,
+                Origin::Input(i) if !dirty.contains(&(i as usize)) => continue,
+                _ => {}
+            }
+            let identity = |t: &Tensor| Ok(ffi::describe(op, t)?.identity);
+            let own = identity(&saved.tensor)?;
+            if let Some(k) = outputs.iter().position(|y| y.identity == own) {
+                saved.origin = Origin::Output(k as u32);
+            }
+            for declared in marks.iter().flat_map(|marks| &marks.constant) {
+                if identity(declared)? == own {
+                    saved.origin = Origin::Constant;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn saved(&self) -> &[Saved] {
         self.saved.as_deref().unwrap_or_default()
     }
 
@@ -159,7 +223,7 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient.
+    /// a gradient, and for a view of one.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
         if self.recomputing {
             let message = "forward changes its input in place, so it cannot run again for \
@@ -169,7 +233,7 @@ impl Ctx {
         let identity = ffi::describe(self.op, x)?.identity;
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.is_leaf {
+            if input.in_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
             self.marks.get_or_insert_default().dirty.push(i);
@@ -236,16 +300,24 @@ impl Ctx {
     /// input's shape does not broadcast to that of `grad`.
     pub fn reduce_to_input(&self, i: usize, grad: &Tensor) -> Result<Tensor> {
         let meta = &self.input(i)?.meta;
-        let d = ffi::describe(self.op, grad)?;
-        if meta.fits(&d) {
+        if meta.fits(&ffi::describe(self.op, grad)?) {
             return Ok(grad.shallow_clone());
         }
-        let summed = if meta.sizes() == d.sizes {
-            grad.shallow_clone()
-        } else {
-            grad.f_sum_to_size(meta.sizes()).map_err(error::torch(self.op))?
-        };
-        summed.f_to_kind(meta.kind()).map_err(error::torch(self.op))
+        self.reduce(meta, grad)
+    }
+
+    /// As `reduce_to_input`, without another handle where nothing is to be done.
+    pub(crate) fn reduce_own_to_input(&self, i: usize, grad: Tensor) -> Result<Tensor> {
+        let meta = &self.input(i)?.meta;
+        if meta.fits(&ffi::describe(self.op, &grad)?) {
+            return Ok(grad);
+        }
+        self.reduce(meta, &grad)
+    }
+
+    fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
+        let summed = grad.f_sum_to_size(meta.sizes());
+        summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op))
     }
 
     fn input(&self, i: usize) -> Result<&Input> {
@@ -311,19 +383,36 @@ impl Ctx {
         Ctx { state: None, recomputing: true, ..self.again(None) }
     }
 
+    /// Keeps the inputs, one per position, for `DoubleBackward::Recompute`.
+    pub(crate) fn keep_inputs(&mut self, value: impl Fn(usize) -> Option<Tensor>) {
+        let keep = |i| Some(Saved::of(value(i)?, Origin::Input(i as u32)));
+        self.kept = (0..self.inputs.len()).map(keep).collect();
+    }
+
+    /// What `keep_inputs` kept, to be kept elsewhere.
+    pub(crate) fn take_kept(&mut self) -> impl Iterator<Item = Saved> {
+        std::mem::take(&mut self.kept).into_iter().flatten()
+    }
+
+    /// What `keep_inputs` kept.
+    pub(crate) fn kept_inputs(&self) -> &[Option<Saved>] {
+        &self.kept
+    }
+
     /// A second context over tensors that were kept elsewhere.
     pub(crate) fn with_saved(&self, saved: Vec<Tensor>) -> Ctx {
-        self.again(Some(saved.into_iter().map(Saved::of).collect()))
+        let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
+        self.again(Some(saved.collect()))
     }
 
     /// Takes the saved tensors, each of the version that it was saved at.
     ///
     /// # Errors
     /// [`Error::SavedChanged`].
-    pub(crate) fn take_saved(&mut self) -> Result<Vec<Tensor>> {
+    pub(crate) fn take_saved(&mut self) -> Result<SmallVec<[Saved; 2]>> {
         let saved = self.saved.take().unwrap_or_default();
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
-        Ok(saved.into_iter().map(|s| s.tensor).collect())
+        Ok(saved)
     }
 
     fn again(&self, saved: Option<SmallVec<[Saved; 2]>>) -> Ctx {
@@ -332,6 +421,7 @@ impl Ctx {
             inputs: self.inputs.clone(),
             outputs: self.outputs.clone(),
             saved,
+            kept: self.kept.iter().map(|kept| kept.as_ref().map(Saved::share)).collect(),
             state: self.state.clone(),
             marks: None,
             recording: self.recording,
@@ -342,8 +432,8 @@ impl Ctx {
 }
 
 impl Saved {
-    fn of(tensor: Tensor) -> Saved {
-        Saved { version: ffi::version(&tensor), tensor }
+    fn of(tensor: Tensor, origin: Origin) -> Saved {
+        Saved { version: ffi::version(&tensor), tensor, origin }
     }
 
     fn check(&self, op: &'static str, position: usize) -> Result<()> {
@@ -354,7 +444,7 @@ impl Saved {
         Err(Error::SavedChanged { op, position, expected: self.version, found })
     }
 
-    fn share(&self) -> Saved {
-        Saved { tensor: self.tensor.shallow_clone(), version: self.version }
+    pub fn share(&self) -> Saved {
+        Saved { tensor: self.tensor.shallow_clone(), ..*self }
     }
 }

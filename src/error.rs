@@ -8,7 +8,7 @@ use tch::{Device, Kind, TchError};
 #[non_exhaustive]
 pub enum Error {
     /// User code in `forward` returned an error.
-    #[error("{op}: forward failed: {source:#}")]
+    #[error("{op}: forward failed: {}", in_one_line(source))]
     Forward {
         /// The op whose `forward` failed.
         op: &'static str,
@@ -16,7 +16,7 @@ pub enum Error {
         source: anyhow::Error,
     },
     /// User code in `backward` returned an error.
-    #[error("{op}: backward failed: {source:#}")]
+    #[error("{op}: backward failed: {}", in_one_line(source))]
     Backward {
         /// The op whose `backward` failed.
         op: &'static str,
@@ -117,10 +117,11 @@ pub enum Error {
         /// The number of seeds.
         found: usize,
     },
-    /// An output of several elements has no seed.
+    /// An output that is not one real number has no seed.
     #[error(
-        "{op}: output {output} has shape {shape:?}, and a gradient starts from ones only where \
-         the output has one element; give a seed (GradOptions::seeds) or reduce it with sum or mean"
+        "{op}: output {output} has shape {shape:?}, and a gradient starts from one by itself only \
+         where the output is one real number; give a seed (GradOptions::seeds), or reduce it with \
+         sum or mean"
     )]
     SeedMissing {
         /// The op that made the output.
@@ -254,10 +255,10 @@ pub enum Error {
         /// The op that marked it.
         op: &'static str,
     },
-    /// `mark_dirty` of a leaf that requires a gradient.
+    /// `mark_dirty` of a leaf that requires a gradient, or of a view of one.
     #[error(
-        "{op}: input {input} is a leaf that requires a gradient and cannot be changed in place; \
-         nothing was changed; use a copy of it"
+        "{op}: input {input} is a leaf that requires a gradient, or shares the memory of one, and \
+         cannot be changed in place; nothing was changed; use a copy of it"
     )]
     DirtyLeaf {
         /// The op that marked it.
@@ -419,11 +420,12 @@ impl Error {
         source: anyhow::Error,
         wrap: fn(&'static str, anyhow::Error) -> Error,
     ) -> Error {
-        match source.downcast::<Error>() {
-            Ok(own) if own.op() == Some(op) => own,
-            Ok(other) => wrap(op, other.into()),
-            Err(source) => wrap(op, source.downcast().map_or_else(|e| e, |e| brief(e).into())),
+        // The source itself, without context that the user put around it.
+        let own = source.chain().next().and_then(|e| e.downcast_ref::<Error>());
+        if own.is_none_or(|own| own.op() != Some(op)) {
+            return wrap(op, source);
         }
+        source.downcast().unwrap_or_else(|source| wrap(op, source))
     }
 
     pub(crate) fn forward(op: &'static str, source: anyhow::Error) -> Error {
@@ -435,12 +437,18 @@ impl Error {
     }
 }
 
-/// What libtorch said, without the C++ stack that follows in tch's errors.
-fn brief(e: TchError) -> TchError {
-    match e {
-        TchError::Torch(text) => TchError::Torch(without_cpp_stack(&text).to_owned()),
-        other => other,
+/// An error with what caused it, as far as each does not tell its own causes.
+fn in_one_line(source: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in source.chain() {
+        let separator = if text.is_empty() { "" } else { ": " };
+        text += separator;
+        text += without_cpp_stack(&cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
     }
+    text
 }
 
 /// The second form is the first one in the `Debug` form of a panic's message.
@@ -477,5 +485,5 @@ pub(crate) fn run_user<T>(
 
 /// Turns a tch error into ours, with the name of what was called.
 pub(crate) fn torch(op: &'static str) -> impl FnOnce(TchError) -> Error {
-    move |e| Error::Torch { op, message: brief(e).to_string() }
+    move |e| Error::Torch { op, message: without_cpp_stack(&e.to_string()).to_owned() }
 }

@@ -172,6 +172,36 @@ fn short_name(path: &'static str) -> &'static str {
 }
 
 fn last_segment(path: &'static str) -> &'static str {
-    let path = path.split('<').next().unwrap_or(path);
+    let path = without_arguments(path);
     path.rsplit("::").next().unwrap_or(path)
+}
+
+/// Without the `<...>` at the end. (A type inside a function of an impl has one
+/// at the beginning too: `<f64 as my_crate::Trait>::function::Scale<f32>`.)
+fn without_arguments(path: &'static str) -> &'static str {
+    let mut depth = 0;
+    for (i, byte) in path.bytes().enumerate().rev() {
+        depth += match byte {
+            b'>' if !path[..i].ends_with('-') => 1, // not that of `fn() -> T`
+            b'<' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            return if byte == b'<' { &path[..i] } else { path };
+        }
+    }
+    path
+}
+
+#[test]
+fn names_are_short() {
+    for (path, name) in [
+        ("my_crate::ops::Scale", "Scale"),
+        ("my_crate::Scale<alloc::vec::Vec<f32>>", "Scale"),
+        ("my_crate::Map<fn(f32) -> f32>", "Map"),
+        ("<f64 as my_crate::Trait>::function::Scale<f32>", "Scale"),
+        ("my_crate::<impl my_crate::Trait for f64>::function::Scale", "Scale"),
+    ] {
+        assert_eq!(last_segment(path), name);
+    }
 }

@@ -6,7 +6,7 @@ use crate::{Gradients, Result, Var, graph, value::Differentiable};
 /// `torch.autograd.grad`. Each may be `&v`, `[&a, &b]` or a slice; the result
 /// has the form of `inputs`. Nothing is added to any leaf's `grad`.
 ///
-/// The outputs must have one element each; [`GradOptions`] takes seeds for
+/// The outputs must be one real number each; [`GradOptions`] takes seeds for
 /// others, and has the other options.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
     Ok(inputs.form(found.into_iter().map(|g| g.expect("unused inputs are an error"))))
 }
 
-/// Adds the gradients of `outputs`, of one element each, to every leaf behind
+/// Adds the gradients of `outputs`, one real number each, to every leaf behind
 /// them. When it fails, no leaf has changed.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! [`lift`]: any tch closure or module as one node of the own graph.
 
 use crate::{Ctx, Error, Function, Handles, Result, Var, error::run_user, ffi, ffi::Pass};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 
 const OP: &str = "lift";
@@ -61,19 +61,30 @@ pub fn lift_all<'a>(
         return Err(Error::Undefined { op: OP, what: format!("output {i} of the closure") });
     }
 
-    let mut vars: Vec<Var> = inputs.into_iter().cloned().collect();
-    for parameter in ffi::graph_leaves(OP, &outputs)? {
+    let vars = inputs.into_iter().cloned().collect();
+    node_of(OP, vars, leaves, outputs)
+}
+
+/// Makes what libtorch has recorded, from `leaves` to `outputs`, a node named
+/// `op` of the own graph. `vars` are what the leaves stand for.
+pub(crate) fn node_of(
+    op: &'static str,
+    mut vars: Vec<Var>,
+    mut leaves: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+) -> Result<Vec<Var>> {
+    for parameter in ffi::graph_leaves(op, &outputs)? {
         if !contains(&leaves, &parameter)? {
             vars.push(Var::try_leaf(&parameter)?);
             leaves.push(parameter);
         }
     }
-    Lift(Mutex::new(Some(Recorded { leaves, outputs }))).apply(&vars)
+    Lift { op, recorded: Mutex::new(Some(Recorded { leaves, outputs })) }.apply(&vars)
 }
 
 /// What stands for `x` inside libtorch: the parameter that `x` was made from,
 /// or a leaf of its own.
-fn torch_leaf(x: &Var, others: &[Tensor]) -> Result<Tensor> {
+pub(crate) fn torch_leaf(x: &Var, others: &[Tensor]) -> Result<Tensor> {
     if let Some(parameter) = x.parameter()
         && !contains(others, &parameter)?
     {
@@ -100,47 +111,61 @@ struct Recorded {
 }
 
 /// Hands what libtorch has recorded already to its node.
-struct Lift(Mutex<Option<Recorded>>);
+struct Lift {
+    op: &'static str,
+    recorded: Mutex<Option<Recorded>>,
+}
 
 impl Function for Lift {
     type Inputs = Vec<Tensor>;
     type Outputs = Vec<Tensor>;
 
     fn name(&self) -> &'static str {
-        OP
+        self.op
     }
 
     fn forward(&self, ctx: &mut Ctx, _: &[Tensor]) -> anyhow::Result<Vec<Tensor>> {
-        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let recorded = recorded.expect("apply runs forward once");
-        let outputs: Vec<Tensor> = recorded.outputs.iter().map(Tensor::detach).collect();
-        for (recorded, output) in recorded.outputs.iter().zip(&outputs) {
-            if !recorded.requires_grad() {
-                ctx.mark_non_differentiable(output);
+        let Recorded { leaves, outputs } = lock(&self.recorded).take().expect("forward runs once");
+        let values: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
+        for (output, value) in outputs.iter().zip(&values) {
+            if !output.requires_grad() {
+                ctx.mark_non_differentiable(value);
             }
         }
-        ctx.save(Mutex::new(recorded))?;
-        Ok(outputs)
+        ctx.save_leaves(&leaves);
+        ctx.save(Mutex::new(outputs))?;
+        Ok(values)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &[Tensor]) -> anyhow::Result<Vec<Option<Tensor>>> {
-        let recorded = ctx.state::<Mutex<Recorded>>()?;
-        let recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaves = ctx.saved_tensors_vec()?;
+        let recorded: Vec<Tensor> =
+            lock(ctx.state::<Mutex<Vec<Tensor>>>()?).iter().map(Tensor::shallow_clone).collect();
         let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
-        for (y, dy) in recorded.outputs.iter().zip(dy).filter(|(y, _)| y.requires_grad()) {
+        for (y, dy) in recorded.iter().zip(dy).filter(|(y, _)| y.requires_grad()) {
             outputs.push(y);
             seeds.push(dy.shallow_clone());
         }
-        let wanted: Vec<usize> =
-            (0..recorded.leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
-        let inputs: Vec<&Tensor> = wanted.iter().map(|&i| &recorded.leaves[i]).collect();
-        // Retained: the context is dropped with this graph if the pass does
-        // not retain its own.
-        let (outputs, inputs) = (&outputs, &inputs);
-        let pass = Pass { outputs, seeds: &seeds, inputs, retain_graph: true, create_graph: false };
-        let found = ffi::torch_grad(OP, &pass)?;
-        let mut grads: Vec<_> = recorded.leaves.iter().map(|_| None).collect();
+        let wanted: Vec<usize> = (0..leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
+        let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
+        let found = ffi::torch_grad(
+            self.op,
+            &Pass {
+                outputs: &outputs,
+                seeds: &seeds,
+                inputs: &inputs,
+                // The context is dropped with this graph if the pass does not
+                // retain its own.
+                retain_graph: true,
+                create_graph: ffi::grad_enabled(),
+            },
+        )?;
+        let mut grads: Vec<_> = leaves.iter().map(|_| None).collect();
         wanted.into_iter().zip(found).for_each(|(i, grad)| grads[i] = grad);
         Ok(grads)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

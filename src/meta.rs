@@ -43,6 +43,12 @@ impl Meta {
         device_of(self.device)
     }
 
+    /// A zero that is read as if it had this shape, in the memory of one.
+    pub fn expanded_zero(&self, op: &'static str) -> Result<Tensor, Error> {
+        let zero = ffi::zeros(op, &[], self.dtype, self.device)?;
+        zero.f_expand(self.sizes(), false).map_err(crate::error::torch(op))
+    }
+
     pub fn zeros(&self, op: &'static str) -> Result<Tensor, Error> {
         ffi::zeros(op, &self.sizes, self.dtype, self.device)
     }
@@ -59,6 +65,10 @@ impl ffi::Description<'_> {
     #[inline]
     pub fn is_differentiable(&self) -> bool {
         matches!(self.dtype, 5..=10 | 15 | 23..=26)
+    }
+
+    pub fn is_complex(&self) -> bool {
+        matches!(self.dtype, 8..=10)
     }
 }
 

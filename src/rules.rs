@@ -35,7 +35,7 @@ fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Erro
 }
 
 /// The seed of output `output`: what the user gave, if it fits, or ones for an
-/// output of one element.
+/// output that is one real number.
 pub(crate) fn seed(
     op: &'static str,
     output: usize,
@@ -44,9 +44,10 @@ pub(crate) fn seed(
 ) -> Result<Tensor> {
     let expected = ffi::describe(op, value)?;
     let Some(given) = given else {
-        return match expected.sizes.iter().product::<i64>() {
-            1 => Ok(value.ones_like()),
-            _ => Err(Error::SeedMissing { op, output, shape: expected.sizes.to_vec() }),
+        let single = expected.sizes.iter().product::<i64>() == 1;
+        return match single && !expected.is_complex() {
+            true => Ok(value.ones_like()),
+            false => Err(Error::SeedMissing { op, output, shape: expected.sizes.to_vec() }),
         };
     };
     let expected = Meta::of(&expected);

@@ -174,6 +174,32 @@ fn expanded_gradients_are_summed_right() {
     assert_eq!(numbers(&gradients[&x]), [3.0, 5.0, 7.0]);
 }
 
+/// `y = x`; its gradient is a sparse tensor.
+struct SparseGradient;
+impl Function for SparseGradient {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x.shallow_clone())
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy.to_sparse_sparse_dim(1)))
+    }
+}
+
+#[test]
+fn sparse_gradients_are_summed_with_dense_ones_in_either_order() {
+    let x = Var::leaf(vector(&[1.0, 2.0]));
+    let sparse = || SparseGradient.apply(&x).unwrap();
+    let seed = Var::constant(vector(&[1.0, 1.0]));
+    let pass = GradOptions::new().seeds(&seed);
+    for y in [&(&x * 3.0) + &sparse(), &sparse() + &(&x * 3.0)] {
+        assert_eq!(numbers(pass.grad(&y, &x).unwrap().unwrap().value()), [4.0, 4.0]);
+    }
+    let dx = pass.grad(&(&sparse() + &sparse()), &x).unwrap().unwrap();
+    assert_eq!(numbers(&dx.value().to_dense(None, false)), [2.0, 2.0]);
+}
+
 #[test]
 fn a_var_moves_to_another_thread() {
     let x = leaf(3.0);

@@ -146,3 +146,11 @@ fn nothing_is_recorded_under_no_grad() -> Result<()> {
     drop(vs);
     Ok(())
 }
+
+#[test]
+fn a_closure_may_return_its_input() -> Result<()> {
+    let x = Var::leaf(vector(&[2.0]));
+    let y = lift(&x, |x| Ok(x[0].shallow_clone()))?;
+    assert_eq!(number(grad(&(&y * &y), &x)?.value()), 4.0);
+    Ok(())
+}

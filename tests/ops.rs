@@ -5,7 +5,7 @@ mod common;
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    Domain, LAYOUTS, Layout, Ours, Random, Theirs, assert_close, assert_same, ours, theirs,
+    ANY, Domain, LAYOUTS, Layout, Ours, Random, Theirs, assert_close, assert_same, ours, theirs,
     tolerance,
 };
 use tch::{Kind, Reduction, Tensor, kind::DOUBLE_CPU};
@@ -35,8 +35,6 @@ enum Takes {
     Any,
 }
 
-/// Between -2 and 2.
-const ANY: Domain = |u| 4.0 * u - 2.0;
 /// Between 0.3 and 2.3.
 const POSITIVE: Domain = |u| 2.0 * u + 0.3;
 /// Away from a kink or a pole at 0, on both sides of it.

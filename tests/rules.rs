@@ -2,7 +2,7 @@
 
 mod support;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use support::{number, numbers, vector};
@@ -246,17 +246,6 @@ fn a_retained_graph_runs_again_and_adds_up() {
 }
 
 #[test]
-fn create_graph_is_not_yet_supported() {
-    let x = leaf(&[1.0]);
-    let y = &x * &x;
-    assert_error!(
-        GradOptions::new().create_graph(true).grad(&y, &x),
-        Error::NotYet { what: "create_graph", .. },
-        "not supported yet"
-    );
-}
-
-#[test]
 fn needs_input_grad_is_what_the_pass_needs() {
     static SEEN: Mutex<Vec<(bool, bool)>> = Mutex::new(Vec::new());
     let op = || Op::<(Tensor, Tensor), Tensor> {
@@ -415,6 +404,23 @@ fn a_leaf_that_needs_a_gradient_stays_untouched() {
 }
 
 #[test]
+fn a_view_of_a_leaf_stays_untouched_too() {
+    let parameter = vector(&[3.0]).set_requires_grad(true);
+    for x in [leaf(&[3.0]), Var::leaf(&parameter)] {
+        let same = identity(|_, dy| Ok(Some(dy.copy()))).apply(&x).unwrap();
+        let unrecorded = tch::no_grad(|| x.reshape(&[1])).unwrap();
+        for view in [x.reshape(&[1, 1]).unwrap(), same, x.detach(), unrecorded] {
+            assert_error!(
+                double_in_place().apply(&view.reshape(&[1]).unwrap()),
+                Error::DirtyLeaf { op: "Op", input: 0 },
+                "shares the memory"
+            );
+        }
+        assert_eq!(number(x.value()), 3.0);
+    }
+}
+
+#[test]
 fn an_undeclared_change_is_an_error() {
     let op = Op::<Tensor, Tensor> {
         forward: |_, x| Ok(x.shallow_clone().g_mul_scalar_(2.0)),
@@ -465,6 +471,8 @@ fn a_value_changed_behind_the_graph_is_refused_and_update_is_the_way() {
     .unwrap();
     assert_eq!(number(grad(&(&x * &x), &x).unwrap().value()), 10.0);
     assert_error!((&x * 2.0).update(|_| ()), Error::Argument { .. }, "only a leaf");
+    // It would change nothing.
+    assert_error!(x.update(|t| *t = &*t - 1.0), Error::Argument { .. }, "in place", "copy_");
     assert_error!(x.update(|_| panic!("stop")), Error::Panic { .. }, "stop");
 }
 
@@ -528,7 +536,7 @@ fn after_a_fault_in_backward_the_graph_is_usable() {
         let y = failing(fail).apply(&x).unwrap();
         let loss = &y + &other;
         let retain = GradOptions::new().retain_graph(true);
-        let error = retain.backward(&loss).err().expect("the fault").to_string();
+        let error = retain.backward(&loss).expect_err("the fault").to_string();
         assert!(error.contains("Flaky") && error.ends_with("no"), "{error}");
         assert!(x.grad().is_none() && other.grad().is_none(), "a failed pass changes no leaf");
         backward(&loss).unwrap();
@@ -563,7 +571,7 @@ fn another_ops_error_inside_keeps_both_names() {
                 forward: |_, _| bail!("deep down"),
                 backward: |_, _| Ok(None),
             };
-            Ok(inner.apply(&Var::constant(x))?.value().copy())
+            Ok(inner.apply(&Var::constant(x)).context("inside")?.value().copy())
         }
         fn backward(&self, _: &Ctx, _: &Tensor) -> Result<Option<Tensor>> {
             Ok(None)
@@ -572,8 +580,21 @@ fn another_ops_error_inside_keeps_both_names() {
     assert_error!(
         Outer.apply(&leaf(&[1.0])),
         Error::Forward { op: "Outer", .. },
-        "Outer: forward failed: Op: forward failed: deep down"
+        "Outer: forward failed: inside: Op: forward failed: deep down"
     );
+    let text = Outer.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    assert!(text.ends_with("failed: deep down"), "each cause once: {text}");
+}
+
+#[test]
+fn context_stays_around_libtorchs_message_without_its_stack() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |_, x| x.f_matmul(&vector(&[1.0, 2.0])).context("layer 7"),
+        backward: |_, _| Ok(None),
+    };
+    let text = op.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    assert!(text.starts_with("Op: forward failed: layer 7: "), "{text}");
+    assert!(text.contains("size") && !text.contains("Exception raised"), "{text}");
 }
 
 #[test]
@@ -649,6 +670,9 @@ fn seeds_must_fit_their_outputs() {
     );
     let dx = GradOptions::new().seeds(&good).grad(&y, &x).unwrap().unwrap();
     assert_eq!(numbers(dx.value()), [2.0, 40.0]);
+    // Of a complex number, one of two directions would be a guess.
+    let z = Var::leaf(vector(&[1.0]).to_kind(Kind::ComplexDouble));
+    assert_error!(grad(&(&z * &z), &z), Error::SeedMissing { .. }, "one real number");
 }
 
 #[test]
@@ -671,4 +695,42 @@ fn asking_for_the_gradient_of_a_comparison_names_it() {
         Error::NotDifferentiable { op: "Greater" },
         "Greater has no gradient"
     );
+}
+
+#[test]
+fn a_failed_pass_to_some_inputs_takes_no_gradient_from_the_next() {
+    static FAILS: AtomicUsize = AtomicUsize::new(1);
+    let op = Op::<(Tensor, Tensor), Tensor> {
+        forward: |_, (a, b)| Ok(a + b),
+        backward: |ctx, dy| {
+            if FAILS.swap(0, SeqCst) > 0 {
+                bail!("once")
+            }
+            let of = |i| ctx.needs_input_grad(i).then(|| dy.copy());
+            Ok((of(0), of(1)))
+        },
+    };
+    let (a, b) = (leaf(&[1.0]), leaf(&[2.0]));
+    let y = op.apply((&a, &b)).unwrap();
+    assert!(grad(&y, &a).is_err());
+    backward(&y).unwrap();
+    assert_eq!(number(&b.grad().unwrap()), 1.0);
+}
+
+#[test]
+fn backward_is_not_recorded_by_libtorch() {
+    struct Scale(Mutex<Tensor>);
+    impl Function for Scale {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            Ok(x * &*self.0.lock().unwrap())
+        }
+        fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+            Ok(Some(dy * &*self.0.lock().unwrap()))
+        }
+    }
+    let (x, k) = (leaf(&[1.0]), vector(&[3.0]).set_requires_grad(true));
+    backward(&Scale(Mutex::new(k)).apply(&x).unwrap()).unwrap();
+    assert!(!x.grad().unwrap().requires_grad());
 }

@@ -54,6 +54,16 @@ struct Refusal : Node {
   ptrdiff_t position;
 };
 
+at::Tensor refusing(const at::Tensor& t, edge_list&& edges,
+                    const tf_callbacks* callbacks, Name op,
+                    ptrdiff_t position) {
+  at::Tensor out = t.detach();
+  NodePtr node =
+      c10::make_intrusive<Refusal>(std::move(edges), callbacks, op, position);
+  torch::autograd::set_history(out, node);
+  return out;
+}
+
 struct Saved {
   SavedVariable variable;
   uint32_t version;
@@ -142,8 +152,7 @@ struct FunctionNode : Node {
     for (size_t i = 0; i < saved.size(); ++i) {
       tensors[i] = new at::Tensor(unpack_one(i));
       if (refuse_intermediates && saved[i].intermediate) {
-        at::Tensor plain = tensors[i]->detach();
-        *tensors[i] = with_refusal(plain, edges_of_inputs(), i);
+        *tensors[i] = with_refusal(*tensors[i], edges_of_inputs(), i);
       }
     }
   }
@@ -163,11 +172,9 @@ struct FunctionNode : Node {
 
   edge_list edges_of_inputs() const { return next_edges(); }
 
-  at::Tensor with_refusal(at::Tensor t, edge_list edges, ptrdiff_t position) {
-    NodePtr node = c10::make_intrusive<Refusal>(std::move(edges), callbacks, op,
-                                                position);
-    torch::autograd::set_history(t, node);
-    return t;
+  at::Tensor with_refusal(const at::Tensor& t, edge_list&& edges,
+                          ptrdiff_t position) const {
+    return refusing(t, std::move(edges), callbacks, op, position);
   }
 
   void refuse(variable_list& grads, edge_list seeds) {
@@ -175,7 +182,7 @@ struct FunctionNode : Node {
       if (!grad.defined()) continue;
       edge_list edges = edges_of_inputs();
       edges.insert(edges.end(), seeds.begin(), seeds.end());
-      grad = with_refusal(grad.detach(), std::move(edges), -1);
+      grad = with_refusal(grad, std::move(edges), -1);
     }
   }
 
@@ -296,5 +303,18 @@ bool tf_record(const tf_recording* what, void* state) noexcept {
     save(*what, *node, returned);
     node->state = state;
     return true;
+  });
+}
+
+at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
+                      size_t n_leaves, const tf_callbacks* callbacks,
+                      const char* op, size_t op_len,
+                      ptrdiff_t position) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    edge_list edges;
+    for (size_t i = 0; i < n_leaves; ++i)
+      edges.push_back(torch::autograd::impl::gradient_edge(*leaves[i]));
+    return new at::Tensor(
+        refusing(*t, std::move(edges), callbacks, {op, op_len}, position));
   });
 }

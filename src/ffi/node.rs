@@ -1,7 +1,6 @@
 //! A Function as a node of libtorch's autograd: what the C++ node calls back.
 
 use super::{check, grad_enabled};
-use crate::ctx::Input;
 use crate::erased::Backward;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
 use std::ffi::{CString, c_char, c_void};
@@ -61,6 +60,15 @@ struct RawRecording {
 
 unsafe extern "C" {
     fn tf_record(what: *const RawRecording, state: *mut c_void) -> bool;
+    fn tf_refuse(
+        t: *const C_tensor,
+        leaves: *const *const C_tensor,
+        n_leaves: usize,
+        callbacks: *const Callbacks,
+        op: *const c_char,
+        op_len: usize,
+        position: isize,
+    ) -> *mut C_tensor;
 }
 
 /// What a C++ node owns: the op, and what `forward` left besides tensors.
@@ -118,6 +126,31 @@ pub(crate) fn record(what: Recording<'_>, state: State) -> Result<()> {
         drop_state(state);
     }
     check(op, done)
+}
+
+/// The values of `t`, refusing to be differentiated further where the gradient
+/// would go on to `leaves`: as saved tensor `position`, or as a gradient of an
+/// op that is differentiable once.
+pub(crate) fn refuse(
+    op: &'static str,
+    t: &Tensor,
+    leaves: &[Tensor],
+    position: Option<usize>,
+) -> Result<Tensor> {
+    let leaves = super::handles(leaves);
+    let position = position.map_or(-1, |i| i as isize);
+    // SAFETY: the handles are valid, `CALLBACKS` and `op` are static.
+    super::own(op, unsafe {
+        tf_refuse(
+            t.as_ptr(),
+            leaves.as_ptr(),
+            leaves.len(),
+            &CALLBACKS,
+            op.as_ptr().cast(),
+            op.len(),
+            position,
+        )
+    })
 }
 
 /// An error in C++'s hands.
@@ -265,18 +298,18 @@ fn run_backward(
 
 /// The context for this run of backward.
 fn context(state: &State, mut saved: Vec<Tensor>) -> Result<Ctx> {
-    let kept = lock(&state.ctx);
+    let ctx = lock(&state.ctx);
     if state.op.double_backward() != DoubleBackward::Recompute {
-        return Ok(kept.with_saved(saved));
+        return Ok(ctx.with_saved(saved));
     }
-    // The inputs were saved too, behind what forward saved.
-    let present = kept.inputs().iter().filter(|input| input.meta.is_defined()).count();
-    let mut inputs = saved.split_off(saved.len() - present).into_iter();
-    let kept = kept.with_saved(saved);
+    // The inputs are behind what forward saved.
+    let is_there: Vec<bool> = ctx.inputs().iter().map(|input| input.meta.is_defined()).collect();
+    let count = is_there.iter().filter(|there| **there).count();
+    let mut inputs = saved.split_off(saved.len() - count).into_iter();
+    let ctx = ctx.with_saved(saved);
     if !grad_enabled() {
-        return Ok(kept);
+        return Ok(ctx);
     }
-    let at = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
-    let inputs = kept.inputs().iter().map(at).collect();
-    state.op.recompute(&kept, inputs)
+    let inputs = is_there.into_iter().map(|there| there.then(|| inputs.next()).flatten()).collect();
+    state.op.recompute(&ctx, inputs)
 }

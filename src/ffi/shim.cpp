@@ -123,11 +123,20 @@ bool tf_is_unique(const at::Tensor* t) noexcept {
   return guarded(false, [&] { return is_unique(*t); });
 }
 
+bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
+  return guarded(false, [&] {
+    return a->is_same(*b) || (a->has_storage() && b->has_storage() &&
+                              a->storage().is_alias_of(b->storage()));
+  });
+}
+
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   return guarded(false, [&] {
     const c10::NoGradGuard no_grad;
     if (!same_layout(*sum, *term)) {
-      *sum = at::add(*sum, *term);  // strided + sparse
+      // libtorch adds sparse to strided, not strided to sparse.
+      const bool strided = sum->layout() == at::kStrided;
+      *sum = strided ? at::add(*sum, *term) : at::add(*term, *sum);
     } else if (may_hold_sum(*sum)) {
       add_in_place(*sum, *term);
     } else if (may_hold_sum(*term)) {
@@ -198,8 +207,13 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
     const auto reach = [&](Node* node) {
       if (node && seen.insert(node).second) todo.push_back(node);
     };
-    for (size_t i = 0; i < n_outputs; ++i)
-      reach(torch::autograd::impl::gradient_edge(*outputs[i]).function.get());
+    // An output that is a leaf itself has a node only while somebody holds it.
+    std::vector<c10::intrusive_ptr<Node>> roots;
+    for (size_t i = 0; i < n_outputs; ++i) {
+      roots.push_back(
+          torch::autograd::impl::gradient_edge(*outputs[i]).function);
+      reach(roots.back().get());
+    }
     while (!todo.empty()) {
       Node* node = todo.back();
       todo.pop_back();

@@ -43,6 +43,9 @@ at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
 // True when this handle is the only one to the tensor and to its storage.
 bool tf_is_unique(const at::Tensor* t) noexcept;
 
+// True when both lie in the same memory, in whichever parts of it.
+bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept;
+
 // *sum += term. Writes into *sum or reuses `term`'s memory only where their
 // handle is the sole one; otherwise *sum becomes a new tensor.
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept;
@@ -109,6 +112,13 @@ struct tf_recording {
 
 // Makes the outputs' history a new node, which takes `state` on success.
 bool tf_record(const tf_recording* what, void* state) noexcept;
+
+// A new handle to the values of `t` that refuses to be differentiated further,
+// in the words of no_second_order, where the gradient would go on to `leaves`.
+at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
+                      size_t n_leaves, const tf_callbacks* callbacks,
+                      const char* op, size_t op_len,
+                      ptrdiff_t position) noexcept;
 
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;

@@ -7,7 +7,7 @@ use crate::ctx::Input;
 use crate::erased::Applied;
 use crate::forward::{self, Output};
 use crate::tensors::{Of, Refs, sealed::Shape};
-use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
+use crate::{Ctx, DoubleBackward, Error, Function, Result, error::run_user, ffi, meta::Meta};
 
 pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
     let op = f.name();
@@ -38,9 +38,13 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
         changed.for_each(|var| var.node().supersede(var.edge().output, op));
         marks.settle(&ctx, &mut outputs)?;
     }
+    ctx.settle_origins(&outputs, marks.as_deref())?;
     forward::check_unchanged(&ctx, marks.as_deref(), |i| vars[i].map(Var::value))?;
 
     let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
+        if f.double_backward() == DoubleBackward::Recompute {
+            ctx.keep_inputs(|i| vars[i].map(|v| v.value().shallow_clone()));
+        }
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
         let recorded = Recorded::new(Box::new(applied), edges(&vars), ctx);
         Node::new(outputs.len() as u32, Role::Op(recorded))
@@ -51,15 +55,15 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
         false => None,
     };
     let count = outputs.len() as u32;
-    let mut vars = outputs.into_iter().zip(0..).map(|(y, i)| {
+    let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
         if !y.differentiable {
-            return Some(Var::blocked(y.tensor?, y.version, blocked_by));
+            return Some(Var::blocked(y.tensor?, y.version, blocked_by).sharing(&vars));
         }
         // The last one moves its handle of the node into the Var.
         let node = if i + 1 == count { node.take() } else { node.clone() };
-        Some(Var::new(y.tensor?, y.version, node?, i))
+        Some(Var::new(y.tensor?, y.version, node?, i).sharing(&vars))
     });
-    Ok(F::Outputs::build(&layout, &mut || vars.next().flatten()))
+    Ok(F::Outputs::build(&layout, &mut || made.next().flatten()))
 }
 
 #[inline]
@@ -89,7 +93,7 @@ fn describe_input(ctx: &mut Ctx, i: usize, var: Option<&Var>) -> Result<()> {
         identity: d.identity,
         version: d.version,
         needs_grad: ctx.is_recording() && var.requires_grad(),
-        is_leaf: var.node().leaf().is_some(),
+        in_leaf: var.is_in_leaf(),
     });
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! [`Gradients`], and what `grad` and `backward` do on the own graph.
 
-use super::node::{Leaf, LeafState, lock};
+use super::node::{Leaf, LeafState, Node, lock};
 use super::pass::Pass;
+use super::recorded;
 use super::var::Var;
 use crate::{Error, GradOptions, Result, ffi, rules};
 use std::collections::HashMap;
@@ -83,15 +84,25 @@ pub(crate) fn grad(
     let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
     inputs.iter().enumerate().for_each(|(i, x)| wanted.entry(key(x)).or_default().push(i));
     let mut found: Vec<Option<Var>> = inputs.iter().map(|_| None).collect();
-    start(outputs, Some(inputs), options)?.run(|node, grads| {
-        for (grad, output) in grads.iter().zip(0..) {
-            let positions = grad.as_ref().and_then(|_| wanted.get(&(node.seq, output)));
-            for &i in positions.into_iter().flatten() {
-                found[i] = grad.as_ref().map(Var::constant);
-            }
+    let mut keep = |node: &Node, output: u32, grad: &dyn Fn() -> Var| {
+        for &i in wanted.get(&(node.seq, output)).into_iter().flatten() {
+            found[i] = Some(grad());
         }
-        Ok(())
-    })?;
+    };
+    if options.create_graph {
+        recorded::run(outputs, seed_vars(outputs, options)?, inputs, |node, grads| {
+            for (grad, output) in grads.iter().zip(0..) {
+                grad.iter().for_each(|grad| keep(node, output, &|| grad.clone()));
+            }
+        })?;
+    } else {
+        start(outputs, Some(inputs), options)?.run(|node, grads| {
+            for (grad, output) in grads.iter().zip(0..) {
+                grad.iter().for_each(|grad| keep(node, output, &|| Var::constant(grad)));
+            }
+            Ok(())
+        })?;
+    }
     match found.iter().position(Option::is_none) {
         Some(input) if !options.allow_unused => Err(Error::Unused { input }),
         _ => Ok(found),
@@ -117,11 +128,18 @@ fn start<'g>(
 ) -> Result<Pass<'g>> {
     if options.create_graph {
         return Err(Error::NotYet {
-            what: "create_graph",
-            instead: "use first derivatives, or lift a tch closure that computes the second",
+            what: "create_graph in a pass that gives plain tensors",
+            instead: "use grad, which gives Vars",
         });
     }
     Pass::new(outputs, seeds(outputs, options)?, targets, options.retain_graph)
+}
+
+/// The seeds with their own history where they were given, for a recorded pass.
+fn seed_vars(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Var>> {
+    let seeds = seeds(outputs, options)?.into_iter().map(Var::constant);
+    let given = &options.seeds;
+    Ok(seeds.enumerate().map(|(i, ones)| given.get(i).map_or(ones, |g| (*g).clone())).collect())
 }
 
 fn seeds(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Tensor>> {

@@ -5,6 +5,7 @@ mod gradients;
 mod node;
 mod pass;
 mod queue;
+mod recorded;
 mod var;
 
 pub use gradients::Gradients;

@@ -5,10 +5,11 @@
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
-use crate::{Ctx, Error, Result, erased::Backward};
+use crate::{Ctx, Error, Result, erased::Backward, ffi};
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tch::Tensor;
 
 /// One gradient per output of a node.
@@ -52,6 +53,42 @@ pub(crate) struct LeafState {
     /// The tch tensor that the leaf was made from, if that requires a gradient
     /// itself: then gradients go to its `.grad`, where tch's optimizers look.
     pub source: Option<Tensor>,
+}
+
+impl Leaf {
+    pub fn new(version: u32, source: Option<Tensor>) -> Leaf {
+        Leaf { version: version.into(), state: Mutex::new(LeafState { grad: None, source }) }
+    }
+}
+
+/// The leaves that stand for parameters of libtorch's, by the parameter's
+/// identity. However often one is asked for, on whichever thread, a parameter
+/// has one leaf: so all its uses are summed, and one lock guards its `.grad`.
+static PARAMETERS: Mutex<BTreeMap<usize, Weak<Node>>> = Mutex::new(BTreeMap::new());
+
+/// The node of the leaf that stands for `source`.
+pub(crate) fn parameter(identity: usize, version: u32, source: Tensor) -> Arc<Node> {
+    let mut parameters = lock(&PARAMETERS);
+    if let Some(node) = parameters.get(&identity).and_then(Weak::upgrade) {
+        return node;
+    }
+    let leaf = Box::new(Leaf::new(version, Some(source)));
+    let node = Node::new(1, Role::Start(Start::Leaf(leaf)));
+    parameters.insert(identity, Arc::downgrade(&node));
+    node
+}
+
+/// Its place in `PARAMETERS` goes with the leaf, unless a new one has it.
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(source) = &state.source else { return };
+        let Ok(described) = ffi::describe("leaf", source) else { return };
+        let mut parameters = lock(&PARAMETERS);
+        if parameters.get(&described.identity).is_some_and(|node| node.strong_count() == 0) {
+            parameters.remove(&described.identity);
+        }
+    }
 }
 
 /// Which outputs were changed in place, and by which op.

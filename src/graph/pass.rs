@@ -7,7 +7,7 @@
 use super::node::{Edge, Node, Recorded, Role};
 use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, rules};
+use crate::{Ctx, Result, ffi, rules};
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
@@ -42,6 +42,7 @@ impl<'g> Pass<'g> {
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
+        let _no_grad = ffi::GradMode::set(false);
         while let Some(Waiting { node, mut grads }) = self.queue.pop() {
             visit(node, &mut grads)?;
             let Role::Op(recorded) = &node.role else { continue };
@@ -60,6 +61,8 @@ impl<'g> Pass<'g> {
         }
         let done = self.differentiate(recorded, &ctx, grads);
         if done.is_err() {
+            // The next pass may need other gradients.
+            ctx.set_needs(|i| recorded.edges[i].is_some());
             recorded.put_back(ctx);
         }
         done
@@ -89,7 +92,7 @@ impl<'g> Pass<'g> {
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.
 #[derive(Default)]
-struct SeqHasher(u64);
+pub(super) struct SeqHasher(u64);
 
 impl Hasher for SeqHasher {
     fn finish(&self) -> u64 {
@@ -103,10 +106,10 @@ impl Hasher for SeqHasher {
     }
 }
 
-type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
+pub(super) type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
 
 /// The targets and every node behind `outputs` from which one can be reached.
-fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
+pub(super) fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
     let mut relevant: Seqs = targets.iter().map(|t| t.node().seq).collect();
     let Some(&oldest) = relevant.iter().min() else { return relevant };
     let mut nodes = reachable(outputs, oldest);

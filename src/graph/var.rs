@@ -1,11 +1,11 @@
 //! [`Var`]: a value in the crate's own graph.
 
-use super::node::{Edge, Leaf, LeafState, Node, Role, Start, lock};
+use super::node::{self, Edge, Leaf, LeafState, Node, Role, Start, lock};
 use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions, meta::Meta};
 use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
 /// A tensor with its place in the crate's own graph.
@@ -19,14 +19,20 @@ pub struct Var {
     /// The in-place counter that `value` should have; a leaf's is in its node,
     /// for all its handles.
     version: u32,
+    /// Whether it lies in the memory of a leaf, which no op may change.
+    in_leaf: bool,
 }
+
+/// The version of a Var whose value is never read, only its place in the graph.
+const STAND_IN: u32 = u32::MAX;
 
 impl Var {
     /// A value that gradients can be asked for. It shares memory with `value`.
     ///
     /// Made from a leaf of libtorch's that requires a gradient (a parameter of
     /// a `VarStore`), it stands for that parameter: [`backward`](Var::backward)
-    /// adds to the parameter's own `.grad`, where tch's optimizers find it.
+    /// adds to the parameter's own `.grad`, where tch's optimizers find it. All
+    /// leaves made from one parameter are the same leaf.
     ///
     /// # Panics
     /// For an undefined tensor and for a dtype that is not floating-point or
@@ -47,10 +53,13 @@ impl Var {
             return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
         let version = d.version;
-        let source = (given.requires_grad() && given.is_leaf()).then(|| given.shallow_clone());
-        let state = Mutex::new(LeafState { grad: None, source });
-        let leaf = Start::Leaf(Box::new(Leaf { version: version.into(), state }));
-        Ok(Var::new(outside_libtorch(given), version, Node::new(1, Role::Start(leaf)), 0))
+        let node = if d.requires_grad && given.is_leaf() {
+            node::parameter(d.identity, version, given.shallow_clone())
+        } else {
+            let leaf = Box::new(Leaf::new(version, None));
+            Node::new(1, Role::Start(Start::Leaf(leaf)))
+        };
+        Ok(Var::new(outside_libtorch(given), version, node, 0))
     }
 
     /// A value without a gradient. It shares memory with `value`.
@@ -69,9 +78,30 @@ impl Var {
         Var::new(value, version, Node::new(1, constant), 0)
     }
 
+    /// Has the place of an edge in the graph, and a value of the right shape
+    /// alone.
+    pub(crate) fn stand_in(value: Tensor, edge: &Edge) -> Var {
+        Var { value, edge: edge.clone(), version: STAND_IN, in_leaf: false }
+    }
+
     #[inline]
     pub(crate) fn new(value: Tensor, version: u32, node: Arc<Node>, output: u32) -> Var {
-        Var { value, edge: Edge { node, output }, version }
+        let in_leaf = node.leaf().is_some();
+        Var { value, edge: Edge { node, output }, version, in_leaf }
+    }
+
+    /// As it is, or as one in the memory of a leaf where one of `inputs` is and
+    /// shares it.
+    #[inline]
+    pub(crate) fn sharing(mut self, inputs: &[Option<&Var>]) -> Var {
+        for x in inputs.iter().flatten() {
+            self.in_leaf |= x.in_leaf && ffi::shares_storage(&self.value, &x.value);
+        }
+        self
+    }
+
+    pub(crate) fn is_in_leaf(&self) -> bool {
+        self.in_leaf
     }
 
     /// The tensor.
@@ -86,7 +116,7 @@ impl Var {
 
     /// The same value as a constant: no gradient flows back from it.
     pub fn detach(&self) -> Var {
-        Var::constant(&self.value)
+        Var::constant(&self.value).sharing(&[Some(self)])
     }
 
     /// The gradient that [`backward`](Var::backward) has added up in this leaf.
@@ -99,8 +129,10 @@ impl Var {
         let Some(leaf) = self.node().leaf() else { return };
         let mut state = lock(&leaf.state);
         state.grad = None;
-        if let Some(source) = &mut state.source {
-            source.zero_grad();
+        if let Some(source) = &state.source {
+            // Not zeros in place, as tch does: the user may hold the gradient.
+            let none = Tensor::new();
+            ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
         }
     }
 
@@ -127,19 +159,27 @@ impl Var {
     /// value report it when they are differentiated.
     ///
     /// # Errors
-    /// [`Error::Argument`] when it is no leaf; [`Error::Panic`].
+    /// [`Error::Argument`] when it is no leaf, and when the closure assigns
+    /// another tensor (`*t = ...`), which would leave the leaf as it was;
+    /// [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
         let Some(leaf) = self.node().leaf() else {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
+        let mut value = self.value.shallow_clone();
         let done = error::run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);
-            change(&mut self.value.shallow_clone());
+            change(&mut value);
             Ok(())
         });
         leaf.version.store(ffi::version(&self.value), Relaxed);
+        if ffi::describe(OP, &value)?.identity != ffi::describe(OP, &self.value)?.identity {
+            let message = "the closure assigned another tensor, which the leaf knows nothing of; \
+                           change the tensor in place (copy_, g_sub_, ...)";
+            return Err(Error::Argument { op: OP, message: message.to_owned() });
+        }
         done
     }
 
@@ -160,6 +200,9 @@ impl Var {
     /// is the tensor's in-place counter.
     #[inline]
     pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
+        if self.version == STAND_IN {
+            return Ok(());
+        }
         if let Some(by) = self.node().superseded_by(self.edge.output) {
             return Err(Error::Superseded { op, input, by });
         }
@@ -196,14 +239,16 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
     }
 }
 
-/// A handle that libtorch's autograd does not follow.
+/// The same memory and in-place counter, but a tensor of its own: whatever
+/// libtorch's autograd comes to know of `t`, it does not follow this one.
 fn outside_libtorch(t: &Tensor) -> Tensor {
-    if t.requires_grad() { t.detach() } else { t.shallow_clone() }
+    t.detach()
 }
 
 impl Clone for Var {
     fn clone(&self) -> Var {
-        Var { value: self.value.shallow_clone(), edge: self.edge.clone(), version: self.version }
+        let (value, edge) = (self.value.shallow_clone(), self.edge.clone());
+        Var { value, edge, version: self.version, in_leaf: self.in_leaf }
     }
 }
 

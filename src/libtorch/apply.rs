@@ -1,7 +1,7 @@
 //! The life of one `apply` on tensors: `forward` runs unrecorded, then its
 //! outputs get a node of libtorch's as their history.
 
-use crate::ctx::{Input, Marks};
+use crate::ctx::{Input, Marks, Origin};
 use crate::erased::Applied;
 use crate::ffi::node::{Recording, State};
 use crate::forward::{self, Output};
@@ -37,6 +37,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     if let Some(marks) = &marks {
         marks.settle(&ctx, &mut outputs)?;
     }
+    ctx.settle_origins(&outputs, marks.as_deref())?;
     forward::check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
 
     let differentiable: SmallVec<[bool; 4]> = outputs.iter().map(|y| y.differentiable).collect();
@@ -62,12 +63,14 @@ fn record<F: Function>(
     let op = ctx.op();
     let marks = marks.unwrap_or_default();
     let dirty: SmallVec<[bool; 4]> = (0..inputs.len()).map(|i| marks.dirty.contains(&i)).collect();
-    let mut saved = ctx.take_saved()?;
-    let mut constant = constants(op, &marks, &saved)?;
     if applied.f.double_backward() == DoubleBackward::Recompute {
-        saved.extend(inputs.iter().flatten().map(|t| t.shallow_clone()));
-        constant.resize(saved.len(), false);
+        ctx.keep_inputs(|i| inputs[i].map(Tensor::shallow_clone));
     }
+    let mut saved = ctx.take_saved()?;
+    saved.extend(ctx.take_kept());
+    let constant: SmallVec<[bool; 4]> =
+        saved.iter().map(|s| s.origin == Origin::Constant).collect();
+    let saved: SmallVec<[Tensor; 4]> = saved.into_iter().map(|s| s.tensor).collect();
     for &i in &marks.dirty {
         inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
     }
@@ -75,13 +78,6 @@ fn record<F: Function>(
     let recording =
         Recording { inputs, dirty: &dirty, outputs, differentiable, saved, constant: &constant };
     ffi::node::record(recording, State { op: Box::new(applied), ctx: Mutex::new(ctx) })
-}
-
-/// Which saved tensors were declared to be constants.
-fn constants(op: &'static str, marks: &Marks, saved: &[Tensor]) -> Result<Vec<bool>> {
-    let identity = |t: &Tensor| Ok(ffi::describe(op, t)?.identity);
-    let declared = marks.constant.iter().map(identity).collect::<Result<Vec<_>>>()?;
-    saved.iter().map(|t| Ok(declared.contains(&identity(t)?))).collect()
 }
 
 fn refuse_tangents(op: &'static str, inputs: &[Option<&Tensor>]) -> Result<()> {
@@ -105,7 +101,7 @@ fn describe_input(ctx: &mut Ctx, i: usize, t: Option<&Tensor>) -> Result<()> {
         identity: d.identity,
         version: d.version,
         needs_grad: ctx.is_recording() && d.requires_grad,
-        is_leaf: d.requires_grad && t.is_leaf(),
+        in_leaf: d.requires_grad && t.is_leaf(),
     });
     Ok(())
 }

@@ -54,7 +54,7 @@ use tch::Tensor;
 /// The gradient of input `i` where the pass wants one, summed over the
 /// dimensions in which the input was broadcast and in the input's dtype.
 fn gradient(ctx: &Ctx, i: usize, grad: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
-    let reduced = ctx.needs_input_grad(i).then(|| Ok(ctx.reduce_to_input(i, &grad()?)?));
+    let reduced = ctx.needs_input_grad(i).then(|| Ok(ctx.reduce_own_to_input(i, grad()?)?));
     reduced.transpose()
 }
 
@@ -80,13 +80,7 @@ fn save_factors(ctx: &mut Ctx, a: &Tensor, b: &Tensor) -> Result<()> {
 /// both places, of which the pass needs only the right one.
 fn saved_factors(ctx: &Ctx) -> Result<(&Tensor, &Tensor)> {
     let saved = ctx.saved_tensors_vec()?;
-    match saved[..] {
-        [one] => Ok((one, one)),
-        _ => {
-            let [a, b] = ctx.saved_tensors()?;
-            Ok((a, b))
-        }
-    }
+    Ok((saved[0], saved[saved.len() - 1]))
 }
 
 /// Stamps elementwise ops of one tensor, and their methods.

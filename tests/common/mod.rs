@@ -1,5 +1,6 @@
 //! What the tests of the operators share: inputs of every layout, libtorch's
 //! gradients, and the comparison of ours with them.
+#![allow(dead_code)] // each test uses a part
 
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
@@ -36,6 +37,9 @@ impl Random {
 
 /// From [0, 1) to the numbers that an input is drawn from.
 pub type Domain = fn(f64) -> f64;
+
+/// Between -2 and 2.
+pub const ANY: Domain = |u| 4.0 * u - 2.0;
 
 /// How a tensor lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
