@@ -168,11 +168,16 @@ impl Ctx {
 
     /// Tells outputs and declared constants from other saved tensors; dirty
     /// inputs are outputs now.
+    #[inline]
     pub(crate) fn settle_origins(
         &mut self,
         outputs: &[Output],
         marks: Option<&Marks>,
     ) -> Result<()> {
+        if self.saved.is_none() { Ok(()) } else { self.settle_saved(outputs, marks) }
+    }
+
+    fn settle_saved(&mut self, outputs: &[Output], marks: Option<&Marks>) -> Result<()> {
         let op = self.op;
         let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
         for saved in self.saved.iter_mut().flatten() {

@@ -125,8 +125,8 @@ bool tf_is_unique(const at::Tensor* t) noexcept {
 
 bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
   return guarded(false, [&] {
-    return a->has_storage() && b->has_storage() &&
-           a->storage().is_alias_of(b->storage());
+    return a->is_same(*b) || (a->has_storage() && b->has_storage() &&
+                              a->storage().is_alias_of(b->storage()));
   });
 }
 

@@ -94,8 +94,9 @@ impl Var {
     /// shares it.
     #[inline]
     pub(crate) fn sharing(mut self, inputs: &[Option<&Var>]) -> Var {
-        let mut inputs = inputs.iter().flatten().filter(|x| x.in_leaf);
-        self.in_leaf |= inputs.any(|x| ffi::shares_storage(&self.value, &x.value));
+        for x in inputs.iter().flatten() {
+            self.in_leaf |= x.in_leaf && ffi::shares_storage(&self.value, &x.value);
+        }
         self
     }
 
