@@ -38,7 +38,7 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    /// Whether it is a leaf, or lies in the memory of a leaf of the own graph.
+    /// Whether it is a leaf that requires a gradient, or a view of one.
     pub in_leaf: bool,
 }
 
@@ -436,7 +436,8 @@ impl Saved {
         Saved { version: ffi::version(&tensor), tensor, origin }
     }
 
-    fn check(&self, op: &'static str, position: usize) -> Result<()> {
+    /// Whether the tensor still has the version that was saved.
+    pub fn check(&self, op: &'static str, position: usize) -> Result<()> {
         let found = ffi::version(&self.tensor);
         if found == self.version {
             return Ok(());

@@ -275,6 +275,7 @@ fn a_dirty_input_is_rebased_as_in_pytorch() -> Result<()> {
     assert_eq!(number(&keep.grad(&y, &x)?.unwrap()), 10.0);
     assert_eq!(number(&keep.grad(&(&h * 1.0), &x)?.unwrap()), 10.0, "the old handle is rebased");
     assert_error!(op().apply(&x), Error::DirtyLeaf { op: "Op", input: 0 }, "nothing was changed");
+    assert_error!(op().apply(&x.view([1, 1])), Error::DirtyLeaf { input: 0, .. }, "the memory");
     assert_eq!(number(&x), 3.0);
     let undeclared = Op::<Tensor, Tensor> {
         forward: |_, x| Ok(x.shallow_clone().g_mul_scalar_(2.0)),

@@ -207,3 +207,16 @@ fn what_gives_plain_tensors_cannot_carry_a_graph() {
     assert!(matches!(error, Error::NotYet { .. }), "{error:?}");
     let _ = ops::Exp;
 }
+
+#[test]
+fn a_saved_tensor_changed_in_place_is_an_error_here_too() {
+    use DoubleBackward::{Once, Recompute, ThroughSaved};
+    for double_backward in [ThroughSaved, Recompute, Once] {
+        let t = vector(&[2.0]);
+        let x = Var::leaf(&t);
+        let y = cube(Save::Input, double_backward, &x).unwrap();
+        let _ = t.shallow_clone().fill_(100.0);
+        let error = create_graph().grad(&y, &x).expect_err("not the slope at 100");
+        assert!(matches!(error, Error::SavedChanged { op: "Cube", .. }), "{error:?}");
+    }
+}

@@ -43,6 +43,7 @@ unsafe extern "C" {
     safe fn tf_set_grad_enabled(enabled: bool) -> bool;
     fn tf_zeros(sizes: *const i64, dim: usize, dtype: i8, device: i8, index: i8) -> *mut C_tensor;
     fn tf_is_unique(t: *const C_tensor) -> bool;
+    fn tf_in_leaf(t: *const C_tensor) -> bool;
     fn tf_shares_storage(a: *const C_tensor, b: *const C_tensor) -> bool;
     fn tf_accumulate(sum: *mut C_tensor, term: *const C_tensor) -> bool;
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
@@ -171,6 +172,12 @@ pub(crate) fn zeros(
 pub(crate) fn is_unique(t: &Tensor) -> bool {
     // SAFETY: `t` owns a valid handle.
     unsafe { tf_is_unique(t.as_ptr()) }
+}
+
+/// Whether `t` is a leaf of libtorch's that requires a gradient, or a view of one.
+pub(crate) fn in_leaf(t: &Tensor) -> bool {
+    // SAFETY: `t` owns a valid handle.
+    unsafe { tf_in_leaf(t.as_ptr()) }
 }
 
 /// Whether both lie in the same memory, in whichever parts of it.

@@ -130,6 +130,13 @@ bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
   });
 }
 
+bool tf_in_leaf(const at::Tensor* t) noexcept {
+  return guarded(false, [&] {
+    const at::TensorBase& base = t->is_view() ? t->_base() : *t;
+    return base.is_leaf() && base.requires_grad();
+  });
+}
+
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   return guarded(false, [&] {
     const c10::NoGradGuard no_grad;

@@ -43,6 +43,9 @@ at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
 // True when this handle is the only one to the tensor and to its storage.
 bool tf_is_unique(const at::Tensor* t) noexcept;
 
+// True for leaves of libtorch's that require a gradient, and views of such.
+bool tf_in_leaf(const at::Tensor* t) noexcept;
+
 // True when both lie in the same memory, in whichever parts of it.
 bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept;
 

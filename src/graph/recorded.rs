@@ -141,6 +141,7 @@ impl<'a> Step<'a> {
         let mut saved = Vec::new();
         let mut behind = None;
         for (position, kept) in context.saved().iter().enumerate() {
+            kept.check(self.ctx.op(), position)?;
             saved.push(match self.var_of(kept) {
                 Some(var) if matches!(kept.origin, Origin::LeafFor(_)) => {
                     self.adopt(kept.tensor.shallow_clone(), var);
@@ -193,7 +194,8 @@ impl<'a> Step<'a> {
     fn recompute(&mut self) -> Result<Ctx> {
         let context = self.ctx.share();
         let mut leaves = Vec::new();
-        for kept in context.kept_inputs() {
+        for (position, kept) in context.kept_inputs().iter().enumerate() {
+            kept.iter().try_for_each(|kept| kept.check(self.ctx.op(), position))?;
             leaves.push(kept.as_ref().map(|kept| match self.var_of(kept) {
                 Some(var) => self.leaf(&kept.tensor, var),
                 None => kept.tensor.shallow_clone(),

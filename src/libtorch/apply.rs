@@ -101,7 +101,7 @@ fn describe_input(ctx: &mut Ctx, i: usize, t: Option<&Tensor>) -> Result<()> {
         identity: d.identity,
         version: d.version,
         needs_grad: ctx.is_recording() && d.requires_grad,
-        in_leaf: d.requires_grad && t.is_leaf(),
+        in_leaf: ffi::in_leaf(t),
     });
     Ok(())
 }
