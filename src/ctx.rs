@@ -28,6 +28,8 @@ pub struct Ctx {
     recording: bool,
     /// `forward` runs a second time, for `DoubleBackward::Recompute`.
     recomputing: bool,
+    /// An input carries a forward-mode tangent, so `jvp` will run.
+    dual: bool,
     materialize_grads: bool,
 }
 
@@ -97,6 +99,7 @@ impl Ctx {
             marks: None,
             recording,
             recomputing: false,
+            dual: false,
             materialize_grads: true,
         }
     }
@@ -119,7 +122,7 @@ impl Ctx {
                 let what = format!("tensor {position} given to save_for_backward");
                 return Err(Error::Undefined { op: self.op, what });
             }
-            if self.recording {
+            if self.recording || self.dual {
                 saved.push(Saved::of(tensor.shallow_clone(), self.origin_among_inputs(tensor)?));
             }
         }
@@ -225,6 +228,11 @@ impl Ctx {
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
     /// a gradient, and for a view of one.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
+        if self.dual {
+            let message = "an input that carries a forward-mode tangent cannot be changed in \
+                           place by a Function";
+            return Err(Error::Argument { op: self.op, message: message.to_owned() });
+        }
         if self.recomputing {
             let message = "forward changes its input in place, so it cannot run again for \
                            DoubleBackward::Recompute";
@@ -323,6 +331,11 @@ impl Ctx {
     fn input(&self, i: usize) -> Result<&Input> {
         let count = self.inputs.len();
         self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
+    }
+
+    /// Says that `jvp` will run.
+    pub(crate) fn expect_jvp(&mut self) {
+        self.dual = true;
     }
 
     pub(crate) fn is_recording(&self) -> bool {
@@ -426,6 +439,7 @@ impl Ctx {
             marks: None,
             recording: self.recording,
             recomputing: false,
+            dual: false,
             materialize_grads: self.materialize_grads,
         }
     }

@@ -340,16 +340,14 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         message: String,
     },
-    /// A forward-mode tangent on the input of a Function without a jvp.
+    /// A forward-mode tangent on an input of a Function without a jvp.
     #[error(
-        "{op}: input {input} carries a forward-mode tangent, and {op} has no jvp; \
-         use reverse mode, or detach the input"
+        "{op}: an input carries a forward-mode tangent, and {op} has no jvp; implement \
+         Function::jvp, use reverse mode, or detach the input"
     )]
     NoForwardMode {
         /// The op that was applied.
         op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
     },
     /// Something this version does not do yet.
     #[error("{what} is not supported yet; {instead}")]
@@ -402,7 +400,7 @@ impl Error {
             | ValueChanged { op, .. }
             | Undefined { op, .. }
             | NotFloating { op, .. }
-            | NoForwardMode { op, .. }
+            | NoForwardMode { op }
             | Argument { op, .. }
             | Torch { op, .. } => Some(op),
             SeedCount { .. }

@@ -88,6 +88,25 @@ pub trait Function: Send + Sync + Sized + 'static {
         dy: Refs<'_, Self::Outputs>,
     ) -> anyhow::Result<Grads<Self::Inputs>>;
 
+    /// Computes the tangents of the outputs from those of the inputs: for
+    /// `y = f(x)`, `dy = dy/dx * dx`, the Jacobian-vector product of libtorch's
+    /// forward mode ([`DualLevel`](crate::DualLevel)). Runs after `forward`, on
+    /// the same inputs and the context that it left; inputs without a tangent
+    /// have zeros (undefined tensors where their dtype has no derivative).
+    ///
+    /// # Errors
+    /// Without an implementation,
+    /// [`Error::NoForwardMode`](crate::Error::NoForwardMode).
+    fn jvp(
+        &self,
+        ctx: &Ctx,
+        x: Refs<'_, Self::Inputs>,
+        dx: Refs<'_, Self::Inputs>,
+    ) -> anyhow::Result<Of<Self::Outputs, tch::Tensor>> {
+        let (_, _) = (x, dx);
+        Err(crate::Error::NoForwardMode { op: ctx.op() }.into())
+    }
+
     /// The op's name in errors; the type's name without its path unless
     /// overridden.
     fn name(&self) -> &'static str {
@@ -150,6 +169,14 @@ impl<F: Function> Function for Arc<F> {
     }
     fn double_backward(&self) -> DoubleBackward {
         (**self).double_backward()
+    }
+    fn jvp(
+        &self,
+        ctx: &Ctx,
+        x: Refs<'_, F::Inputs>,
+        dx: Refs<'_, F::Inputs>,
+    ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
+        (**self).jvp(ctx, x, dx)
     }
 }
 

@@ -388,7 +388,7 @@
 //! | `mark_dirty` of a leaf that requires a gradient, or of a view of one | error after the change | error before the change |
 //! | an input changed in place without `mark_dirty` | nothing | error |
 //! | a gradient asked for through a comparison, or another op without one | error that does not name the op | error that names it |
-//! | a forward-mode tangent on a Function | depends: an error, or zeros | error |
+//! | a forward-mode tangent on a Function without a [`jvp`](Function::jvp) | depends: an error, or zeros | error |
 //! | an `Err` or a panic, on any thread | - | an [`Error`] with the op's name |
 //!
 //! What no version counter sees stays unseen here as in PyTorch: a change
@@ -413,6 +413,7 @@ mod erased;
 mod error;
 mod ffi;
 mod forward;
+mod forward_ad;
 mod function;
 mod grad;
 mod graph;
@@ -427,6 +428,7 @@ mod value;
 pub use check::{Gradcheck, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
+pub use forward_ad::DualLevel;
 pub use function::{DoubleBackward, Function};
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};

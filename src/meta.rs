@@ -35,6 +35,11 @@ impl Meta {
         self.dtype >= 0
     }
 
+    /// As [`ffi::Description::is_differentiable`].
+    pub fn is_differentiable(&self) -> bool {
+        is_differentiable(self.dtype)
+    }
+
     pub fn kind(&self) -> Kind {
         kind_of(self.dtype)
     }
@@ -64,7 +69,7 @@ impl ffi::Description<'_> {
     /// floating-point or complex one.
     #[inline]
     pub fn is_differentiable(&self) -> bool {
-        matches!(self.dtype, 5..=10 | 15 | 23..=26)
+        is_differentiable(self.dtype)
     }
 
     pub fn is_complex(&self) -> bool {
@@ -76,6 +81,11 @@ impl fmt::Display for Meta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "shape {:?}, dtype {:?}, {:?}", &self.sizes[..], self.kind(), self.device())
     }
+}
+
+#[inline]
+fn is_differentiable(dtype: i8) -> bool {
+    matches!(dtype, 5..=10 | 15 | 23..=26)
 }
 
 /// The Kind of a `c10::ScalarType`; tch keeps its own table private.

@@ -491,6 +491,22 @@ fn faults_come_back_with_the_op_and_the_chain() -> Result<()> {
 }
 
 #[test]
+fn an_error_whose_text_panics_aborts_nothing() -> Result<()> {
+    #[derive(Debug)]
+    struct Bad;
+    impl std::fmt::Display for Bad {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no text")
+        }
+    }
+    impl std::error::Error for Bad {}
+    let x = leaf(&[1.0]);
+    let y = identity(|_, _| Err(anyhow::Error::new(Bad))).apply(&x)?;
+    assert!(matches!(grad(&y, &x), Err(Error::Backward { op: "Op", .. })));
+    Ok(())
+}
+
+#[test]
 fn nothing_leaks_after_ten_thousand_faults() -> Result<()> {
     struct Counted(Arc<()>);
     impl Function for Counted {

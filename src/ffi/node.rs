@@ -160,7 +160,9 @@ struct Failure {
 }
 
 fn into_raw(error: Error) -> *mut c_void {
-    let text = error.to_string().replace('\0', " ");
+    // The text may come from user code (an error's Display), which may panic.
+    let text = catch_unwind(AssertUnwindSafe(|| error.to_string().replace('\0', " ")));
+    let text = text.unwrap_or_else(|_| "an error whose text panicked".to_owned());
     let text = CString::new(text).unwrap_or_default();
     Box::into_raw(Box::new(Failure { text, error })).cast()
 }
@@ -202,7 +204,7 @@ fn lock(ctx: &Mutex<Ctx>) -> std::sync::MutexGuard<'_, Ctx> {
 }
 
 extern "C" fn graph_freed(state: *const c_void) -> *mut c_void {
-    into_raw(Error::GraphFreed { op: state_of(state).op.name() })
+    into_raw(Error::GraphFreed { op: lock(&state_of(state).ctx).op() })
 }
 
 extern "C" fn saved_changed(
@@ -211,7 +213,8 @@ extern "C" fn saved_changed(
     expected: u32,
     found: u32,
 ) -> *mut c_void {
-    into_raw(Error::SavedChanged { op: state_of(state).op.name(), position, expected, found })
+    let op = lock(&state_of(state).ctx).op();
+    into_raw(Error::SavedChanged { op, position, expected, found })
 }
 
 extern "C" fn no_second_order(op: *const c_char, len: usize, position: isize) -> *mut c_void {
@@ -242,7 +245,7 @@ extern "C" fn backward(
     let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs));
     let found = catch_unwind(run).unwrap_or_else(|payload| {
         let message = crate::error::panic_message(payload);
-        Err(Error::Panic { op: state.op.name(), stage: "backward", message })
+        Err(Error::Panic { op: lock(&state.ctx).op(), stage: "backward", message })
     });
     match found {
         Err(error) => into_raw(error),

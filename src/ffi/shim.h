@@ -139,7 +139,17 @@ bool tf_backward(const at::Tensor* const* outputs,
                  const at::Tensor* const* inputs, size_t n_inputs,
                  bool retain_graph, bool create_graph) noexcept;
 
-// Whether a forward-mode tangent is attached to the tensor.
-bool tf_has_tangent(const at::Tensor* t) noexcept;
+// Forward mode has one level in a process, level 0. Entering it fails while it
+// is entered already.
+bool tf_enter_dual_level() noexcept;
+void tf_exit_dual_level() noexcept;
+
+// Sets whether libtorch's ops pass tangents on, on this thread; returns what it
+// was.
+bool tf_set_forward_mode(bool enabled) noexcept;
+
+// A new handle to the tensor's forward-mode tangent, null where it has none.
+at::Tensor* tf_tangent(const at::Tensor* t) noexcept;
+bool tf_set_tangent(const at::Tensor* t, const at::Tensor* tangent) noexcept;
 
 }  // extern "C"

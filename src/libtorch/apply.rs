@@ -1,6 +1,7 @@
 //! The life of one `apply` on tensors: `forward` runs unrecorded, then its
 //! outputs get a node of libtorch's as their history.
 
+use super::jvp;
 use crate::ctx::{Input, Marks, Origin};
 use crate::erased::Applied;
 use crate::ffi::node::{Recording, State};
@@ -17,14 +18,17 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let op = f.name();
     let mut inputs = Tensors::new();
     F::Inputs::visit(x, &mut |t| inputs.push(t));
-    refuse_tangents(op, &inputs)?;
-
     let grad_mode = ffi::GradMode::set(false);
     let recording = grad_mode.was && inputs.iter().flatten().any(|t| t.requires_grad());
     let mut ctx = Ctx::new(op, recording);
     for (i, t) in inputs.iter().enumerate() {
         describe_input(&mut ctx, i, *t)?;
     }
+    let tangents = jvp::tangents_of(&inputs);
+    let _no_forward_mode = tangents.as_ref().map(|_| {
+        ctx.expect_jvp();
+        ffi::NoForwardMode::enter()
+    });
     let y = run_user(op, "forward", Error::forward, || f.forward(&mut ctx, x))?;
 
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
@@ -43,10 +47,19 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let differentiable: SmallVec<[bool; 4]> = outputs.iter().map(|y| y.differentiable).collect();
     let mut tensors: SmallVec<[Option<Tensor>; 4]> =
         outputs.into_iter().map(|y| y.tensor).collect();
+    let tangents = match tangents {
+        Some(dx) => Some(jvp::run(&f, &ctx, x, &inputs, dx, &tensors)?),
+        None => None,
+    };
     if differentiable.contains(&true) {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
         let (inputs, differentiable) = (&inputs[..], &differentiable[..]);
         record(applied, ctx, marks, inputs, &mut tensors, differentiable)?;
+    }
+    for (y, tangent) in tensors.iter().zip(tangents.into_iter().flatten()) {
+        if let (Some(y), Some(tangent)) = (y, tangent) {
+            ffi::set_tangent(op, y, &tangent)?;
+        }
     }
     let mut tensors = tensors.into_iter();
     Ok(F::Outputs::build(&layout, &mut || tensors.next().flatten()))
@@ -78,13 +91,6 @@ fn record<F: Function>(
     let recording =
         Recording { inputs, dirty: &dirty, outputs, differentiable, saved, constant: &constant };
     ffi::node::record(recording, State { op: Box::new(applied), ctx: Mutex::new(ctx) })
-}
-
-fn refuse_tangents(op: &'static str, inputs: &[Option<&Tensor>]) -> Result<()> {
-    match inputs.iter().flatten().position(|t| ffi::has_tangent(t)) {
-        Some(input) => Err(Error::NoForwardMode { op, input }),
-        None => Ok(()),
-    }
 }
 
 fn describe_input(ctx: &mut Ctx, i: usize, t: Option<&Tensor>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The same Functions inside libtorch's autograd, on ordinary tensors.
 
 mod apply;
+mod jvp;
 
 use crate::value::Engine;
 use crate::{Error, Function, GradOptions, Of, Refs, Result, ffi, ffi::Pass, rules};

@@ -1,0 +1,145 @@
+//! libtorch's forward mode. One test: there is one dual level in a process.
+
+mod support;
+
+use anyhow::{Result, bail};
+use support::{number, numbers, vector};
+use tch::{Kind, Tensor};
+use tch_function::{Ctx, DualLevel, Error, Function, grad, ops};
+
+/// y = a sin(b), with a jvp that `how` says.
+struct Product {
+    how: How,
+}
+#[derive(Clone, Copy)]
+enum How {
+    Right,
+    Shape,
+    Dtype,
+    Fails,
+    Panics,
+    View,
+}
+impl Function for Product {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = (Tensor, Tensor);
+    fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<(Tensor, Tensor)> {
+        let (sin, cos) = (b.sin(), b.cos());
+        ctx.save_for_backward([&sin, &cos, a])?;
+        let y = if matches!(self.how, How::View) { a.view([2, 1]) } else { a * &sin };
+        Ok((y, b.to_kind(Kind::Int64)))
+    }
+    fn backward(
+        &self,
+        ctx: &Ctx,
+        (dy, _): (&Tensor, &Tensor),
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [sin, cos, a] = ctx.saved_tensors()?;
+        Ok((Some(dy * sin), Some(dy * a * cos)))
+    }
+    fn jvp(
+        &self,
+        ctx: &Ctx,
+        (_, _): (&Tensor, &Tensor),
+        (da, db): (&Tensor, &Tensor),
+    ) -> Result<(Tensor, Tensor)> {
+        let [sin, cos, a] = ctx.saved_tensors()?;
+        let dy = da * sin + a * cos * db;
+        let dy = match self.how {
+            How::Right | How::View => dy,
+            How::Shape => dy.sum(Kind::Double),
+            How::Dtype => dy.to_kind(Kind::Float),
+            How::Fails => bail!("no table"),
+            How::Panics => panic!("at 7"),
+        };
+        Ok((dy, Tensor::new()))
+    }
+}
+
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat, $($text:expr),+) => {{
+        let error = $result.map(drop).expect_err("an error");
+        assert!(matches!(&error, $pattern), "another error: {error:?}");
+        let text = error.to_string();
+        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
+    }};
+}
+
+#[test]
+fn forward_mode() -> Result<()> {
+    let (a, b) = (vector(&[2.0, 3.0]), vector(&[0.4, 1.3]));
+    let (da, db) = (vector(&[1.0, -1.0]), vector(&[0.5, 2.0]));
+    let level = DualLevel::enter()?;
+    assert_error!(DualLevel::enter(), Error::Torch { .. }, "Nested forward mode");
+    assert_error!(
+        level.dual(&a, &vector(&[1.0])),
+        Error::Argument { .. },
+        "shape [1]",
+        "shape [2]"
+    );
+    let (x, y) = (level.dual(&a, &da)?, level.dual(&b, &db)?);
+    let expected = level.tangent(&(&x * y.sin())).expect("libtorch's own");
+    let run = |how| Product { how }.apply((&x, &y));
+
+    // The same tangent as libtorch's own ops give, alone and between them.
+    let (z, index) = run(How::Right)?;
+    assert_eq!(numbers(&level.tangent(&z).expect("a tangent")), numbers(&expected));
+    assert!(level.tangent(&index).is_none());
+    let through = level.tangent(&(&z * 2.0)).expect("passed on");
+    assert_eq!(numbers(&through), numbers(&(&expected * 2.0)));
+
+    // An input without a tangent counts as one with zeros.
+    let (z, _) = Product { how: How::Right }.apply((&x, &b))?;
+    assert_eq!(numbers(&level.tangent(&z).expect("a tangent")), numbers(&(&da * b.sin())));
+    let (z, _) = Product { how: How::Right }.apply((&a, &b))?;
+    assert!(level.tangent(&z).is_none());
+
+    // Forward and reverse mode together.
+    let w = level.dual(&a, &da)?.set_requires_grad(true);
+    let (z, _) = Product { how: How::Right }.apply((&w, &y))?;
+    assert!(level.tangent(&z).is_some());
+    assert_eq!(numbers(&grad(&z.sum(Kind::Double), &w)?), numbers(&b.sin()));
+
+    // Never zeros, never a wrong number.
+    assert_error!(ops::Exp.apply(&x), Error::NoForwardMode { op: "Exp" }, "Exp has no jvp");
+    assert_error!(
+        run(How::Shape),
+        Error::Argument { op: "Product", .. },
+        "tangent of shape []",
+        "output 0 of shape [2]"
+    );
+    assert_error!(run(How::Dtype), Error::Argument { .. }, "dtype Float", "dtype Double");
+    assert_error!(run(How::Fails), Error::Forward { op: "Product", .. }, "no table");
+    assert_error!(
+        run(How::Panics),
+        Error::Panic { stage: "jvp", .. },
+        "Product: jvp panicked: at 7"
+    );
+    assert_error!(run(How::View), Error::Argument { .. }, "return a copy");
+
+    // An op that changes its input refuses before it does.
+    struct InPlace;
+    impl Function for InPlace {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            ctx.mark_dirty(x)?;
+            Ok(x.shallow_clone().fill_(0.0))
+        }
+        fn backward(&self, _: &Ctx, _: &Tensor) -> Result<Option<Tensor>> {
+            Ok(None)
+        }
+    }
+    assert_error!(InPlace.apply(&x), Error::Argument { .. }, "changed in place");
+    assert_eq!(numbers(&a), [2.0, 3.0]);
+
+    // The mode is as it was, and the level ends with its guard.
+    assert_eq!(
+        numbers(&level.tangent(&x.sin()).expect("libtorch's own")),
+        numbers(&(&da * a.cos()))
+    );
+    drop(level);
+    assert_eq!(number(&ops::Exp.apply(&vector(&[0.0]))?), 1.0);
+    drop(DualLevel::enter()?);
+    Ok(())
+}
