@@ -262,7 +262,8 @@ impl Ctx {
         self.materialize_grads = materialize;
     }
 
-    /// Keeps state that is not a tensor for `backward`, at most once per `forward`.
+    /// Keeps state that is not a tensor for `backward`, at most once per
+    /// `forward`. Second derivatives take it for a constant.
     ///
     /// # Errors
     /// [`Error::StateTwice`].

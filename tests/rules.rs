@@ -582,7 +582,7 @@ fn another_ops_error_inside_keeps_both_names() {
         Error::Forward { op: "Outer", .. },
         "Outer: forward failed: inside: Op: forward failed: deep down"
     );
-    let text = Outer.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    let text = Outer.apply(&leaf(&[1.0])).expect_err("an error").to_string();
     assert!(text.ends_with("failed: deep down"), "each cause once: {text}");
 }
 
@@ -592,7 +592,7 @@ fn context_stays_around_libtorchs_message_without_its_stack() {
         forward: |_, x| x.f_matmul(&vector(&[1.0, 2.0])).context("layer 7"),
         backward: |_, _| Ok(None),
     };
-    let text = op.apply(&leaf(&[1.0])).err().expect("an error").to_string();
+    let text = op.apply(&leaf(&[1.0])).expect_err("an error").to_string();
     assert!(text.starts_with("Op: forward failed: layer 7: "), "{text}");
     assert!(text.contains("size") && !text.contains("Exception raised"), "{text}");
 }

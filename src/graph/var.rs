@@ -104,7 +104,8 @@ impl Var {
         self.in_leaf
     }
 
-    /// The tensor.
+    /// The tensor. Whoever changes it in place makes the Var unusable;
+    /// [`update`](Var::update) is the way for leaves.
     pub fn value(&self) -> &Tensor {
         &self.value
     }
