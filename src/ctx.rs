@@ -223,7 +223,8 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient, and for a view of one.
+    /// a gradient, and for a view of one; [`Error::Argument`] where `forward`
+    /// runs again for a second derivative.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
         if self.recomputing {
             let message = "forward changes its input in place, so it cannot run again for \

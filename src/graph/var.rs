@@ -138,7 +138,7 @@ impl Var {
     }
 
     /// Adds the gradient of this one-element value to every leaf behind it.
-    /// [`GradOptions`](crate::GradOptions) has seeds and more.
+    /// [`GradOptions`] has seeds and more.
     ///
     /// # Errors
     /// As [`backward`](crate::backward()).
