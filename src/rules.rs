@@ -72,3 +72,27 @@ pub(crate) fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()>
     }
     Ok(())
 }
+
+/// There is no second device on most machines, so this rule is tested on
+/// descriptions alone.
+#[test]
+fn a_gradient_on_another_device_is_an_error() {
+    let sizes = [2, 3];
+    let on = |device| ffi::Description {
+        sizes: &sizes,
+        identity: 0,
+        version: 0,
+        dtype: 6,
+        device,
+        requires_grad: false,
+    };
+    let (cpu, cuda) = (on((0, -1)), on((1, 1)));
+    assert!(!Meta::of(&cpu).fits(&cuda));
+    let error = misfit("Op", 0, &Meta::of(&cpu), &Meta::of(&cuda));
+    assert!(matches!(error, Error::GradientDevice { op: "Op", input: 0, .. }));
+    let text = error.to_string();
+    assert!(
+        text.contains("Cuda(1) for input 0 on Cpu") && text.contains("to_device(Cpu)"),
+        "{text}"
+    );
+}
