@@ -1,7 +1,7 @@
 //! y = sin(x) from -pi to pi, fitted by y = a + b P3(c + d x), where P3 is the
 //! Legendre polynomial of degree 3, written as a Function with its own backward
-//! and used on ordinary tch tensors. It is the tutorial "PyTorch: Defining New
-//! autograd Functions", number for number.
+//! and used on ordinary tch tensors: PyTorch's tutorial "Defining New autograd
+//! Functions", with its points, start, learning rate and number of steps, in f64.
 //!
 //! ```sh
 //! cargo run --example two_layer_net

@@ -170,6 +170,7 @@ pub fn run(training: &Set, test: &Set) -> Result<()> {
     let plain = told("features free (lambda 0)", 0.0)?;
     let hidden = told("gradient reversed (lambda 1)", 1.0)?;
 
+    // With seven seeds: 98 to 99 %, 48 to 56 %, 72 to 79 %, and at most 0.6 % less.
     ensure!(plain.scanner > 0.95, "expected free features to tell the scanner");
     ensure!((hidden.scanner - 0.5).abs() < 0.15, "expected the scanner to be told by chance");
     ensure!(hidden.afterwards < 0.9, "expected hardly more for a newcomer");
