@@ -200,6 +200,13 @@ impl Ctx {
                 }
             }
         }
+        let declared = marks.map_or(0, |marks| marks.constant.len());
+        let found = self.saved().iter().filter(|saved| saved.origin == Origin::Constant).count();
+        if self.recording && found < declared {
+            let message = "mark_constant was given a tensor that is an input or an output, or that \
+                           save_for_backward was not given";
+            return Err(Error::Argument { op, message: message.to_owned() });
+        }
         Ok(())
     }
 
@@ -226,7 +233,8 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient, and for a view of one.
+    /// a gradient, and for a view of one; [`Error::Argument`] where `forward`
+    /// runs again for a second derivative.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
         if self.dual {
             let message = "an input that carries a forward-mode tangent cannot be changed in \
@@ -270,7 +278,8 @@ impl Ctx {
         self.materialize_grads = materialize;
     }
 
-    /// Keeps state that is not a tensor for `backward`, at most once per `forward`.
+    /// Keeps state that is not a tensor for `backward`, at most once per
+    /// `forward`. Second derivatives take it for a constant.
     ///
     /// # Errors
     /// [`Error::StateTwice`].

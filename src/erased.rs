@@ -1,7 +1,8 @@
 //! A Function whose types are forgotten: what a node of either engine holds.
 
 use crate::tensors::sealed::Shape;
-use crate::{Ctx, DoubleBackward, Error, Function, Result, error::run_user};
+use crate::{Ctx, DoubleBackward, Error, Function, Result, error::run_user, ffi};
+use smallvec::SmallVec;
 use tch::Tensor;
 
 /// The backward half of a Function.
@@ -46,11 +47,25 @@ impl<F: Function> Backward for Applied<F> {
 
     fn backward(&self, ctx: &Ctx, dy: &mut [Option<Tensor>], give: Give<'_>) -> Result<()> {
         let op = ctx.op();
+        let mut versions = SmallVec::<[u32; 4]>::new();
+        dy.iter().for_each(|t| versions.push(t.as_ref().map_or(0, ffi::version)));
         let mut dy = dy.iter_mut();
         let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;
+        // Others may hold the same tensor: the other term of a sum, the user.
+        let mut output = 0;
+        let mut changed = None;
+        F::Outputs::visit(F::Outputs::borrow(&dy), &mut |t: Option<&Tensor>| {
+            if t.map_or(0, ffi::version) != versions[output] {
+                changed = Some(output);
+            }
+            output += 1;
+        });
+        if let Some(output) = changed {
+            return Err(Error::SeedChanged { op, output });
+        }
         // Before the gradients are summed, which may need memory of this size.
         drop(dy);
         let (mut i, mut given) = (0, Ok(()));

@@ -94,6 +94,18 @@ pub enum Error {
         found: Device,
     },
 
+    /// `backward` changed the gradient that it was given.
+    #[error(
+        "{op}: backward changed the gradient of output {output} in place, which others may hold \
+         too; compute a new tensor"
+    )]
+    SeedChanged {
+        /// The op whose `backward` did it.
+        op: &'static str,
+        /// Position among the op's output tensors.
+        output: usize,
+    },
+
     /// A seed does not fit its output.
     #[error(
         "{op}: the seed for output {output} has {found}, the output has {expected}; \
@@ -380,6 +392,7 @@ impl Error {
             | GradientDtype { op, .. }
             | GradientDevice { op, .. }
             | Seed { op, .. }
+            | SeedChanged { op, .. }
             | SeedMissing { op, .. }
             | NotDifferentiable { op }
             | GraphFreed { op }

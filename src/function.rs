@@ -65,7 +65,11 @@ pub trait Function: Send + Sync + Sized + 'static {
     type Outputs: Tensors;
 
     /// Computes the outputs. Runs with gradient recording off: libtorch's
-    /// autograd does not see what is done here.
+    /// autograd does not see what is done here. (Only for a second derivative
+    /// under [`DoubleBackward::Recompute`] does it run again, recorded.)
+    ///
+    /// It does not change its inputs, unless it says so with
+    /// [`Ctx::mark_dirty`].
     ///
     /// # Errors
     /// Whatever the op finds wrong with its inputs; it comes back from `apply`
@@ -79,6 +83,8 @@ pub trait Function: Send + Sync + Sized + 'static {
     /// Computes the gradients of the inputs from those of the outputs: each of
     /// the shape, dtype and device of its input, `None` where no gradient
     /// flows. What [`Ctx::needs_input_grad`] says no to need not be computed.
+    ///
+    /// It must not change `dy` in place: other nodes may hold the same tensor.
     ///
     /// # Errors
     /// As for `forward`, as [`Error::Backward`](crate::Error::Backward).
@@ -118,8 +124,9 @@ pub trait Function: Send + Sync + Sized + 'static {
         DoubleBackward::ThroughSaved
     }
 
-    /// Applies the op to values of an engine: to `&Var` in this crate's own
-    /// graph. Which one follows from `x`.
+    /// Applies the op: to [`Var`](crate::Var)s in this crate's own graph, to
+    /// [`Tensor`](tch::Tensor)s in libtorch's. Which one follows from `x`, and so
+    /// does the type of the outputs.
     ///
     /// # Errors
     /// What `forward` returns or panics with, and each broken rule of

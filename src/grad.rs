@@ -2,7 +2,7 @@
 
 use crate::{Gradients, Result, Var, graph, value::Differentiable};
 
-/// The gradients of `outputs` with respect to `inputs`:
+/// The gradients of `outputs` with respect to `inputs`, Vars or tensors:
 /// `torch.autograd.grad`. Each may be `&v`, `[&a, &b]` or a slice; the result
 /// has the form of `inputs`. Nothing is added to any leaf's `grad`.
 ///
@@ -26,7 +26,8 @@ pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
 }
 
 /// Adds the gradients of `outputs`, one real number each, to every leaf behind
-/// them. When it fails, no leaf has changed.
+/// them. When it fails, no leaf of Vars has changed (libtorch adds to its
+/// leaves as the pass goes).
 ///
 /// # Errors
 /// As [`grad`].
@@ -72,7 +73,8 @@ impl<'a, V> GradOptions<'a, V> {
     }
 
     /// The gradients to start from (`grad_outputs`), one per output, of its
-    /// shape, dtype and device; ones when not given.
+    /// shape, dtype and device. Not given, they are ones, which only outputs of
+    /// one real number have.
     pub fn seeds(mut self, seeds: impl Handles<'a, V>) -> Self {
         self.seeds = seeds.list();
         self
@@ -84,7 +86,9 @@ impl<'a, V> GradOptions<'a, V> {
         self
     }
 
-    /// Records the pass itself, so that its results can be differentiated.
+    /// Records the pass itself, so that its results can be differentiated; the
+    /// graph is kept, too. On Vars for [`grad`](GradOptions::grad) alone: what
+    /// gives plain tensors returns [`Error::NotYet`](crate::Error::NotYet).
     pub fn create_graph(mut self, create: bool) -> Self {
         self.create_graph = create;
         self
@@ -122,7 +126,7 @@ impl<V: Differentiable> GradOptions<'_, V> {
 }
 
 impl GradOptions<'_, Var> {
-    /// The gradients of every value behind `outputs`.
+    /// The gradients with respect to every value behind `outputs`.
     ///
     /// # Errors
     /// As [`GradOptions::grad`].

@@ -97,6 +97,29 @@ fn an_undefined_gradient_tensor_is_an_error_that_points_to_none() {
 }
 
 #[test]
+fn a_gradient_changed_in_place_by_backward_is_an_error() {
+    let (a, x) = (leaf(&[1.0]), leaf(&[1.0]));
+    let op = identity(|_, dy| Ok(Some(dy.shallow_clone().g_mul_scalar_(2.0))));
+    let y = &a + &op.apply(&x).unwrap();
+    assert_error!(backward(&y), Error::SeedChanged { op: "Op", output: 0 }, "compute a new tensor");
+    assert!(a.grad().is_none());
+}
+
+#[test]
+fn a_constant_must_be_one_of_the_saved_tensors() {
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            let mask = x.gt(0.0).to_kind(Kind::Double);
+            ctx.save_for_backward([&mask])?;
+            ctx.mark_constant(&mask.copy());
+            Ok(x * mask)
+        },
+        backward: |_, _| Ok(None),
+    };
+    assert_error!(op.apply(&leaf(&[1.0])), Error::Argument { op: "Op", .. }, "mark_constant");
+}
+
+#[test]
 fn a_list_needs_one_gradient_per_tensor() {
     let op: Op<Vec<Tensor>, Tensor> =
         Op { forward: |_, x| Ok(&x[0] + &x[1]), backward: |_, dy| Ok(vec![Some(dy.copy())]) };

@@ -104,7 +104,8 @@ impl Var {
         self.in_leaf
     }
 
-    /// The tensor.
+    /// The tensor. Whoever changes it in place makes the Var unusable;
+    /// [`update`](Var::update) is the way for leaves.
     pub fn value(&self) -> &Tensor {
         &self.value
     }
@@ -137,7 +138,7 @@ impl Var {
     }
 
     /// Adds the gradient of this one-element value to every leaf behind it.
-    /// [`GradOptions`](crate::GradOptions) has seeds and more.
+    /// [`GradOptions`] has seeds and more.
     ///
     /// # Errors
     /// As [`backward`](crate::backward()).
