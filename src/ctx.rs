@@ -279,6 +279,11 @@ impl Ctx {
         &self.inputs
     }
 
+    /// Records if an input needs a gradient.
+    pub(crate) fn record(&mut self) {
+        self.recording = self.inputs.iter().any(|input| input.needs_grad);
+    }
+
     /// As `needs_input_grad`, for a position that is known to be there.
     pub(crate) fn needs(&self, i: usize) -> bool {
         self.inputs[i].needs_grad
@@ -311,16 +316,22 @@ impl Ctx {
         Ctx { state: None, recomputing: true, ..self.again(None) }
     }
 
-    /// A second context over tensors that were kept elsewhere.
-    pub(crate) fn with_saved(&self, saved: Vec<Tensor>) -> Ctx {
-        self.again(Some(saved.into_iter().map(Saved::of).collect()))
+    /// What a node must keep to make contexts for `backward`.
+    pub(crate) fn keep(self) -> Kept {
+        Kept {
+            op: self.op,
+            inputs: self.inputs.into_iter().map(|input| input.meta).collect(),
+            outputs: self.outputs,
+            state: self.state,
+            materialize_grads: self.materialize_grads,
+        }
     }
 
     /// Takes the saved tensors, each of the version that it was saved at.
     ///
     /// # Errors
     /// [`Error::SavedChanged`].
-    pub(crate) fn take_saved(&mut self) -> Result<Vec<Tensor>> {
+    pub(crate) fn take_saved(&mut self) -> Result<SmallVec<[Tensor; 4]>> {
         let saved = self.saved.take().unwrap_or_default();
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
         Ok(saved.into_iter().map(|s| s.tensor).collect())
@@ -337,6 +348,43 @@ impl Ctx {
             recording: self.recording,
             recomputing: false,
             materialize_grads: self.materialize_grads,
+        }
+    }
+}
+
+/// A context without tensors, which any number of threads may read at once.
+pub(crate) struct Kept {
+    op: &'static str,
+    inputs: SmallVec<[Meta; 1]>,
+    outputs: Vec<Meta>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+    materialize_grads: bool,
+}
+
+impl Kept {
+    pub fn op(&self) -> &'static str {
+        self.op
+    }
+
+    /// How many inputs are there, of those that may be absent.
+    pub fn inputs_present(&self) -> usize {
+        self.inputs.iter().filter(|meta| meta.is_defined()).count()
+    }
+
+    /// The context for a pass that needs the gradients that `needs` says.
+    pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
+        let input = |(meta, &needs_grad): (&Meta, &bool)| Input {
+            meta: meta.clone(),
+            needs_grad,
+            ..Input::absent()
+        };
+        Ctx {
+            inputs: self.inputs.iter().zip(needs).map(input).collect(),
+            outputs: self.outputs.clone(),
+            saved: Some(saved.into_iter().map(Saved::of).collect()),
+            state: self.state.clone(),
+            materialize_grads: self.materialize_grads,
+            ..Ctx::new(self.op, true)
         }
     }
 }

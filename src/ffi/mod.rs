@@ -21,13 +21,14 @@ struct RawMeta {
     device_type: i8,
     device_index: i8,
     requires_grad: bool,
+    is_leaf: bool,
+    has_tangent: bool,
 }
 
 unsafe extern "C" {
     fn tf_last_error() -> *const c_char;
     fn tf_take_error() -> *mut c_void;
     safe fn tf_grad_enabled() -> bool;
-    fn tf_has_tangent(t: *const C_tensor) -> bool;
     fn tf_bump_version(t: *const C_tensor) -> bool;
     fn tf_backward(
         outputs: *const *const C_tensor,
@@ -89,6 +90,10 @@ pub(crate) struct Description<'a> {
     /// libtorch's device type and index.
     pub device: (i8, i8),
     pub requires_grad: bool,
+    /// A leaf that requires a gradient.
+    pub is_leaf: bool,
+    /// Forward-mode differentiation of libtorch's has attached a tangent.
+    pub has_tangent: bool,
 }
 
 /// Reads all that the checks need in one call.
@@ -116,6 +121,8 @@ pub(crate) fn describe<'a>(op: &'static str, t: &'a Tensor) -> Result<Descriptio
         dtype: raw.dtype,
         device: (raw.device_type, raw.device_index),
         requires_grad: raw.requires_grad,
+        is_leaf: raw.is_leaf,
+        has_tangent: raw.has_tangent,
     })
 }
 
@@ -247,12 +254,6 @@ pub(crate) fn torch_backward(op: &'static str, pass: &Pass<'_>) -> Result<(), Er
 #[inline]
 pub(crate) fn grad_enabled() -> bool {
     tf_grad_enabled()
-}
-
-/// Whether a forward-mode tangent is attached to `t`.
-pub(crate) fn has_tangent(t: &Tensor) -> bool {
-    // SAFETY: `t` owns a valid handle.
-    unsafe { tf_has_tangent(t.as_ptr()) }
 }
 
 /// Marks `t` as changed in place.

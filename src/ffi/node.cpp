@@ -21,6 +21,7 @@ namespace {
 
 using tf::guarded;
 using tf::version_of;
+using torch::autograd::CreationMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
@@ -102,6 +103,9 @@ struct FunctionNode : Node {
   }
 
   variable_list apply(variable_list&& dy) override {
+    const size_t n = num_outputs();
+    const auto defined = [](const at::Tensor& t) { return t.defined(); };
+    if (std::none_of(dy.begin(), dy.end(), defined)) return variable_list(n);
     const bool recorded = c10::GradMode::is_enabled();  // create_graph
     const bool once = recorded && second_order == TF_ONCE;
     edge_list seeds;
@@ -112,13 +116,13 @@ struct FunctionNode : Node {
     Handles received(dy.size());
     for (size_t i = 0; i < dy.size(); ++i)
       received[i] = new at::Tensor(std::move(dy[i]));
-    const size_t n = num_outputs();
     c10::SmallVector<bool, 8> needs(n);
     for (size_t i = 0; i < n; ++i) needs[i] = task_should_compute_output(i);
     Handles found(n);
     void* error = nullptr;
     {
-      const c10::AutoGradMode mode(recorded && !once);
+      std::optional<c10::NoGradGuard> unrecorded;
+      if (once) unrecorded.emplace();
       error = callbacks->backward(state, received.data(), received.size(),
                                   unpacked.data(), unpacked.size(),
                                   needs.data(), n, found.data());
@@ -137,7 +141,7 @@ struct FunctionNode : Node {
   // Copies of the saved tensors, with their history where they have one.
   void unpack(Handles& tensors, bool refuse_intermediates) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(state));
+    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(op.text, op.len));
     tensors.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
       tensors[i] = new at::Tensor(unpack_one(i));
@@ -156,7 +160,7 @@ struct FunctionNode : Node {
       if (version != saved[i].version)
         throw tf::RustError(callbacks,
                             callbacks->saved_changed(
-                                state, i, saved[i].version, version));
+                                op.text, op.len, i, saved[i].version, version));
     }
     return saved[i].variable.unpack(getptr());
   }
@@ -188,6 +192,7 @@ struct FunctionNode : Node {
 };
 
 using Impls = std::unordered_set<at::TensorImpl*>;
+using Returned = c10::SmallVector<const at::TensorImpl*, 4>;
 
 edge_list edges_of(const tf_recording& what) {
   edge_list edges;
@@ -208,16 +213,47 @@ bool is_one_of(const at::Tensor& t, const at::Tensor* const* list, size_t n) {
   });
 }
 
-// Outputs that are new tensors need nothing but an edge.
-bool all_outputs_are_plain(const tf_recording& what) {
+// New tensors, or one that is an input or a view; nothing else that libtorch
+// has rules for.
+bool outputs_are_simple(const tf_recording& what) {
+  if (std::find(what.dirty, what.dirty + what.n_inputs, true) !=
+      what.dirty + what.n_inputs)
+    return false;
   for (size_t i = 0; i < what.n_outputs; ++i) {
     const at::Tensor* y = what.outputs[i];
-    if (!y || !what.differentiable[i] || y->is_view() || y->requires_grad() ||
-        is_one_of(*y, what.inputs, what.n_inputs) ||
-        is_one_of(*y, what.outputs, i))
+    if (!y || !what.differentiable[i]) return false;
+    if (what.n_outputs > 1 &&
+        (y->is_view() || is_one_of(*y, what.inputs, what.n_inputs) ||
+         is_one_of(*y, what.outputs, i)))
       return false;
   }
   return true;
+}
+
+// What at::alias gives under no_grad, without the way through the dispatcher.
+at::Tensor view_of(const at::Tensor& x) {
+  namespace impl = torch::autograd::impl;
+  const at::TensorImpl* data = x.unsafeGetTensorImpl();
+  const auto* view = impl::get_view_autograd_meta(x);
+  if (x.is_inference() || !data->support_as_strided() ||
+      (view && !view->shared_view_info()))
+    return at::alias(x);
+  const at::Tensor y(data->shallow_copy_and_detach(
+      impl::version_counter(x), /*allow_tensor_metadata_change=*/true));
+  return torch::autograd::make_variable_differentiable_view(
+      y,
+      view ? view->get_backward_view().chain(x, y)
+           : torch::autograd::ViewInfo(x, nullptr, nullptr),
+      std::nullopt, /*shared_view_info=*/true, CreationMeta::DEFAULT);
+}
+
+// What wrap_outputs does for a simple one.
+void wrap_simple(at::Tensor& y, const tf_recording& what, const NodePtr& node) {
+  if (is_one_of(y, what.inputs, what.n_inputs)) y = view_of(y);
+  torch::autograd::set_history(y, node);
+  if (y.is_view())
+    torch::autograd::impl::get_view_autograd_meta(y)->set_creation_meta(
+        CreationMeta::IN_CUSTOM_FUNCTION);
 }
 
 // Inputs, views, duplicates, dirty and non-differentiable tensors among the
@@ -248,11 +284,13 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
     if (what.outputs[i] && wrapped[i]) *what.outputs[i] = *wrapped[i];
 }
 
-void save(const tf_recording& what, FunctionNode& node, const Impls& returned) {
+void save(const tf_recording& what, FunctionNode& node,
+          const Returned& returned) {
   node.saved.reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i];
-    const bool output = returned.count(t.unsafeGetTensorImpl()) > 0;
+    const bool output = std::find(returned.begin(), returned.end(),
+                                  t.unsafeGetTensorImpl()) != returned.end();
     const bool input = is_one_of(t, what.inputs, what.n_inputs);
     // A tensor with a history of its own (a captured parameter) brings it.
     const bool intermediate = !output && !input && !what.constant[i] &&
@@ -283,13 +321,13 @@ const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 bool tf_record(const tf_recording* what, void* state) noexcept {
   return guarded(false, [&] {
     auto node = c10::make_intrusive<FunctionNode>(edges_of(*what), *what);
-    Impls returned;
+    Returned returned;
     for (size_t i = 0; i < what->n_outputs; ++i)
       if (what->outputs[i])
-        returned.insert(what->outputs[i]->unsafeGetTensorImpl());
-    if (all_outputs_are_plain(*what)) {
+        returned.push_back(what->outputs[i]->unsafeGetTensorImpl());
+    if (outputs_are_simple(*what)) {
       for (size_t i = 0; i < what->n_outputs; ++i)
-        torch::autograd::set_history(*what->outputs[i], node);
+        wrap_simple(*what->outputs[i], *what, node);
     } else {
       wrap_outputs(*what, node);
     }

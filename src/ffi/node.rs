@@ -1,12 +1,13 @@
 //! A Function as a node of libtorch's autograd: what the C++ node calls back.
 
 use super::{check, grad_enabled};
-use crate::ctx::Input;
+use crate::ctx::{Input, Kept};
 use crate::erased::Backward;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
+use smallvec::SmallVec;
 use std::ffi::{CString, c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -23,23 +24,26 @@ struct Callbacks {
         usize,
         *mut *mut C_tensor,
     ) -> *mut c_void,
-    graph_freed: extern "C" fn(*const c_void) -> *mut c_void,
-    saved_changed: extern "C" fn(*const c_void, usize, u32, u32) -> *mut c_void,
+    graph_freed: extern "C" fn(*const c_char, usize) -> *mut c_void,
+    saved_changed: extern "C" fn(*const c_char, usize, usize, u32, u32) -> *mut c_void,
     no_second_order: extern "C" fn(*const c_char, usize, isize) -> *mut c_void,
     error_text: extern "C" fn(*mut c_void) -> *const c_char,
     drop_error: extern "C" fn(*mut c_void),
     drop_state: extern "C" fn(*mut c_void),
 }
 
-static CALLBACKS: Callbacks = Callbacks {
-    backward,
-    graph_freed,
-    saved_changed,
-    no_second_order,
-    error_text,
-    drop_error,
-    drop_state,
-};
+/// For a node whose op is a `B`.
+const fn callbacks<B: Backward + 'static>() -> Callbacks {
+    Callbacks {
+        backward: backward::<B>,
+        graph_freed,
+        saved_changed,
+        no_second_order,
+        error_text,
+        drop_error,
+        drop_state: drop_state::<B>,
+    }
+}
 
 /// `tf_recording` of shim.h.
 #[repr(C)]
@@ -64,10 +68,11 @@ unsafe extern "C" {
 }
 
 /// What a C++ node owns: the op, and what `forward` left besides tensors.
-pub(crate) struct State {
-    pub op: Box<dyn Backward>,
-    pub ctx: Mutex<Ctx>,
+struct State<B: ?Sized> {
+    kept: Kept,
+    op: B,
 }
+type Tensors = SmallVec<[Tensor; 2]>;
 
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
@@ -83,21 +88,21 @@ pub(crate) struct Recording<'a> {
 }
 
 /// Makes the outputs' history a new node.
-pub(crate) fn record(what: Recording<'_>, state: State) -> Result<()> {
-    let op = lock(&state.ctx).op();
+pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
+    let name = kept.op();
     assert_eq!(what.inputs.len(), what.dirty.len());
     assert_eq!(what.outputs.len(), what.differentiable.len());
     assert_eq!(what.saved.len(), what.constant.len());
     let handle = |t: &Option<&Tensor>| t.map_or(std::ptr::null(), Tensor::as_ptr);
-    let inputs: Vec<_> = what.inputs.iter().map(handle).collect();
+    let inputs: SmallVec<[_; 4]> = what.inputs.iter().map(handle).collect();
     let output =
         |t: &mut Option<Tensor>| t.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr);
-    let outputs: Vec<_> = what.outputs.iter_mut().map(output).collect();
-    let saved = super::handles(what.saved);
+    let outputs: SmallVec<[_; 4]> = what.outputs.iter_mut().map(output).collect();
+    let saved: SmallVec<[_; 4]> = what.saved.iter().map(Tensor::as_ptr).collect();
     let raw = RawRecording {
-        callbacks: &CALLBACKS,
-        name: op.as_ptr().cast(),
-        name_len: op.len(),
+        callbacks: const { &callbacks::<B>() },
+        name: name.as_ptr().cast(),
+        name_len: name.len(),
         inputs: inputs.as_ptr(),
         dirty: what.dirty.as_ptr(),
         n_inputs: inputs.len(),
@@ -107,17 +112,17 @@ pub(crate) fn record(what: Recording<'_>, state: State) -> Result<()> {
         saved: saved.as_ptr(),
         constant: what.constant.as_ptr(),
         n_saved: saved.len(),
-        second_order: state.op.double_backward() as u8,
+        second_order: op.double_backward() as u8,
     };
-    let state = Box::into_raw(Box::new(state)).cast();
+    let state = Box::into_raw(Box::new(State { kept, op })).cast();
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; `op` is static. The shim owns `state` from here on if and
+    // lengths given; `name` is static. The shim owns `state` from here on if and
     // only if it returns true.
     let done = unsafe { tf_record(&raw, state) };
     if !done {
-        drop_state(state);
+        drop_state::<B>(state);
     }
-    check(op, done)
+    check(name, done)
 }
 
 /// An error in C++'s hands.
@@ -147,9 +152,10 @@ extern "C" fn drop_error(failure: *mut c_void) {
     drop_quietly(take_error(failure));
 }
 
-extern "C" fn drop_state(state: *mut c_void) {
-    // SAFETY: made by `record`; whoever calls this owns it and forgets it.
-    drop_quietly(unsafe { Box::from_raw(state.cast::<State>()) });
+extern "C" fn drop_state<B>(state: *mut c_void) {
+    // SAFETY: made by `record` for this `B`; whoever calls this owns it and
+    // forgets it.
+    drop_quietly(unsafe { Box::from_raw(state.cast::<State<B>>()) });
 }
 
 /// A panic in user code's drop must not reach C++; there is nobody to report
@@ -158,40 +164,35 @@ fn drop_quietly<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
-fn state_of<'a>(state: *const c_void) -> &'a State {
-    // SAFETY: the shim passes the state that its node owns, and keeps the node
-    // alive during the call; the callers do not keep the reference.
-    unsafe { &*state.cast::<State>() }
+fn static_name(op: *const c_char, len: usize) -> &'static str {
+    // SAFETY: the shim passes back the static name that `record` gave it.
+    let op = unsafe { std::slice::from_raw_parts(op.cast::<u8>(), len) };
+    std::str::from_utf8(op).unwrap_or("a Function")
 }
 
-fn lock(ctx: &Mutex<Ctx>) -> std::sync::MutexGuard<'_, Ctx> {
-    ctx.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-extern "C" fn graph_freed(state: *const c_void) -> *mut c_void {
-    into_raw(Error::GraphFreed { op: state_of(state).op.name() })
+extern "C" fn graph_freed(op: *const c_char, len: usize) -> *mut c_void {
+    into_raw(Error::GraphFreed { op: static_name(op, len) })
 }
 
 extern "C" fn saved_changed(
-    state: *const c_void,
+    op: *const c_char,
+    len: usize,
     position: usize,
     expected: u32,
     found: u32,
 ) -> *mut c_void {
-    into_raw(Error::SavedChanged { op: state_of(state).op.name(), position, expected, found })
+    into_raw(Error::SavedChanged { op: static_name(op, len), position, expected, found })
 }
 
 extern "C" fn no_second_order(op: *const c_char, len: usize, position: isize) -> *mut c_void {
-    // SAFETY: the shim passes back the static name that `record` gave it.
-    let op = unsafe { std::slice::from_raw_parts(op.cast::<u8>(), len) };
-    let op = std::str::from_utf8(op).unwrap_or("a Function");
+    let op = static_name(op, len);
     into_raw(match usize::try_from(position) {
         Ok(position) => Error::SavedIntermediate { op, position },
         Err(_) => Error::OnceDifferentiable { op },
     })
 }
 
-extern "C" fn backward(
+extern "C" fn backward<B: Backward + 'static>(
     state: *const c_void,
     dy: *mut *mut C_tensor,
     n_dy: usize,
@@ -201,82 +202,71 @@ extern "C" fn backward(
     n_inputs: usize,
     grads: *mut *mut C_tensor,
 ) -> *mut c_void {
-    let state = state_of(state);
-    // SAFETY: the shim gives arrays of these lengths; the handles in `dy` and
-    // `saved` are ours from here on.
-    let (dy, saved, needs) =
-        unsafe { (take_all(dy, n_dy), take_all(saved, n_saved), read_all(needs, n_inputs)) };
-    let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs));
-    let found = catch_unwind(run).unwrap_or_else(|payload| {
+    // SAFETY: the shim passes the state that its node owns, which `record` made
+    // for this `B`, and keeps the node alive during the call.
+    let state: &State<dyn Backward> = unsafe { &*state.cast::<State<B>>() };
+    // SAFETY: the shim gives arrays of these lengths, none of them null; the
+    // handles in `dy` and `saved` are ours from here on, and those that we
+    // write to `grads` are the shim's.
+    let (dy, saved, needs, grads) = unsafe {
+        (
+            take_all(dy, n_dy),
+            take_all(saved, n_saved),
+            std::slice::from_raw_parts(needs, n_inputs),
+            std::slice::from_raw_parts_mut(grads, n_inputs),
+        )
+    };
+    let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs, grads));
+    let done = catch_unwind(run).unwrap_or_else(|payload| {
         let message = crate::error::panic_message(payload);
         Err(Error::Panic { op: state.op.name(), stage: "backward", message })
     });
-    match found {
-        Err(error) => into_raw(error),
-        Ok(found) => {
-            for (i, grad) in found.into_iter().enumerate().take(n_inputs) {
-                if let Some(mut grad) = grad {
-                    // SAFETY: `grads` has room for one handle per input, and
-                    // takes this one over.
-                    unsafe { *grads.add(i) = grad.as_mut_ptr() };
-                    std::mem::forget(grad);
-                }
-            }
-            std::ptr::null_mut()
-        }
-    }
+    done.err().map_or(std::ptr::null_mut(), into_raw)
 }
 
 /// # Safety
 /// `handles` are `n` valid handles that the caller gives up.
-unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Vec<Tensor> {
+unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
     // SAFETY: as the caller promises.
     (0..n).map(|i| unsafe { Tensor::from_ptr(*handles.add(i)) }).collect()
 }
 
-/// # Safety
-/// `flags` are `n` bools, or `n` is 0.
-unsafe fn read_all(flags: *const bool, n: usize) -> Vec<bool> {
-    // SAFETY: as the caller promises.
-    (0..n).map(|i| unsafe { *flags.add(i) }).collect()
-}
-
 /// Runs the user's backward in the pass that libtorch runs.
 fn run_backward(
-    state: &State,
-    dy: Vec<Tensor>,
-    saved: Vec<Tensor>,
-    needs: Vec<bool>,
-) -> Result<Vec<Option<Tensor>>> {
-    let mut ctx = context(state, saved)?;
-    ctx.set_needs(|i| needs[i]);
-    let mut dy: Vec<_> = dy.into_iter().map(|t| t.defined().then_some(t)).collect();
+    state: &State<dyn Backward>,
+    dy: Tensors,
+    saved: Tensors,
+    needs: &[bool],
+    grads: &mut [*mut C_tensor],
+) -> Result<()> {
+    let ctx = context(state, saved, needs)?;
+    let given = |t: Tensor| t.defined().then_some(t);
+    let mut dy: SmallVec<[_; 2]> = dy.into_iter().map(given).collect();
     rules::materialize(&ctx, &mut dy)?;
-    let mut found: Vec<Option<Tensor>> = needs.iter().map(|_| None).collect();
     state.op.backward(&ctx, &mut dy, &mut |i, grad| {
         if let (Some(grad), true) = (grad, needs[i]) {
             rules::check_gradient(&ctx, i, &grad)?;
-            found[i] = Some(grad);
+            grads[i] = ManuallyDrop::new(grad).as_mut_ptr();
         }
         Ok(())
-    })?;
-    Ok(found)
+    })
 }
 
 /// The context for this run of backward.
-fn context(state: &State, mut saved: Vec<Tensor>) -> Result<Ctx> {
-    let kept = lock(&state.ctx);
-    if state.op.double_backward() != DoubleBackward::Recompute {
-        return Ok(kept.with_saved(saved));
+fn context(state: &State<dyn Backward>, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
+    let State { kept, op } = state;
+    if op.double_backward() != DoubleBackward::Recompute {
+        return Ok(kept.ctx(saved, needs));
     }
     // The inputs were saved too, behind what forward saved.
-    let present = kept.inputs().iter().filter(|input| input.meta.is_defined()).count();
-    let mut inputs = saved.split_off(saved.len() - present).into_iter();
-    let kept = kept.with_saved(saved);
+    let at = saved.len() - kept.inputs_present();
+    let inputs: Tensors = saved.drain(at..).collect();
+    let ctx = kept.ctx(saved, needs);
     if !grad_enabled() {
-        return Ok(kept);
+        return Ok(ctx);
     }
-    let at = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
-    let inputs = kept.inputs().iter().map(at).collect();
-    state.op.recompute(&kept, inputs)
+    let mut inputs = inputs.into_iter();
+    let place = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
+    let inputs = ctx.inputs().iter().map(place).collect();
+    op.recompute(&ctx, inputs)
 }

@@ -90,7 +90,11 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
     out->dtype = static_cast<int8_t>(t->scalar_type());
     out->device_type = static_cast<int8_t>(device.type());
     out->device_index = device.index();
-    out->requires_grad = t->requires_grad();
+    if (t->unsafeGetTensorImpl()->autograd_meta()) {
+      out->requires_grad = t->requires_grad();
+      out->is_leaf = out->requires_grad && t->is_leaf();
+      out->has_tangent = t->_fw_grad(/*level=*/0).defined();
+    }
     return true;
   });
 }
@@ -172,12 +176,6 @@ bool tf_backward(const at::Tensor* const* outputs,
                               copy_handles(seeds, n_outputs), retain_graph,
                               create_graph, copy_handles(inputs, n_inputs));
     return true;
-  });
-}
-
-bool tf_has_tangent(const at::Tensor* t) noexcept {
-  return guarded(false, [&] {
-    return t->defined() && t->_fw_grad(/*level=*/0).defined();
   });
 }
 

@@ -25,6 +25,8 @@ struct tf_meta {
   int8_t device_type;
   int8_t device_index;
   bool requires_grad;
+  bool is_leaf;      // one that requires a gradient
+  bool has_tangent;  // of forward-mode AD
 };
 
 // The text of this thread's last failure; valid until its next failure.
@@ -74,9 +76,9 @@ struct tf_callbacks {
                     at::Tensor** saved, size_t n_saved, const bool* needs,
                     size_t n_inputs, at::Tensor** grads);
   // Errors of the engine's own, in Rust's words.
-  void* (*graph_freed)(const void* state);
-  void* (*saved_changed)(const void* state, size_t position, uint32_t saved,
-                         uint32_t found);
+  void* (*graph_freed)(const char* op, size_t op_len);
+  void* (*saved_changed)(const char* op, size_t op_len, size_t position,
+                         uint32_t saved, uint32_t found);
   void* (*no_second_order)(const char* op, size_t op_len, ptrdiff_t position);
   // Valid until the error is dropped.
   const char* (*error_text)(void* error);
@@ -125,8 +127,5 @@ bool tf_backward(const at::Tensor* const* outputs,
                  const at::Tensor* const* seeds, size_t n_outputs,
                  const at::Tensor* const* inputs, size_t n_inputs,
                  bool retain_graph, bool create_graph) noexcept;
-
-// Whether a forward-mode tangent is attached to the tensor.
-bool tf_has_tangent(const at::Tensor* t) noexcept;
 
 }  // extern "C"
