@@ -37,6 +37,7 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
+    /// Of the own graph; a leaf of libtorch's says so itself.
     pub is_leaf: bool,
 }
 
@@ -166,10 +167,11 @@ impl Ctx {
                            DoubleBackward::Recompute";
             return Err(Error::Argument { op: self.op, message: message.to_owned() });
         }
-        let identity = ffi::describe(self.op, x)?.identity;
+        let d = ffi::describe(self.op, x)?;
+        let (identity, torch_leaf) = (d.identity, d.requires_grad && x.is_leaf());
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.is_leaf {
+            if input.is_leaf || torch_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
             self.marks.get_or_insert_default().dirty.push(i);
@@ -320,7 +322,7 @@ impl Ctx {
     pub(crate) fn keep(self) -> Kept {
         Kept {
             op: self.op,
-            inputs: self.inputs.into_iter().map(|input| input.meta).collect(),
+            inputs: gather(self.inputs.into_iter().map(|input| input.meta)),
             outputs: self.outputs,
             state: self.state,
             materialize_grads: self.materialize_grads,
@@ -334,7 +336,7 @@ impl Ctx {
     pub(crate) fn take_saved(&mut self) -> Result<SmallVec<[Tensor; 4]>> {
         let saved = self.saved.take().unwrap_or_default();
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
-        Ok(saved.into_iter().map(|s| s.tensor).collect())
+        Ok(gather(saved.into_iter().map(|s| s.tensor)))
     }
 
     fn again(&self, saved: Option<SmallVec<[Saved; 2]>>) -> Ctx {
@@ -350,6 +352,14 @@ impl Ctx {
             materialize_grads: self.materialize_grads,
         }
     }
+}
+
+/// `collect` for lists of one or two: SmallVec's own costs more than they do.
+#[inline]
+pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
+    let mut list = SmallVec::new();
+    items.for_each(|item| list.push(item));
+    list
 }
 
 /// A context without tensors, which any number of threads may read at once.
@@ -379,9 +389,9 @@ impl Kept {
             ..Input::absent()
         };
         Ctx {
-            inputs: self.inputs.iter().zip(needs).map(input).collect(),
+            inputs: gather(self.inputs.iter().zip(needs).map(input)),
             outputs: self.outputs.clone(),
-            saved: Some(saved.into_iter().map(Saved::of).collect()),
+            saved: Some(gather(saved.into_iter().map(Saved::of))),
             state: self.state.clone(),
             materialize_grads: self.materialize_grads,
             ..Ctx::new(self.op, true)

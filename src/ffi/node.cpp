@@ -207,24 +207,28 @@ edge_list edges_of(const tf_recording& what) {
   return edges;
 }
 
-bool is_one_of(const at::Tensor& t, const at::Tensor* const* list, size_t n) {
-  return std::any_of(list, list + n, [&](const at::Tensor* other) {
-    return other && other->is_same(t);
+bool is_input(const at::Tensor& t, const tf_recording& what) {
+  return std::any_of(
+      what.inputs, what.inputs + what.n_inputs,
+      [&](const at::Tensor* x) { return x && x->is_same(t); });
+}
+
+bool is_output(const at::Tensor& t, const tf_output* outputs, size_t n) {
+  return std::any_of(outputs, outputs + n, [&](const tf_output& y) {
+    return y.tensor && y.tensor->is_same(t);
   });
 }
 
 // New tensors, or one that is an input or a view; nothing else that libtorch
 // has rules for.
 bool outputs_are_simple(const tf_recording& what) {
-  if (std::find(what.dirty, what.dirty + what.n_inputs, true) !=
-      what.dirty + what.n_inputs)
-    return false;
+  if (what.n_dirty > 0) return false;
   for (size_t i = 0; i < what.n_outputs; ++i) {
-    const at::Tensor* y = what.outputs[i];
-    if (!y || !what.differentiable[i]) return false;
+    const tf_output& y = what.outputs[i];
+    if (!y.tensor || !y.differentiable) return false;
     if (what.n_outputs > 1 &&
-        (y->is_view() || is_one_of(*y, what.inputs, what.n_inputs) ||
-         is_one_of(*y, what.outputs, i)))
+        (y.tensor->is_view() || is_input(*y.tensor, what) ||
+         is_output(*y.tensor, what.outputs, i)))
       return false;
   }
   return true;
@@ -249,7 +253,7 @@ at::Tensor view_of(const at::Tensor& x) {
 
 // What wrap_outputs does for a simple one.
 void wrap_simple(at::Tensor& y, const tf_recording& what, const NodePtr& node) {
-  if (is_one_of(y, what.inputs, what.n_inputs)) y = view_of(y);
+  if (is_input(y, what)) y = view_of(y);
   torch::autograd::set_history(y, node);
   if (y.is_view())
     torch::autograd::impl::get_view_autograd_meta(y)->set_creation_meta(
@@ -262,15 +266,16 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
   variable_list inputs;
   Impls dirty, non_differentiable;
   for (size_t i = 0; i < what.n_inputs; ++i) {
-    if (!what.inputs[i]) continue;
-    inputs.push_back(*what.inputs[i]);
-    if (what.dirty[i]) dirty.insert(what.inputs[i]->unsafeGetTensorImpl());
+    if (what.inputs[i]) inputs.push_back(*what.inputs[i]);
   }
+  for (size_t i = 0; i < what.n_dirty; ++i)
+    if (const at::Tensor* x = what.inputs[what.dirty[i]])
+      dirty.insert(x->unsafeGetTensorImpl());
   std::vector<std::optional<at::Tensor>> raw(what.n_outputs);
   for (size_t i = 0; i < what.n_outputs; ++i) {
-    if (!what.outputs[i]) continue;
-    raw[i] = *what.outputs[i];
-    if (!what.differentiable[i])
+    if (!what.outputs[i].tensor) continue;
+    raw[i] = *what.outputs[i].tensor;
+    if (!what.outputs[i].differentiable)
       non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
   }
   const auto no_jvp = [](const variable_list&, const variable_list&) {
@@ -281,7 +286,8 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
       inputs, non_differentiable, dirty, raw, node, no_jvp,
       /*to_save_if_setup_context=*/{}, view_as_self, /*pure_view=*/false);
   for (size_t i = 0; i < what.n_outputs; ++i)
-    if (what.outputs[i] && wrapped[i]) *what.outputs[i] = *wrapped[i];
+    if (what.outputs[i].tensor && wrapped[i])
+      *what.outputs[i].tensor = *wrapped[i];
 }
 
 void save(const tf_recording& what, FunctionNode& node,
@@ -291,9 +297,11 @@ void save(const tf_recording& what, FunctionNode& node,
     const at::Tensor& t = *what.saved[i];
     const bool output = std::find(returned.begin(), returned.end(),
                                   t.unsafeGetTensorImpl()) != returned.end();
-    const bool input = is_one_of(t, what.inputs, what.n_inputs);
+    const bool constant = std::find(what.constant,
+                                    what.constant + what.n_constant, i) !=
+                          what.constant + what.n_constant;
     // A tensor with a history of its own (a captured parameter) brings it.
-    const bool intermediate = !output && !input && !what.constant[i] &&
+    const bool intermediate = !output && !is_input(t, what) && !constant &&
                               !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
     const bool is_output = t.grad_fn().get() == &node;
@@ -323,11 +331,11 @@ bool tf_record(const tf_recording* what, void* state) noexcept {
     auto node = c10::make_intrusive<FunctionNode>(edges_of(*what), *what);
     Returned returned;
     for (size_t i = 0; i < what->n_outputs; ++i)
-      if (what->outputs[i])
-        returned.push_back(what->outputs[i]->unsafeGetTensorImpl());
+      if (what->outputs[i].tensor)
+        returned.push_back(what->outputs[i].tensor->unsafeGetTensorImpl());
     if (outputs_are_simple(*what)) {
       for (size_t i = 0; i < what->n_outputs; ++i)
-        wrap_simple(*what->outputs[i], *what, node);
+        wrap_simple(*what->outputs[i].tensor, *what, node);
     } else {
       wrap_outputs(*what, node);
     }

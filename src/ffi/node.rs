@@ -1,8 +1,9 @@
 //! A Function as a node of libtorch's autograd: what the C++ node calls back.
 
 use super::{check, grad_enabled};
-use crate::ctx::{Input, Kept};
+use crate::ctx::{Input, Kept, gather};
 use crate::erased::Backward;
+use crate::forward::Output;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
 use smallvec::SmallVec;
 use std::ffi::{CString, c_char, c_void};
@@ -45,6 +46,13 @@ const fn callbacks<B: Backward + 'static>() -> Callbacks {
     }
 }
 
+/// `tf_output` of shim.h.
+#[repr(C)]
+struct RawOutput {
+    tensor: *mut C_tensor,
+    differentiable: bool,
+}
+
 /// `tf_recording` of shim.h.
 #[repr(C)]
 struct RawRecording {
@@ -52,14 +60,15 @@ struct RawRecording {
     name: *const c_char,
     name_len: usize,
     inputs: *const *const C_tensor,
-    dirty: *const bool,
     n_inputs: usize,
-    outputs: *const *mut C_tensor,
-    differentiable: *const bool,
+    dirty: *const usize,
+    n_dirty: usize,
+    outputs: *const RawOutput,
     n_outputs: usize,
     saved: *const *const C_tensor,
-    constant: *const bool,
     n_saved: usize,
+    constant: *const usize,
+    n_constant: usize,
     second_order: u8,
 }
 
@@ -77,41 +86,40 @@ type Tensors = SmallVec<[Tensor; 2]>;
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
-    pub dirty: &'a [bool],
-    /// `None` where an optional output is absent. They get their history in
-    /// place, or are replaced.
-    pub outputs: &'a mut [Option<Tensor>],
-    pub differentiable: &'a [bool],
+    /// Positions of inputs.
+    pub dirty: &'a [usize],
+    /// They get their history in place, or are replaced.
+    pub outputs: &'a mut [Output],
     pub saved: &'a [Tensor],
-    /// Per saved tensor: declared to be a constant.
-    pub constant: &'a [bool],
+    /// Positions of saved tensors that were declared to be constants.
+    pub constant: &'a [usize],
 }
 
 /// Makes the outputs' history a new node.
 pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
     let name = kept.op();
-    assert_eq!(what.inputs.len(), what.dirty.len());
-    assert_eq!(what.outputs.len(), what.differentiable.len());
-    assert_eq!(what.saved.len(), what.constant.len());
-    let handle = |t: &Option<&Tensor>| t.map_or(std::ptr::null(), Tensor::as_ptr);
-    let inputs: SmallVec<[_; 4]> = what.inputs.iter().map(handle).collect();
-    let output =
-        |t: &mut Option<Tensor>| t.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr);
-    let outputs: SmallVec<[_; 4]> = what.outputs.iter_mut().map(output).collect();
-    let saved: SmallVec<[_; 4]> = what.saved.iter().map(Tensor::as_ptr).collect();
+    let inputs: SmallVec<[_; 4]> =
+        gather(what.inputs.iter().map(|t| t.map_or(std::ptr::null(), Tensor::as_ptr)));
+    let output = |y: &mut Output| RawOutput {
+        tensor: y.tensor.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr),
+        differentiable: y.differentiable,
+    };
+    let outputs: SmallVec<[_; 2]> = gather(what.outputs.iter_mut().map(output));
+    let saved: SmallVec<[_; 4]> = gather(what.saved.iter().map(Tensor::as_ptr));
     let raw = RawRecording {
         callbacks: const { &callbacks::<B>() },
         name: name.as_ptr().cast(),
         name_len: name.len(),
         inputs: inputs.as_ptr(),
-        dirty: what.dirty.as_ptr(),
         n_inputs: inputs.len(),
+        dirty: what.dirty.as_ptr(),
+        n_dirty: what.dirty.len(),
         outputs: outputs.as_ptr(),
-        differentiable: what.differentiable.as_ptr(),
         n_outputs: outputs.len(),
         saved: saved.as_ptr(),
-        constant: what.constant.as_ptr(),
         n_saved: saved.len(),
+        constant: what.constant.as_ptr(),
+        n_constant: what.constant.len(),
         second_order: op.double_backward() as u8,
     };
     let state = Box::into_raw(Box::new(State { kept, op })).cast();
@@ -228,7 +236,7 @@ extern "C" fn backward<B: Backward + 'static>(
 /// `handles` are `n` valid handles that the caller gives up.
 unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
     // SAFETY: as the caller promises.
-    (0..n).map(|i| unsafe { Tensor::from_ptr(*handles.add(i)) }).collect()
+    gather((0..n).map(|i| unsafe { Tensor::from_ptr(*handles.add(i)) }))
 }
 
 /// Runs the user's backward in the pass that libtorch runs.
@@ -241,7 +249,7 @@ fn run_backward(
 ) -> Result<()> {
     let ctx = context(state, saved, needs)?;
     let given = |t: Tensor| t.defined().then_some(t);
-    let mut dy: SmallVec<[_; 2]> = dy.into_iter().map(given).collect();
+    let mut dy: SmallVec<[_; 2]> = gather(dy.into_iter().map(given));
     rules::materialize(&ctx, &mut dy)?;
     state.op.backward(&ctx, &mut dy, &mut |i, grad| {
         if let (Some(grad), true) = (grad, needs[i]) {

@@ -90,12 +90,16 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
     out->dtype = static_cast<int8_t>(t->scalar_type());
     out->device_type = static_cast<int8_t>(device.type());
     out->device_index = device.index();
-    if (t->unsafeGetTensorImpl()->autograd_meta()) {
-      out->requires_grad = t->requires_grad();
-      out->is_leaf = out->requires_grad && t->is_leaf();
-      out->has_tangent = t->_fw_grad(/*level=*/0).defined();
-    }
+    out->requires_grad = t->requires_grad();
     return true;
+  });
+}
+
+bool tf_describe_input(const at::Tensor* t, tf_meta* out,
+                       bool* has_tangent) noexcept {
+  return guarded(false, [&] {
+    *has_tangent = t->defined() && t->_fw_grad(/*level=*/0).defined();
+    return tf_describe(t, out);
   });
 }
 

@@ -25,8 +25,6 @@ struct tf_meta {
   int8_t device_type;
   int8_t device_index;
   bool requires_grad;
-  bool is_leaf;      // one that requires a gradient
-  bool has_tangent;  // of forward-mode AD
 };
 
 // The text of this thread's last failure; valid until its next failure.
@@ -34,6 +32,9 @@ const char* tf_last_error() noexcept;
 
 // False (with an error) for tensors that have no sizes, such as nested ones.
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept;
+// As tf_describe, and whether a forward-mode tangent is attached.
+bool tf_describe_input(const at::Tensor* t, tf_meta* out,
+                       bool* has_tangent) noexcept;
 uint32_t tf_version(const at::Tensor* t) noexcept;
 // Sets libtorch's grad mode on this thread; returns what it was.
 bool tf_set_grad_enabled(bool enabled) noexcept;
@@ -93,19 +94,26 @@ enum tf_second_order : uint8_t {
   TF_ONCE = 2            // refuses
 };
 
+struct tf_output {
+  at::Tensor* tensor;  // null where absent; gets its history in place or is
+                       // replaced
+  bool differentiable;
+};
+
 struct tf_recording {
   const tf_callbacks* callbacks;
   const char* name;  // static, of length name_len
   size_t name_len;
   const at::Tensor* const* inputs;  // null where an optional one is absent
-  const bool* dirty;                // per input
   size_t n_inputs;
-  at::Tensor* const* outputs;  // null where absent; the tensors get their
-  const bool* differentiable;  // history in place or are replaced
+  const size_t* dirty;  // positions of inputs
+  size_t n_dirty;
+  const tf_output* outputs;
   size_t n_outputs;
   const at::Tensor* const* saved;
-  const bool* constant;  // per saved tensor: declared to be one
   size_t n_saved;
+  const size_t* constant;  // positions of saved tensors
+  size_t n_constant;
   tf_second_order second_order;
 };
 

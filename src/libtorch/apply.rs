@@ -39,16 +39,12 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     }
     forward::check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
 
-    let differentiable: SmallVec<[bool; 4]> = outputs.iter().map(|y| y.differentiable).collect();
-    let mut tensors: SmallVec<[Option<Tensor>; 4]> =
-        outputs.into_iter().map(|y| y.tensor).collect();
-    if differentiable.contains(&true) {
+    if outputs.iter().any(|y| y.differentiable) {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
-        let (inputs, differentiable) = (&inputs[..], &differentiable[..]);
-        record(applied, ctx, marks.as_deref(), inputs, &mut tensors, differentiable)?;
+        record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
-    let mut tensors = tensors.into_iter();
-    Ok(F::Outputs::build(&layout, &mut || tensors.next().flatten()))
+    let mut outputs = outputs.iter_mut();
+    Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
 }
 
 fn record<F: Function>(
@@ -56,44 +52,39 @@ fn record<F: Function>(
     mut ctx: Ctx,
     marks: Option<&Marks>,
     inputs: &[Option<&Tensor>],
-    outputs: &mut [Option<Tensor>],
-    differentiable: &[bool],
+    outputs: &mut [Output],
 ) -> Result<()> {
     let op = ctx.op();
-    let none = Marks::default();
-    let marks = marks.unwrap_or(&none);
-    let dirty: SmallVec<[bool; 4]> = (0..inputs.len()).map(|i| marks.dirty.contains(&i)).collect();
     let mut saved = ctx.take_saved()?;
-    let mut constant = constants(op, marks, &saved)?;
+    let (mut dirty, mut constant) = (&[][..], Vec::new());
+    if let Some(marks) = marks {
+        dirty = &marks.dirty;
+        constant = constants(op, marks, &saved)?;
+    }
     if applied.f.double_backward() == DoubleBackward::Recompute {
         saved.extend(inputs.iter().flatten().map(|t| t.shallow_clone()));
-        constant.resize(saved.len(), false);
     }
-    for &i in &marks.dirty {
+    for &i in dirty {
         inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
     }
-    let saved = &saved[..];
-    let recording =
-        Recording { inputs, dirty: &dirty, outputs, differentiable, saved, constant: &constant };
+    let recording = Recording { inputs, dirty, outputs, saved: &saved, constant: &constant };
     ffi::node::record(recording, applied, ctx.keep())
 }
 
-/// Which saved tensors were declared to be constants.
-fn constants(op: &'static str, marks: &Marks, saved: &[Tensor]) -> Result<SmallVec<[bool; 4]>> {
-    if marks.constant.is_empty() {
-        return Ok(SmallVec::from_elem(false, saved.len()));
-    }
+/// The positions of the saved tensors that were declared to be constants.
+fn constants(op: &'static str, marks: &Marks, saved: &[Tensor]) -> Result<Vec<usize>> {
     let identity = |t: &Tensor| Ok(ffi::describe(op, t)?.identity);
     let declared = marks.constant.iter().map(identity).collect::<Result<Vec<_>>>()?;
-    saved.iter().map(|t| Ok(declared.contains(&identity(t)?))).collect()
+    let saved = saved.iter().map(identity).collect::<Result<Vec<_>>>()?;
+    Ok((0..saved.len()).filter(|&i| declared.contains(&saved[i])).collect())
 }
 
 fn describe(op: &'static str, i: usize, t: &Tensor, grad_mode: bool) -> Result<Input> {
-    let d = ffi::describe(op, t)?;
+    let (d, has_tangent) = ffi::describe_input(op, t)?;
     if !d.is_defined() {
         return Err(Error::Undefined { op, what: format!("input {i}") });
     }
-    if d.has_tangent {
+    if has_tangent {
         return Err(Error::NoForwardMode { op, input: i });
     }
     Ok(Input {
@@ -101,6 +92,6 @@ fn describe(op: &'static str, i: usize, t: &Tensor, grad_mode: bool) -> Result<I
         identity: d.identity,
         version: d.version,
         needs_grad: grad_mode && d.requires_grad,
-        is_leaf: d.is_leaf,
+        is_leaf: false,
     })
 }
