@@ -319,12 +319,12 @@ impl Ctx {
     }
 
     /// What a node must keep to make contexts for `backward`.
-    pub(crate) fn keep(self) -> Kept {
+    pub(crate) fn keep(&mut self) -> Kept {
         Kept {
             op: self.op,
-            inputs: gather(self.inputs.into_iter().map(|input| input.meta)),
-            outputs: self.outputs,
-            state: self.state,
+            inputs: std::mem::take(&mut self.inputs),
+            outputs: std::mem::take(&mut self.outputs),
+            state: self.state.take(),
             materialize_grads: self.materialize_grads,
         }
     }
@@ -358,14 +358,16 @@ impl Ctx {
 #[inline]
 pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
     let mut list = SmallVec::new();
-    items.for_each(|item| list.push(item));
+    for item in items {
+        list.push(item);
+    }
     list
 }
 
 /// A context without tensors, which any number of threads may read at once.
 pub(crate) struct Kept {
     op: &'static str,
-    inputs: SmallVec<[Meta; 1]>,
+    inputs: SmallVec<[Input; 1]>,
     outputs: Vec<Meta>,
     state: Option<Arc<dyn Any + Send + Sync>>,
     materialize_grads: bool,
@@ -378,23 +380,22 @@ impl Kept {
 
     /// How many inputs are there, of those that may be absent.
     pub fn inputs_present(&self) -> usize {
-        self.inputs.iter().filter(|meta| meta.is_defined()).count()
+        self.inputs.iter().filter(|input| input.meta.is_defined()).count()
     }
 
     /// The context for a pass that needs the gradients that `needs` says.
     pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
-        let input = |(meta, &needs_grad): (&Meta, &bool)| Input {
-            meta: meta.clone(),
-            needs_grad,
-            ..Input::absent()
-        };
+        let input = |(input, &needs_grad): (&Input, _)| Input { needs_grad, ..input.clone() };
         Ctx {
+            op: self.op,
             inputs: gather(self.inputs.iter().zip(needs).map(input)),
             outputs: self.outputs.clone(),
             saved: Some(gather(saved.into_iter().map(Saved::of))),
             state: self.state.clone(),
+            marks: None,
+            recording: true,
+            recomputing: false,
             materialize_grads: self.materialize_grads,
-            ..Ctx::new(self.op, true)
         }
     }
 }

@@ -22,6 +22,7 @@ struct RawMeta {
     device_type: i8,
     device_index: i8,
     requires_grad: bool,
+    only_as_view: bool,
 }
 
 unsafe extern "C" {
@@ -90,6 +91,8 @@ pub(crate) struct Description<'a> {
     /// libtorch's device type and index.
     pub device: (i8, i8),
     pub requires_grad: bool,
+    /// It requires a gradient because what it views does, not by itself.
+    pub only_as_view: bool,
 }
 
 /// Reads all that the checks need in one call.
@@ -139,6 +142,7 @@ fn description<'a>(raw: RawMeta) -> Description<'a> {
         dtype: raw.dtype,
         device: (raw.device_type, raw.device_index),
         requires_grad: raw.requires_grad,
+        only_as_view: raw.only_as_view,
     }
 }
 

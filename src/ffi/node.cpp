@@ -12,6 +12,8 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -92,14 +94,31 @@ struct FunctionNode : Node {
     if (state) callbacks->drop_state(state);
   }
 
+  // Memory for a node with room for the state behind it.
+  static void* operator new(size_t size, const tf_recording& what) {
+    return ::operator new(size + what.state_size + what.state_align);
+  }
+  static void operator delete(void* node) { ::operator delete(node); }
+  static void operator delete(void* node, const tf_recording&) {
+    ::operator delete(node);
+  }
+
+  void take_state(const tf_recording& what) {
+    void* room = this + 1;
+    size_t space = what.state_size + what.state_align;
+    std::align(what.state_align, what.state_size, room, space);
+    state = std::memcpy(room, what.state, what.state_size);
+  }
+
   std::string name() const override {
     return std::string(op.text, op.len) + "Backward";
   }
 
   void release_variables() override {
+    freed = true;
+    if (!saves) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     saved.clear();
-    freed = true;
   }
 
   variable_list apply(variable_list&& dy) override {
@@ -115,9 +134,11 @@ struct FunctionNode : Node {
     unpack(unpacked, recorded && second_order == TF_THROUGH_SAVED);
     Handles received(dy.size());
     for (size_t i = 0; i < dy.size(); ++i)
-      received[i] = new at::Tensor(std::move(dy[i]));
+      if (dy[i].defined()) received[i] = new at::Tensor(std::move(dy[i]));
     c10::SmallVector<bool, 8> needs(n);
-    for (size_t i = 0; i < n; ++i) needs[i] = task_should_compute_output(i);
+    // A node with one input runs only if that is needed.
+    for (size_t i = 0; i < n; ++i)
+      needs[i] = n == 1 || task_should_compute_output(i);
     Handles found(n);
     void* error = nullptr;
     {
@@ -140,7 +161,8 @@ struct FunctionNode : Node {
 
   // Copies of the saved tensors, with their history where they have one.
   void unpack(Handles& tensors, bool refuse_intermediates) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (saves) lock.lock();
     if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(op.text, op.len));
     tensors.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
@@ -187,7 +209,8 @@ struct FunctionNode : Node {
   Name op;
   tf_second_order second_order;
   void* state = nullptr;
-  bool freed = false;
+  std::atomic<bool> freed{false};
+  bool saves = false;  // constant once recorded: whether `saved` needs its lock
   std::vector<Saved> saved;
 };
 
@@ -243,7 +266,8 @@ at::Tensor view_of(const at::Tensor& x) {
       (view && !view->shared_view_info()))
     return at::alias(x);
   const at::Tensor y(data->shallow_copy_and_detach(
-      impl::version_counter(x), /*allow_tensor_metadata_change=*/true));
+      // The view shares that of `x` in the end.
+      c10::VariableVersion(c10::VariableVersion::DISABLED), /*allow_tensor_metadata_change=*/true));
   return torch::autograd::make_variable_differentiable_view(
       y,
       view ? view->get_backward_view().chain(x, y)
@@ -292,6 +316,7 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
 
 void save(const tf_recording& what, FunctionNode& node,
           const Returned& returned) {
+  node.saves = what.n_saved > 0;
   node.saved.reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i];
@@ -326,9 +351,10 @@ void* tf_take_error() noexcept {
 
 const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 
-bool tf_record(const tf_recording* what, void* state) noexcept {
+bool tf_record(const tf_recording* what) noexcept {
   return guarded(false, [&] {
-    auto node = c10::make_intrusive<FunctionNode>(edges_of(*what), *what);
+    const auto node = c10::intrusive_ptr<FunctionNode>::unsafe_steal_from_new(
+        new (*what) FunctionNode(edges_of(*what), *what));
     Returned returned;
     for (size_t i = 0; i < what->n_outputs; ++i)
       if (what->outputs[i].tensor)
@@ -340,7 +366,7 @@ bool tf_record(const tf_recording* what, void* state) noexcept {
       wrap_outputs(*what, node);
     }
     save(*what, *node, returned);
-    node->state = state;
+    node->take_state(*what);
     return true;
   });
 }

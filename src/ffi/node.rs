@@ -70,10 +70,13 @@ struct RawRecording {
     constant: *const usize,
     n_constant: usize,
     second_order: u8,
+    state: *const c_void,
+    state_size: usize,
+    state_align: usize,
 }
 
 unsafe extern "C" {
-    fn tf_record(what: *const RawRecording, state: *mut c_void) -> bool;
+    fn tf_record(what: *const RawRecording) -> bool;
 }
 
 /// What a C++ node owns: the op, and what `forward` left besides tensors.
@@ -81,7 +84,7 @@ struct State<B: ?Sized> {
     kept: Kept,
     op: B,
 }
-type Tensors = SmallVec<[Tensor; 2]>;
+type Tensors = SmallVec<[Option<Tensor>; 2]>;
 
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
@@ -98,6 +101,7 @@ pub(crate) struct Recording<'a> {
 /// Makes the outputs' history a new node.
 pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
     let name = kept.op();
+    let state = ManuallyDrop::new(State { kept, op });
     let inputs: SmallVec<[_; 4]> =
         gather(what.inputs.iter().map(|t| t.map_or(std::ptr::null(), Tensor::as_ptr)));
     let output = |y: &mut Output| RawOutput {
@@ -120,15 +124,17 @@ pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Ke
         n_saved: saved.len(),
         constant: what.constant.as_ptr(),
         n_constant: what.constant.len(),
-        second_order: op.double_backward() as u8,
+        second_order: state.op.double_backward() as u8,
+        state: (&raw const *state).cast(),
+        state_size: size_of::<State<B>>(),
+        state_align: align_of::<State<B>>(),
     };
-    let state = Box::into_raw(Box::new(State { kept, op })).cast();
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; `name` is static. The shim owns `state` from here on if and
-    // only if it returns true.
-    let done = unsafe { tf_record(&raw, state) };
+    // lengths given; `name` is static. The shim moves `state` into its node if
+    // and only if it returns true.
+    let done = unsafe { tf_record(&raw) };
     if !done {
-        drop_state::<B>(state);
+        drop_quietly(ManuallyDrop::into_inner(state));
     }
     check(name, done)
 }
@@ -163,7 +169,7 @@ extern "C" fn drop_error(failure: *mut c_void) {
 extern "C" fn drop_state<B>(state: *mut c_void) {
     // SAFETY: made by `record` for this `B`; whoever calls this owns it and
     // forgets it.
-    drop_quietly(unsafe { Box::from_raw(state.cast::<State<B>>()) });
+    drop_quietly(unsafe { state.cast::<State<B>>().read() });
 }
 
 /// A panic in user code's drop must not reach C++; there is nobody to report
@@ -233,23 +239,23 @@ extern "C" fn backward<B: Backward + 'static>(
 }
 
 /// # Safety
-/// `handles` are `n` valid handles that the caller gives up.
+/// `handles` are `n` handles, valid or null, that the caller gives up.
 unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
     // SAFETY: as the caller promises.
-    gather((0..n).map(|i| unsafe { Tensor::from_ptr(*handles.add(i)) }))
+    let handles = unsafe { std::slice::from_raw_parts(handles, n) };
+    // SAFETY: the same.
+    gather(handles.iter().map(|&t| (!t.is_null()).then(|| unsafe { Tensor::from_ptr(t) })))
 }
 
 /// Runs the user's backward in the pass that libtorch runs.
 fn run_backward(
     state: &State<dyn Backward>,
-    dy: Tensors,
+    mut dy: Tensors,
     saved: Tensors,
     needs: &[bool],
     grads: &mut [*mut C_tensor],
 ) -> Result<()> {
     let ctx = context(state, saved, needs)?;
-    let given = |t: Tensor| t.defined().then_some(t);
-    let mut dy: SmallVec<[_; 2]> = gather(dy.into_iter().map(given));
     rules::materialize(&ctx, &mut dy)?;
     state.op.backward(&ctx, &mut dy, &mut |i, grad| {
         if let (Some(grad), true) = (grad, needs[i]) {
@@ -264,16 +270,16 @@ fn run_backward(
 fn context(state: &State<dyn Backward>, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
     let State { kept, op } = state;
     if op.double_backward() != DoubleBackward::Recompute {
-        return Ok(kept.ctx(saved, needs));
+        return Ok(kept.ctx(saved.into_iter().flatten(), needs));
     }
     // The inputs were saved too, behind what forward saved.
     let at = saved.len() - kept.inputs_present();
     let inputs: Tensors = saved.drain(at..).collect();
-    let ctx = kept.ctx(saved, needs);
+    let ctx = kept.ctx(saved.into_iter().flatten(), needs);
     if !grad_enabled() {
         return Ok(ctx);
     }
-    let mut inputs = inputs.into_iter();
+    let mut inputs = inputs.into_iter().flatten();
     let place = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
     let inputs = ctx.inputs().iter().map(place).collect();
     op.recompute(&ctx, inputs)

@@ -91,6 +91,10 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
     out->device_type = static_cast<int8_t>(device.type());
     out->device_index = device.index();
     out->requires_grad = t->requires_grad();
+    using torch::autograd::AutogradMeta;
+    out->only_as_view = out->requires_grad &&
+                        !torch::autograd::impl::get_autograd_meta(*t)
+                             ->AutogradMeta::requires_grad();
     return true;
   });
 }

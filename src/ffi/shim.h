@@ -25,6 +25,7 @@ struct tf_meta {
   int8_t device_type;
   int8_t device_index;
   bool requires_grad;
+  bool only_as_view;  // requires a gradient because what it views does
 };
 
 // The text of this thread's last failure; valid until its next failure.
@@ -71,8 +72,8 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
 // by whoever holds it and ends in drop_error.
 struct tf_callbacks {
   // Gradients of the inputs: one new handle each in `grads`, null where none
-  // flows. Takes the handles in `dy` (undefined tensors where no gradient
-  // came) and in `saved`. Null on success, else an error.
+  // flows. Takes the handles in `dy` (null where no gradient came) and in
+  // `saved`. Null on success, else an error.
   void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy,
                     at::Tensor** saved, size_t n_saved, const bool* needs,
                     size_t n_inputs, at::Tensor** grads);
@@ -84,6 +85,7 @@ struct tf_callbacks {
   // Valid until the error is dropped.
   const char* (*error_text)(void* error);
   void (*drop_error)(void* error);
+  // Ends the state's life; its memory is the node's.
   void (*drop_state)(void* state);
 };
 
@@ -115,10 +117,13 @@ struct tf_recording {
   const size_t* constant;  // positions of saved tensors
   size_t n_constant;
   tf_second_order second_order;
+  const void* state;  // copied into the node: a Rust value that may be moved
+  size_t state_size;
+  size_t state_align;
 };
 
-// Makes the outputs' history a new node, which takes `state` on success.
-bool tf_record(const tf_recording* what, void* state) noexcept;
+// Makes the outputs' history a new node, which takes the state on success.
+bool tf_record(const tf_recording* what) noexcept;
 
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;

@@ -37,11 +37,17 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     if let Some(marks) = &marks {
         marks.settle(&ctx, &mut outputs)?;
     }
+    for output in &mut outputs {
+        let view = output.differentiable && output.only_as_view;
+        if !view && !(ctx.is_recording() && output.is_input(&ctx)) {
+            output.unfollow();
+        }
+    }
     forward::check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
 
     if outputs.iter().any(|y| y.differentiable) {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
-        record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
+        record(applied, &mut ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
     let mut outputs = outputs.iter_mut();
     Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
@@ -49,7 +55,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
 
 fn record<F: Function>(
     applied: Applied<F>,
-    mut ctx: Ctx,
+    ctx: &mut Ctx,
     marks: Option<&Marks>,
     inputs: &[Option<&Tensor>],
     outputs: &mut [Output],
