@@ -88,10 +88,10 @@ const PAIRS: [Pair; 6] = [
         libtorch: Tensor::softplus,
     },
     Pair {
-        name: "no_grad: x itself",
+        name: "no_grad: x.detach()",
         program: unrecorded,
-        ours: |x| identity(Tensor::shallow_clone, x),
-        libtorch: Tensor::shallow_clone,
+        ours: |x| identity(Tensor::detach, x),
+        libtorch: Tensor::detach,
     },
     Pair {
         name: "no_grad: x.exp()",

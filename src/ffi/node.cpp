@@ -115,7 +115,7 @@ struct FunctionNode : Node {
   }
 
   void release_variables() override {
-    freed = true;
+    freed.store(true, std::memory_order_release);
     if (!saves) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     saved.clear();
