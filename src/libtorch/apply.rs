@@ -39,7 +39,8 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     }
     for output in &mut outputs {
         let view = output.differentiable && output.only_as_view;
-        if !view && !(ctx.is_recording() && output.is_input(&ctx)) {
+        let history_follows = view || ctx.is_recording() && output.is_input(&ctx);
+        if !history_follows {
             output.unfollow();
         }
     }
