@@ -246,10 +246,10 @@ impl Ctx {
                            DoubleBackward::Recompute";
             return Err(Error::Argument { op: self.op, message: message.to_owned() });
         }
-        let identity = ffi::describe(self.op, x)?.identity;
+        let (identity, in_torch_leaf) = (ffi::describe(self.op, x)?.identity, ffi::in_leaf(x));
         let mut found = false;
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.in_leaf {
+            if input.in_leaf || in_torch_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
             self.marks.get_or_insert_default().dirty.push(i);
@@ -340,6 +340,22 @@ impl Ctx {
     fn input(&self, i: usize) -> Result<&Input> {
         let count = self.inputs.len();
         self.inputs.get(i).ok_or(Error::NoInput { op: self.op, input: i, count })
+    }
+
+    /// Records if an input needs a gradient.
+    pub(crate) fn record(&mut self) {
+        self.recording = self.inputs.iter().any(|input| input.needs_grad);
+    }
+
+    /// What a node of libtorch's must keep to make contexts for `backward`.
+    pub(crate) fn keep(&mut self) -> Kept {
+        Kept {
+            op: self.op,
+            inputs: std::mem::take(&mut self.inputs),
+            outputs: std::mem::take(&mut self.outputs),
+            state: self.state.take(),
+            materialize_grads: self.materialize_grads,
+        }
     }
 
     /// Says that `jvp` will run.
@@ -447,6 +463,54 @@ impl Ctx {
             state: self.state.clone(),
             marks: None,
             recording: self.recording,
+            recomputing: false,
+            dual: false,
+            materialize_grads: self.materialize_grads,
+        }
+    }
+}
+
+/// `collect` for lists of one or two: SmallVec's own costs more than they do.
+#[inline]
+pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
+    let mut list = SmallVec::new();
+    for item in items {
+        list.push(item);
+    }
+    list
+}
+
+/// A context without tensors, which any number of threads may read at once.
+pub(crate) struct Kept {
+    op: &'static str,
+    inputs: SmallVec<[Input; 1]>,
+    outputs: Vec<Meta>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+    materialize_grads: bool,
+}
+
+impl Kept {
+    pub fn op(&self) -> &'static str {
+        self.op
+    }
+
+    /// How many inputs are there, of those that may be absent.
+    pub fn inputs_present(&self) -> usize {
+        self.inputs.iter().filter(|input| input.meta.is_defined()).count()
+    }
+
+    /// The context for a pass that needs the gradients that `needs` says.
+    pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
+        let input = |(input, &needs_grad): (&Input, _)| Input { needs_grad, ..input.clone() };
+        Ctx {
+            op: self.op,
+            inputs: gather(self.inputs.iter().zip(needs).map(input)),
+            outputs: self.outputs.clone(),
+            saved: Some(gather(saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate)))),
+            state: self.state.clone(),
+            kept: Vec::new(),
+            marks: None,
+            recording: true,
             recomputing: false,
             dual: false,
             materialize_grads: self.materialize_grads,

@@ -12,17 +12,28 @@ pub(crate) struct Output {
     pub version: u32,
     pub identity: usize,
     pub differentiable: bool,
+    /// libtorch's autograd follows it, such as a captured parameter.
+    pub followed: bool,
+    /// It does so only because it follows what this is a view of.
+    pub only_as_view: bool,
 }
 
 impl Output {
     pub fn new(tensor: Option<Tensor>) -> Output {
-        Output { tensor, version: 0, identity: 0, differentiable: false }
+        Output {
+            tensor,
+            version: 0,
+            identity: 0,
+            differentiable: false,
+            followed: false,
+            only_as_view: false,
+        }
     }
 
     /// Reads the tensor; adds its description to the context if there are
     /// `several` outputs.
     pub fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
-        let Some(tensor) = &mut self.tensor else {
+        let Some(tensor) = &self.tensor else {
             if several {
                 ctx.push_output(Meta::undefined());
             }
@@ -34,22 +45,26 @@ impl Output {
             return Err(Error::Undefined { op: ctx.op(), what });
         }
         self.version = d.version;
+        self.followed = d.requires_grad;
+        self.only_as_view = d.only_as_view;
         self.identity = d.identity;
         self.differentiable = ctx.is_recording() && d.is_differentiable();
         if several {
             ctx.push_output(Meta::of(&d));
         }
-        if d.requires_grad && !(ctx.is_recording() && is_input(ctx, d.identity)) {
-            // A tensor that libtorch's autograd follows, such as a captured
-            // parameter: its value is meant.
-            *tensor = tensor.detach();
-        }
         Ok(())
     }
-}
 
-fn is_input(ctx: &Ctx, identity: usize) -> bool {
-    ctx.inputs().iter().any(|input| input.identity == identity)
+    /// Makes it one that libtorch's autograd does not follow: its value is meant.
+    pub fn unfollow(&mut self) {
+        if self.followed {
+            self.tensor = self.tensor.as_ref().map(Tensor::detach);
+        }
+    }
+
+    pub fn is_input(&self, ctx: &Ctx) -> bool {
+        ctx.inputs().iter().any(|input| input.identity == self.identity)
+    }
 }
 
 /// Refuses changes to inputs that `forward` did not declare.

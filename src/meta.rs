@@ -5,11 +5,19 @@ use smallvec::SmallVec;
 use std::fmt;
 use tch::{Device, Kind, Tensor};
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(crate) struct Meta {
     sizes: SmallVec<[i64; 4]>,
     dtype: i8,
     device: (i8, i8),
+}
+
+impl Clone for Meta {
+    /// Copies the sizes at once; SmallVec's own goes one by one.
+    #[inline]
+    fn clone(&self) -> Meta {
+        Meta { sizes: SmallVec::from_slice(&self.sizes), ..*self }
+    }
 }
 
 impl Meta {

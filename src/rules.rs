@@ -84,6 +84,7 @@ fn a_gradient_on_another_device_is_an_error() {
         version: 0,
         dtype: 6,
         device,
+        only_as_view: false,
         requires_grad: false,
     };
     let (cpu, cuda) = (on((0, -1)), on((1, 1)));

@@ -285,6 +285,114 @@ fn a_dirty_input_is_rebased_as_in_pytorch() -> Result<()> {
     Ok(())
 }
 
+fn same(forward: ForwardFn<Tensor, Tensor>) -> Op<Tensor, Tensor> {
+    Op { forward, backward: |_, dy| Ok(Some(dy * 3.0)) }
+}
+
+fn returns_its_input() -> Op<Tensor, Tensor> {
+    same(|_, x| Ok(x.shallow_clone()))
+}
+
+/// Changes `y` in place, as libtorch's autograd sees it.
+fn change(y: &Tensor) -> Result<Tensor, tch::TchError> {
+    y.shallow_clone().f_exp_()
+}
+
+#[test]
+fn an_input_returned_as_it_is_becomes_a_view_of_itself() -> Result<()> {
+    let x = leaf(&[1.0, 2.0]);
+    let h = &x * 1.0;
+    let y = returns_its_input().apply(&h)?;
+    let z = returns_its_input().apply(&y)?;
+    assert!(!y.is_leaf() && y.data_ptr() == h.data_ptr());
+    assert_eq!(numbers(&grad(&(&z * &h).sum(Kind::Double), &x)?), [1.0 + 9.0, 2.0 + 18.0]);
+    Ok(())
+}
+
+#[test]
+fn an_output_that_is_a_view_of_an_input_cannot_change_in_place() -> Result<()> {
+    let h = leaf(&[1.0, 2.0]) * 1.0;
+    let ops = [returns_its_input(), same(|_, x| Ok(x.alias())), same(|_, x| Ok(x.view([2])))];
+    for (i, op) in ops.into_iter().enumerate() {
+        let error = change(&op.apply(&h)?).expect_err(&format!("op {i}")).to_string();
+        assert!(error.contains("of Op is a view and is being modified inplace"), "{error}");
+    }
+    assert_eq!(numbers(&h), [1.0, 2.0]);
+    Ok(())
+}
+
+#[test]
+fn a_returned_input_shares_its_version() -> Result<()> {
+    let h = leaf(&[3.0]) * 1.0;
+    let y = returns_its_input().apply(&h)?;
+    let z = square().apply(&y)?;
+    let _ = tch::no_grad(|| change(&h))?;
+    assert_error!(backward(&z), Error::SavedChanged { op: "Op", position: 1, .. }, "saved tensor");
+    Ok(())
+}
+
+#[test]
+fn second_derivatives_go_through_a_returned_input() -> Result<()> {
+    let x = leaf(&[2.0]);
+    let y = returns_its_input().apply(&x)?;
+    let first = create_graph().grad(&(&y * &y * &x), &x)?.unwrap();
+    // d/dx = 6 x y + y^2 = 28, and again 3 (6 x + 2 y) + 6 y = 60
+    assert_eq!(number(&first), 28.0);
+    assert_eq!(number(&grad(&first, &x)?), 60.0);
+    Ok(())
+}
+
+#[test]
+fn marked_views_and_inputs_require_no_gradient() -> Result<()> {
+    let op = Op::<Tensor, (Tensor, Tensor, Tensor)> {
+        forward: |ctx, x| {
+            let (whole, view) = (x.shallow_clone(), x.view([1, 2]));
+            ctx.mark_non_differentiable(&whole);
+            ctx.mark_non_differentiable(&view);
+            Ok((x * 1.0, whole, view))
+        },
+        backward: |_, (dy, _, _)| Ok(Some(dy.copy())),
+    };
+    let x = leaf(&[1.0, 2.0]);
+    let (a, b, c) = op.apply(&x)?;
+    assert_eq!([a.requires_grad(), b.requires_grad(), c.requires_grad()], [true, false, false]);
+    assert!(x.requires_grad() && x.is_leaf());
+    Ok(())
+}
+
+#[test]
+fn a_node_that_gets_no_gradient_passes_none_on() -> Result<()> {
+    let x = leaf(&[1.0]);
+    let y = same(|_, x| Ok(x * 1.0)).apply(&x)?;
+    let z = Op::<Tensor, Tensor> { forward: |_, x| Ok(x * 1.0), backward: |_, _| Ok(None) };
+    let dx = GradOptions::new().allow_unused(true).grad(&z.apply(&y)?, &x)?;
+    assert!(dx.is_none());
+    Ok(())
+}
+
+/// Larger alignment than malloc's, for what a node keeps of it.
+#[repr(align(64))]
+struct Aligned([u64; 8]);
+impl Function for Aligned {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(x * 1.0)
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        assert_eq!((&raw const *self).addr() % 64, 0);
+        Ok(Some(dy * self.0[7] as f64))
+    }
+}
+
+#[test]
+fn a_function_keeps_its_alignment() -> Result<()> {
+    let x = leaf(&[1.0]);
+    let y = (0..4).try_fold(x.shallow_clone(), |y, _| Aligned([2; 8]).apply(&y))?;
+    assert_eq!(number(&grad(&y, &x)?), 16.0);
+    Ok(())
+}
+
 #[test]
 fn an_input_returned_under_no_grad_requires_no_gradient() -> Result<()> {
     let x = leaf(&[3.0]);

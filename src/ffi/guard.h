@@ -52,17 +52,16 @@ inline Failure& last_failure() {
 // The one place where a C++ exception becomes a failure value.
 template <typename R, typename F>
 R guarded(R failure_value, F&& body) noexcept {
-  Failure& failure = last_failure();
   try {
     return body();
   } catch (const RustError& e) {
-    failure = {e.what(), std::current_exception()};
+    last_failure() = {e.what(), std::current_exception()};
   } catch (const c10::Error& e) {
-    failure = {e.what_without_backtrace(), nullptr};
+    last_failure() = {e.what_without_backtrace(), nullptr};
   } catch (const std::exception& e) {
-    failure = {e.what(), nullptr};
+    last_failure() = {e.what(), nullptr};
   } catch (...) {
-    failure = {"a C++ exception that is not a std::exception", nullptr};
+    last_failure() = {"a C++ exception that is not a std::exception", nullptr};
   }
   return failure_value;
 }

@@ -7,6 +7,7 @@ use crate::error::Error;
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -21,6 +22,7 @@ struct RawMeta {
     device_type: i8,
     device_index: i8,
     requires_grad: bool,
+    only_as_view: bool,
 }
 
 unsafe extern "C" {
@@ -43,6 +45,7 @@ unsafe extern "C" {
         create_graph: bool,
     ) -> bool;
     fn tf_describe(t: *const C_tensor, out: *mut RawMeta) -> bool;
+    fn tf_describe_input(t: *const C_tensor, out: *mut RawMeta, has_tangent: *mut bool) -> bool;
     fn tf_version(t: *const C_tensor) -> u32;
     safe fn tf_set_grad_enabled(enabled: bool) -> bool;
     fn tf_zeros(sizes: *const i64, dim: usize, dtype: i8, device: i8, index: i8) -> *mut C_tensor;
@@ -95,18 +98,42 @@ pub(crate) struct Description<'a> {
     /// libtorch's device type and index.
     pub device: (i8, i8),
     pub requires_grad: bool,
+    /// It requires a gradient because what it views does, not by itself.
+    pub only_as_view: bool,
 }
 
 /// Reads all that the checks need in one call.
 #[inline]
 pub(crate) fn describe<'a>(op: &'static str, t: &'a Tensor) -> Result<Description<'a>, Error> {
-    let mut raw = std::mem::MaybeUninit::<RawMeta>::uninit();
+    let mut raw = MaybeUninit::<RawMeta>::uninit();
     // SAFETY: `t` owns a valid handle; the shim writes `raw` whole before it
     // returns true.
     let raw = unsafe {
         check(op, tf_describe(t.as_ptr(), raw.as_mut_ptr()))?;
         raw.assume_init()
     };
+    Ok(description(raw))
+}
+
+/// As `describe`, and whether forward-mode AD has attached a tangent to `t`.
+#[inline]
+pub(crate) fn describe_input<'a>(
+    op: &'static str,
+    t: &'a Tensor,
+) -> Result<(Description<'a>, bool), Error> {
+    let mut raw = MaybeUninit::<RawMeta>::uninit();
+    let mut has_tangent = false;
+    // SAFETY: as in `describe`.
+    let raw = unsafe {
+        check(op, tf_describe_input(t.as_ptr(), raw.as_mut_ptr(), &mut has_tangent))?;
+        raw.assume_init()
+    };
+    Ok((description(raw), has_tangent))
+}
+
+/// Of a tensor that lives for `'a`.
+#[inline]
+fn description<'a>(raw: RawMeta) -> Description<'a> {
     let sizes = if raw.dim == 0 {
         &[]
     } else {
@@ -115,14 +142,15 @@ pub(crate) fn describe<'a>(op: &'static str, t: &'a Tensor) -> Result<Descriptio
         // caller of this crate-internal function holds on to.
         unsafe { std::slice::from_raw_parts(raw.sizes, raw.dim) }
     };
-    Ok(Description {
+    Description {
         sizes,
         identity: raw.tensor as usize,
         version: raw.version,
         dtype: raw.dtype,
         device: (raw.device_type, raw.device_index),
         requires_grad: raw.requires_grad,
-    })
+        only_as_view: raw.only_as_view,
+    }
 }
 
 /// The in-place counter; 0 for inference tensors, which have none.

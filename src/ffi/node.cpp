@@ -12,6 +12,8 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -21,6 +23,7 @@ namespace {
 
 using tf::guarded;
 using tf::version_of;
+using torch::autograd::CreationMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
@@ -101,17 +104,37 @@ struct FunctionNode : Node {
     if (state) callbacks->drop_state(state);
   }
 
+  // Memory for a node with room for the state behind it.
+  static void* operator new(size_t size, const tf_recording& what) {
+    return ::operator new(size + what.state_size + what.state_align);
+  }
+  static void operator delete(void* node) { ::operator delete(node); }
+  static void operator delete(void* node, const tf_recording&) {
+    ::operator delete(node);
+  }
+
+  void take_state(const tf_recording& what) {
+    void* room = this + 1;
+    size_t space = what.state_size + what.state_align;
+    std::align(what.state_align, what.state_size, room, space);
+    state = std::memcpy(room, what.state, what.state_size);
+  }
+
   std::string name() const override {
     return std::string(op.text, op.len) + "Backward";
   }
 
   void release_variables() override {
+    freed.store(true, std::memory_order_release);
+    if (!saves) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     saved.clear();
-    freed = true;
   }
 
   variable_list apply(variable_list&& dy) override {
+    const size_t n = num_outputs();
+    const auto defined = [](const at::Tensor& t) { return t.defined(); };
+    if (std::none_of(dy.begin(), dy.end(), defined)) return variable_list(n);
     const bool recorded = c10::GradMode::is_enabled();  // create_graph
     const bool once = recorded && second_order == TF_ONCE;
     edge_list seeds;
@@ -121,14 +144,16 @@ struct FunctionNode : Node {
     unpack(unpacked, recorded && second_order == TF_THROUGH_SAVED);
     Handles received(dy.size());
     for (size_t i = 0; i < dy.size(); ++i)
-      received[i] = new at::Tensor(std::move(dy[i]));
-    const size_t n = num_outputs();
+      if (dy[i].defined()) received[i] = new at::Tensor(std::move(dy[i]));
     c10::SmallVector<bool, 8> needs(n);
-    for (size_t i = 0; i < n; ++i) needs[i] = task_should_compute_output(i);
+    // A node with one input runs only if that is needed.
+    for (size_t i = 0; i < n; ++i)
+      needs[i] = n == 1 || task_should_compute_output(i);
     Handles found(n);
     void* error = nullptr;
     {
-      const c10::AutoGradMode mode(recorded && !once);
+      std::optional<c10::NoGradGuard> unrecorded;
+      if (once) unrecorded.emplace();
       error = callbacks->backward(state, received.data(), received.size(),
                                   unpacked.data(), unpacked.size(),
                                   needs.data(), n, found.data());
@@ -146,8 +171,9 @@ struct FunctionNode : Node {
 
   // Copies of the saved tensors, with their history where they have one.
   void unpack(Handles& tensors, bool refuse_intermediates) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(state));
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (saves) lock.lock();
+    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(op.text, op.len));
     tensors.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
       tensors[i] = new at::Tensor(unpack_one(i));
@@ -165,7 +191,7 @@ struct FunctionNode : Node {
       if (version != saved[i].version)
         throw tf::RustError(callbacks,
                             callbacks->saved_changed(
-                                state, i, saved[i].version, version));
+                                op.text, op.len, i, saved[i].version, version));
     }
     return saved[i].variable.unpack(getptr());
   }
@@ -190,11 +216,13 @@ struct FunctionNode : Node {
   Name op;
   tf_second_order second_order;
   void* state = nullptr;
-  bool freed = false;
+  std::atomic<bool> freed{false};
+  bool saves = false;  // constant once recorded: whether `saved` needs its lock
   std::vector<Saved> saved;
 };
 
 using Impls = std::unordered_set<at::TensorImpl*>;
+using Returned = c10::SmallVector<const at::TensorImpl*, 4>;
 
 edge_list edges_of(const tf_recording& what) {
   edge_list edges;
@@ -209,22 +237,58 @@ edge_list edges_of(const tf_recording& what) {
   return edges;
 }
 
-bool is_one_of(const at::Tensor& t, const at::Tensor* const* list, size_t n) {
-  return std::any_of(list, list + n, [&](const at::Tensor* other) {
-    return other && other->is_same(t);
+bool is_input(const at::Tensor& t, const tf_recording& what) {
+  return std::any_of(
+      what.inputs, what.inputs + what.n_inputs,
+      [&](const at::Tensor* x) { return x && x->is_same(t); });
+}
+
+bool is_output(const at::Tensor& t, const tf_output* outputs, size_t n) {
+  return std::any_of(outputs, outputs + n, [&](const tf_output& y) {
+    return y.tensor && y.tensor->is_same(t);
   });
 }
 
-// Outputs that are new tensors need nothing but an edge.
-bool all_outputs_are_plain(const tf_recording& what) {
+// New tensors, or one that is an input or a view; nothing else that libtorch
+// has rules for.
+bool outputs_are_simple(const tf_recording& what) {
+  if (what.n_dirty > 0) return false;
   for (size_t i = 0; i < what.n_outputs; ++i) {
-    const at::Tensor* y = what.outputs[i];
-    if (!y || !what.differentiable[i] || y->is_view() || y->requires_grad() ||
-        is_one_of(*y, what.inputs, what.n_inputs) ||
-        is_one_of(*y, what.outputs, i))
+    const tf_output& y = what.outputs[i];
+    if (!y.tensor || !y.differentiable) return false;
+    if (what.n_outputs > 1 &&
+        (y.tensor->is_view() || is_input(*y.tensor, what) ||
+         is_output(*y.tensor, what.outputs, i)))
       return false;
   }
   return true;
+}
+
+// What at::alias gives under no_grad, without the way through the dispatcher.
+at::Tensor view_of(const at::Tensor& x) {
+  namespace impl = torch::autograd::impl;
+  const at::TensorImpl* data = x.unsafeGetTensorImpl();
+  const auto* view = impl::get_view_autograd_meta(x);
+  if (x.is_inference() || !data->support_as_strided() ||
+      (view && !view->shared_view_info()))
+    return at::alias(x);
+  const at::Tensor y(data->shallow_copy_and_detach(
+      // The view shares that of `x` in the end.
+      c10::VariableVersion(c10::VariableVersion::DISABLED), /*allow_tensor_metadata_change=*/true));
+  return torch::autograd::make_variable_differentiable_view(
+      y,
+      view ? view->get_backward_view().chain(x, y)
+           : torch::autograd::ViewInfo(x, nullptr, nullptr),
+      std::nullopt, /*shared_view_info=*/true, CreationMeta::DEFAULT);
+}
+
+// What wrap_outputs does for a simple one.
+void wrap_simple(at::Tensor& y, const tf_recording& what, const NodePtr& node) {
+  if (is_input(y, what)) y = view_of(y);
+  torch::autograd::set_history(y, node);
+  if (y.is_view())
+    torch::autograd::impl::get_view_autograd_meta(y)->set_creation_meta(
+        CreationMeta::IN_CUSTOM_FUNCTION);
 }
 
 // Inputs, views, duplicates, dirty and non-differentiable tensors among the
@@ -233,15 +297,16 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
   variable_list inputs;
   Impls dirty, non_differentiable;
   for (size_t i = 0; i < what.n_inputs; ++i) {
-    if (!what.inputs[i]) continue;
-    inputs.push_back(*what.inputs[i]);
-    if (what.dirty[i]) dirty.insert(what.inputs[i]->unsafeGetTensorImpl());
+    if (what.inputs[i]) inputs.push_back(*what.inputs[i]);
   }
+  for (size_t i = 0; i < what.n_dirty; ++i)
+    if (const at::Tensor* x = what.inputs[what.dirty[i]])
+      dirty.insert(x->unsafeGetTensorImpl());
   std::vector<std::optional<at::Tensor>> raw(what.n_outputs);
   for (size_t i = 0; i < what.n_outputs; ++i) {
-    if (!what.outputs[i]) continue;
-    raw[i] = *what.outputs[i];
-    if (!what.differentiable[i])
+    if (!what.outputs[i].tensor) continue;
+    raw[i] = *what.outputs[i].tensor;
+    if (!what.outputs[i].differentiable)
       non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
   }
   const auto no_jvp = [](const variable_list&, const variable_list&) {
@@ -252,17 +317,23 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
       inputs, non_differentiable, dirty, raw, node, no_jvp,
       /*to_save_if_setup_context=*/{}, view_as_self, /*pure_view=*/false);
   for (size_t i = 0; i < what.n_outputs; ++i)
-    if (what.outputs[i] && wrapped[i]) *what.outputs[i] = *wrapped[i];
+    if (what.outputs[i].tensor && wrapped[i])
+      *what.outputs[i].tensor = *wrapped[i];
 }
 
-void save(const tf_recording& what, FunctionNode& node, const Impls& returned) {
+void save(const tf_recording& what, FunctionNode& node,
+          const Returned& returned) {
+  node.saves = what.n_saved > 0;
   node.saved.reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i];
-    const bool output = returned.count(t.unsafeGetTensorImpl()) > 0;
-    const bool input = is_one_of(t, what.inputs, what.n_inputs);
+    const bool output = std::find(returned.begin(), returned.end(),
+                                  t.unsafeGetTensorImpl()) != returned.end();
+    const bool constant = std::find(what.constant,
+                                    what.constant + what.n_constant, i) !=
+                          what.constant + what.n_constant;
     // A tensor with a history of its own (a captured parameter) brings it.
-    const bool intermediate = !output && !input && !what.constant[i] &&
+    const bool intermediate = !output && !is_input(t, what) && !constant &&
                               !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
     const bool is_output = t.grad_fn().get() == &node;
@@ -287,21 +358,22 @@ void* tf_take_error() noexcept {
 
 const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 
-bool tf_record(const tf_recording* what, void* state) noexcept {
+bool tf_record(const tf_recording* what) noexcept {
   return guarded(false, [&] {
-    auto node = c10::make_intrusive<FunctionNode>(edges_of(*what), *what);
-    Impls returned;
+    const auto node = c10::intrusive_ptr<FunctionNode>::unsafe_steal_from_new(
+        new (*what) FunctionNode(edges_of(*what), *what));
+    Returned returned;
     for (size_t i = 0; i < what->n_outputs; ++i)
-      if (what->outputs[i])
-        returned.insert(what->outputs[i]->unsafeGetTensorImpl());
-    if (all_outputs_are_plain(*what)) {
+      if (what->outputs[i].tensor)
+        returned.push_back(what->outputs[i].tensor->unsafeGetTensorImpl());
+    if (outputs_are_simple(*what)) {
       for (size_t i = 0; i < what->n_outputs; ++i)
-        torch::autograd::set_history(*what->outputs[i], node);
+        wrap_simple(*what->outputs[i].tensor, *what, node);
     } else {
       wrap_outputs(*what, node);
     }
     save(*what, *node, returned);
-    node->state = state;
+    node->take_state(*what);
     return true;
   });
 }

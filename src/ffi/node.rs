@@ -1,11 +1,14 @@
 //! A Function as a node of libtorch's autograd: what the C++ node calls back.
 
 use super::{check, grad_enabled};
-use crate::erased::Backward;
+use crate::ctx::{Input, Kept, gather};
+use crate::erased::{Backward, Give};
+use crate::forward::Output;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
+use smallvec::SmallVec;
 use std::ffi::{CString, c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -22,23 +25,33 @@ struct Callbacks {
         usize,
         *mut *mut C_tensor,
     ) -> *mut c_void,
-    graph_freed: extern "C" fn(*const c_void) -> *mut c_void,
-    saved_changed: extern "C" fn(*const c_void, usize, u32, u32) -> *mut c_void,
+    graph_freed: extern "C" fn(*const c_char, usize) -> *mut c_void,
+    saved_changed: extern "C" fn(*const c_char, usize, usize, u32, u32) -> *mut c_void,
     no_second_order: extern "C" fn(*const c_char, usize, isize) -> *mut c_void,
     error_text: extern "C" fn(*mut c_void) -> *const c_char,
     drop_error: extern "C" fn(*mut c_void),
     drop_state: extern "C" fn(*mut c_void),
 }
 
-static CALLBACKS: Callbacks = Callbacks {
-    backward,
-    graph_freed,
-    saved_changed,
-    no_second_order,
-    error_text,
-    drop_error,
-    drop_state,
-};
+/// For a node whose op is a `B`.
+const fn callbacks<B: Backward + 'static>() -> Callbacks {
+    Callbacks {
+        backward: backward::<B>,
+        graph_freed,
+        saved_changed,
+        no_second_order,
+        error_text,
+        drop_error,
+        drop_state: drop_state::<B>,
+    }
+}
+
+/// `tf_output` of shim.h.
+#[repr(C)]
+struct RawOutput {
+    tensor: *mut C_tensor,
+    differentiable: bool,
+}
 
 /// `tf_recording` of shim.h.
 #[repr(C)]
@@ -47,19 +60,23 @@ struct RawRecording {
     name: *const c_char,
     name_len: usize,
     inputs: *const *const C_tensor,
-    dirty: *const bool,
     n_inputs: usize,
-    outputs: *const *mut C_tensor,
-    differentiable: *const bool,
+    dirty: *const usize,
+    n_dirty: usize,
+    outputs: *const RawOutput,
     n_outputs: usize,
     saved: *const *const C_tensor,
-    constant: *const bool,
     n_saved: usize,
+    constant: *const usize,
+    n_constant: usize,
     second_order: u8,
+    state: *const c_void,
+    state_size: usize,
+    state_align: usize,
 }
 
 unsafe extern "C" {
-    fn tf_record(what: *const RawRecording, state: *mut c_void) -> bool;
+    fn tf_record(what: *const RawRecording) -> bool;
     fn tf_refuse(
         t: *const C_tensor,
         leaves: *const *const C_tensor,
@@ -72,60 +89,63 @@ unsafe extern "C" {
 }
 
 /// What a C++ node owns: the op, and what `forward` left besides tensors.
-pub(crate) struct State {
-    pub op: Box<dyn Backward>,
-    pub ctx: Mutex<Ctx>,
+struct State<B: ?Sized> {
+    kept: Kept,
+    op: B,
 }
+type Tensors = SmallVec<[Option<Tensor>; 2]>;
 
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
-    pub dirty: &'a [bool],
-    /// `None` where an optional output is absent. They get their history in
-    /// place, or are replaced.
-    pub outputs: &'a mut [Option<Tensor>],
-    pub differentiable: &'a [bool],
+    /// Positions of inputs.
+    pub dirty: &'a [usize],
+    /// They get their history in place, or are replaced.
+    pub outputs: &'a mut [Output],
     pub saved: &'a [Tensor],
-    /// Per saved tensor: declared to be a constant.
-    pub constant: &'a [bool],
+    /// Positions of saved tensors that were declared to be constants.
+    pub constant: &'a [usize],
 }
 
 /// Makes the outputs' history a new node.
-pub(crate) fn record(what: Recording<'_>, state: State) -> Result<()> {
-    let op = lock(&state.ctx).op();
-    assert_eq!(what.inputs.len(), what.dirty.len());
-    assert_eq!(what.outputs.len(), what.differentiable.len());
-    assert_eq!(what.saved.len(), what.constant.len());
-    let handle = |t: &Option<&Tensor>| t.map_or(std::ptr::null(), Tensor::as_ptr);
-    let inputs: Vec<_> = what.inputs.iter().map(handle).collect();
-    let output =
-        |t: &mut Option<Tensor>| t.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr);
-    let outputs: Vec<_> = what.outputs.iter_mut().map(output).collect();
-    let saved = super::handles(what.saved);
+pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
+    let name = kept.op();
+    let state = ManuallyDrop::new(State { kept, op });
+    let inputs: SmallVec<[_; 4]> =
+        gather(what.inputs.iter().map(|t| t.map_or(std::ptr::null(), Tensor::as_ptr)));
+    let output = |y: &mut Output| RawOutput {
+        tensor: y.tensor.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr),
+        differentiable: y.differentiable,
+    };
+    let outputs: SmallVec<[_; 2]> = gather(what.outputs.iter_mut().map(output));
+    let saved: SmallVec<[_; 4]> = gather(what.saved.iter().map(Tensor::as_ptr));
     let raw = RawRecording {
-        callbacks: &CALLBACKS,
-        name: op.as_ptr().cast(),
-        name_len: op.len(),
+        callbacks: const { &callbacks::<B>() },
+        name: name.as_ptr().cast(),
+        name_len: name.len(),
         inputs: inputs.as_ptr(),
-        dirty: what.dirty.as_ptr(),
         n_inputs: inputs.len(),
+        dirty: what.dirty.as_ptr(),
+        n_dirty: what.dirty.len(),
         outputs: outputs.as_ptr(),
-        differentiable: what.differentiable.as_ptr(),
         n_outputs: outputs.len(),
         saved: saved.as_ptr(),
-        constant: what.constant.as_ptr(),
         n_saved: saved.len(),
+        constant: what.constant.as_ptr(),
+        n_constant: what.constant.len(),
         second_order: state.op.double_backward() as u8,
+        state: (&raw const *state).cast(),
+        state_size: size_of::<State<B>>(),
+        state_align: align_of::<State<B>>(),
     };
-    let state = Box::into_raw(Box::new(state)).cast();
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; `op` is static. The shim owns `state` from here on if and
-    // only if it returns true.
-    let done = unsafe { tf_record(&raw, state) };
+    // lengths given; `name` is static. The shim moves `state` into its node if
+    // and only if it returns true.
+    let done = unsafe { tf_record(&raw) };
     if !done {
-        drop_state(state);
+        drop_quietly(ManuallyDrop::into_inner(state));
     }
-    check(op, done)
+    check(name, done)
 }
 
 /// The values of `t`, refusing to be differentiated further where the gradient
@@ -139,18 +159,36 @@ pub(crate) fn refuse(
 ) -> Result<Tensor> {
     let leaves = super::handles(leaves);
     let position = position.map_or(-1, |i| i as isize);
-    // SAFETY: the handles are valid, `CALLBACKS` and `op` are static.
+    // SAFETY: the handles are valid, the callbacks and `op` are static.
     super::own(op, unsafe {
         tf_refuse(
             t.as_ptr(),
             leaves.as_ptr(),
             leaves.len(),
-            &CALLBACKS,
+            const { &callbacks::<Nobody>() },
             op.as_ptr().cast(),
             op.len(),
             position,
         )
     })
+}
+
+/// The op of a refusal, which calls back for its error alone.
+enum Nobody {}
+
+impl Backward for Nobody {
+    fn name(&self) -> &'static str {
+        match *self {}
+    }
+    fn double_backward(&self) -> DoubleBackward {
+        match *self {}
+    }
+    fn recompute(&self, _: &Ctx, _: Vec<Option<Tensor>>) -> Result<Ctx> {
+        match *self {}
+    }
+    fn backward(&self, _: &Ctx, _: &mut [Option<Tensor>], _: Give<'_>) -> Result<()> {
+        match *self {}
+    }
 }
 
 /// An error in C++'s hands.
@@ -182,9 +220,10 @@ extern "C" fn drop_error(failure: *mut c_void) {
     drop_quietly(take_error(failure));
 }
 
-extern "C" fn drop_state(state: *mut c_void) {
-    // SAFETY: made by `record`; whoever calls this owns it and forgets it.
-    drop_quietly(unsafe { Box::from_raw(state.cast::<State>()) });
+extern "C" fn drop_state<B>(state: *mut c_void) {
+    // SAFETY: made by `record` for this `B`; whoever calls this owns it and
+    // forgets it.
+    drop_quietly(unsafe { state.cast::<State<B>>().read() });
 }
 
 /// A panic in user code's drop must not reach C++; there is nobody to report
@@ -193,41 +232,35 @@ fn drop_quietly<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
-fn state_of<'a>(state: *const c_void) -> &'a State {
-    // SAFETY: the shim passes the state that its node owns, and keeps the node
-    // alive during the call; the callers do not keep the reference.
-    unsafe { &*state.cast::<State>() }
+fn static_name(op: *const c_char, len: usize) -> &'static str {
+    // SAFETY: the shim passes back the static name that `record` gave it.
+    let op = unsafe { std::slice::from_raw_parts(op.cast::<u8>(), len) };
+    std::str::from_utf8(op).unwrap_or("a Function")
 }
 
-fn lock(ctx: &Mutex<Ctx>) -> std::sync::MutexGuard<'_, Ctx> {
-    ctx.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-extern "C" fn graph_freed(state: *const c_void) -> *mut c_void {
-    into_raw(Error::GraphFreed { op: lock(&state_of(state).ctx).op() })
+extern "C" fn graph_freed(op: *const c_char, len: usize) -> *mut c_void {
+    into_raw(Error::GraphFreed { op: static_name(op, len) })
 }
 
 extern "C" fn saved_changed(
-    state: *const c_void,
+    op: *const c_char,
+    len: usize,
     position: usize,
     expected: u32,
     found: u32,
 ) -> *mut c_void {
-    let op = lock(&state_of(state).ctx).op();
-    into_raw(Error::SavedChanged { op, position, expected, found })
+    into_raw(Error::SavedChanged { op: static_name(op, len), position, expected, found })
 }
 
 extern "C" fn no_second_order(op: *const c_char, len: usize, position: isize) -> *mut c_void {
-    // SAFETY: the shim passes back the static name that `record` gave it.
-    let op = unsafe { std::slice::from_raw_parts(op.cast::<u8>(), len) };
-    let op = std::str::from_utf8(op).unwrap_or("a Function");
+    let op = static_name(op, len);
     into_raw(match usize::try_from(position) {
         Ok(position) => Error::SavedIntermediate { op, position },
         Err(_) => Error::OnceDifferentiable { op },
     })
 }
 
-extern "C" fn backward(
+extern "C" fn backward<B: Backward + 'static>(
     state: *const c_void,
     dy: *mut *mut C_tensor,
     n_dy: usize,
@@ -237,82 +270,71 @@ extern "C" fn backward(
     n_inputs: usize,
     grads: *mut *mut C_tensor,
 ) -> *mut c_void {
-    let state = state_of(state);
-    // SAFETY: the shim gives arrays of these lengths; the handles in `dy` and
-    // `saved` are ours from here on.
-    let (dy, saved, needs) =
-        unsafe { (take_all(dy, n_dy), take_all(saved, n_saved), read_all(needs, n_inputs)) };
-    let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs));
-    let found = catch_unwind(run).unwrap_or_else(|payload| {
+    // SAFETY: the shim passes the state that its node owns, which `record` made
+    // for this `B`, and keeps the node alive during the call.
+    let state: &State<dyn Backward> = unsafe { &*state.cast::<State<B>>() };
+    // SAFETY: the shim gives arrays of these lengths, none of them null; the
+    // handles in `dy` and `saved` are ours from here on, and those that we
+    // write to `grads` are the shim's.
+    let (dy, saved, needs, grads) = unsafe {
+        (
+            take_all(dy, n_dy),
+            take_all(saved, n_saved),
+            std::slice::from_raw_parts(needs, n_inputs),
+            std::slice::from_raw_parts_mut(grads, n_inputs),
+        )
+    };
+    let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs, grads));
+    let done = catch_unwind(run).unwrap_or_else(|payload| {
         let message = crate::error::panic_message(payload);
-        Err(Error::Panic { op: lock(&state.ctx).op(), stage: "backward", message })
+        Err(Error::Panic { op: state.kept.op(), stage: "backward", message })
     });
-    match found {
-        Err(error) => into_raw(error),
-        Ok(found) => {
-            for (i, grad) in found.into_iter().enumerate().take(n_inputs) {
-                if let Some(mut grad) = grad {
-                    // SAFETY: `grads` has room for one handle per input, and
-                    // takes this one over.
-                    unsafe { *grads.add(i) = grad.as_mut_ptr() };
-                    std::mem::forget(grad);
-                }
-            }
-            std::ptr::null_mut()
-        }
-    }
+    done.err().map_or(std::ptr::null_mut(), into_raw)
 }
 
 /// # Safety
-/// `handles` are `n` valid handles that the caller gives up.
-unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Vec<Tensor> {
+/// `handles` are `n` handles, valid or null, that the caller gives up.
+unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
     // SAFETY: as the caller promises.
-    (0..n).map(|i| unsafe { Tensor::from_ptr(*handles.add(i)) }).collect()
-}
-
-/// # Safety
-/// `flags` are `n` bools, or `n` is 0.
-unsafe fn read_all(flags: *const bool, n: usize) -> Vec<bool> {
-    // SAFETY: as the caller promises.
-    (0..n).map(|i| unsafe { *flags.add(i) }).collect()
+    let handles = unsafe { std::slice::from_raw_parts(handles, n) };
+    // SAFETY: the same.
+    gather(handles.iter().map(|&t| (!t.is_null()).then(|| unsafe { Tensor::from_ptr(t) })))
 }
 
 /// Runs the user's backward in the pass that libtorch runs.
 fn run_backward(
-    state: &State,
-    dy: Vec<Tensor>,
-    saved: Vec<Tensor>,
-    needs: Vec<bool>,
-) -> Result<Vec<Option<Tensor>>> {
-    let mut ctx = context(state, saved)?;
-    ctx.set_needs(|i| needs[i]);
-    let mut dy: Vec<_> = dy.into_iter().map(|t| t.defined().then_some(t)).collect();
+    state: &State<dyn Backward>,
+    mut dy: Tensors,
+    saved: Tensors,
+    needs: &[bool],
+    grads: &mut [*mut C_tensor],
+) -> Result<()> {
+    let ctx = context(state, saved, needs)?;
     rules::materialize(&ctx, &mut dy)?;
-    let mut found: Vec<Option<Tensor>> = needs.iter().map(|_| None).collect();
     state.op.backward(&ctx, &mut dy, &mut |i, grad| {
         if let (Some(grad), true) = (grad, needs[i]) {
             rules::check_gradient(&ctx, i, &grad)?;
-            found[i] = Some(grad);
+            grads[i] = ManuallyDrop::new(grad).as_mut_ptr();
         }
         Ok(())
-    })?;
-    Ok(found)
+    })
 }
 
 /// The context for this run of backward.
-fn context(state: &State, mut saved: Vec<Tensor>) -> Result<Ctx> {
-    let ctx = lock(&state.ctx);
-    if state.op.double_backward() != DoubleBackward::Recompute {
-        return Ok(ctx.with_saved(saved));
+fn context(state: &State<dyn Backward>, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
+    let State { kept, op } = state;
+    if op.double_backward() != DoubleBackward::Recompute {
+        return Ok(kept.ctx(saved.into_iter().flatten(), needs));
     }
-    // The inputs are behind what forward saved.
-    let is_there: Vec<bool> = ctx.inputs().iter().map(|input| input.meta.is_defined()).collect();
-    let count = is_there.iter().filter(|there| **there).count();
-    let mut inputs = saved.split_off(saved.len() - count).into_iter();
-    let ctx = ctx.with_saved(saved);
+    // The inputs were saved too, behind what forward saved.
+    let at = saved.len() - kept.inputs_present();
+    let inputs: Tensors = saved.drain(at..).collect();
+    let ctx = kept.ctx(saved.into_iter().flatten(), needs);
     if !grad_enabled() {
         return Ok(ctx);
     }
-    let inputs = is_there.into_iter().map(|there| there.then(|| inputs.next()).flatten()).collect();
-    state.op.recompute(&ctx, inputs)
+    let mut inputs = inputs.into_iter().flatten();
+    let place = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
+    let inputs = ctx.inputs().iter().map(place).collect();
+    op.recompute(&ctx, inputs)
 }

@@ -92,8 +92,22 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
     out->dtype = static_cast<int8_t>(t->scalar_type());
     out->device_type = static_cast<int8_t>(device.type());
     out->device_index = device.index();
-    out->requires_grad = t->requires_grad();
+    using torch::autograd::AutogradMeta;
+    if (const auto* meta = static_cast<const AutogradMeta*>(
+            t->unsafeGetTensorImpl()->autograd_meta())) {
+      const bool by_itself = meta->AutogradMeta::requires_grad();
+      out->requires_grad = by_itself || meta->requires_grad();
+      out->only_as_view = !by_itself && out->requires_grad;
+    }
     return true;
+  });
+}
+
+bool tf_describe_input(const at::Tensor* t, tf_meta* out,
+                       bool* has_tangent) noexcept {
+  return guarded(false, [&] {
+    *has_tangent = t->defined() && t->_fw_grad(/*level=*/0).defined();
+    return tf_describe(t, out);
   });
 }
 

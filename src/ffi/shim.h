@@ -25,6 +25,7 @@ struct tf_meta {
   int8_t device_type;
   int8_t device_index;
   bool requires_grad;
+  bool only_as_view;  // requires a gradient because what it views does
 };
 
 // The text of this thread's last failure; valid until its next failure.
@@ -32,6 +33,9 @@ const char* tf_last_error() noexcept;
 
 // False (with an error) for tensors that have no sizes, such as nested ones.
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept;
+// As tf_describe, and whether a forward-mode tangent is attached.
+bool tf_describe_input(const at::Tensor* t, tf_meta* out,
+                       bool* has_tangent) noexcept;
 uint32_t tf_version(const at::Tensor* t) noexcept;
 // Sets libtorch's grad mode on this thread; returns what it was.
 bool tf_set_grad_enabled(bool enabled) noexcept;
@@ -74,19 +78,20 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
 // by whoever holds it and ends in drop_error.
 struct tf_callbacks {
   // Gradients of the inputs: one new handle each in `grads`, null where none
-  // flows. Takes the handles in `dy` (undefined tensors where no gradient
-  // came) and in `saved`. Null on success, else an error.
+  // flows. Takes the handles in `dy` (null where no gradient came) and in
+  // `saved`. Null on success, else an error.
   void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy,
                     at::Tensor** saved, size_t n_saved, const bool* needs,
                     size_t n_inputs, at::Tensor** grads);
   // Errors of the engine's own, in Rust's words.
-  void* (*graph_freed)(const void* state);
-  void* (*saved_changed)(const void* state, size_t position, uint32_t saved,
-                         uint32_t found);
+  void* (*graph_freed)(const char* op, size_t op_len);
+  void* (*saved_changed)(const char* op, size_t op_len, size_t position,
+                         uint32_t saved, uint32_t found);
   void* (*no_second_order)(const char* op, size_t op_len, ptrdiff_t position);
   // Valid until the error is dropped.
   const char* (*error_text)(void* error);
   void (*drop_error)(void* error);
+  // Ends the state's life; its memory is the node's.
   void (*drop_state)(void* state);
 };
 
@@ -97,24 +102,34 @@ enum tf_second_order : uint8_t {
   TF_ONCE = 2            // refuses
 };
 
+struct tf_output {
+  at::Tensor* tensor;  // null where absent; gets its history in place or is
+                       // replaced
+  bool differentiable;
+};
+
 struct tf_recording {
   const tf_callbacks* callbacks;
   const char* name;  // static, of length name_len
   size_t name_len;
   const at::Tensor* const* inputs;  // null where an optional one is absent
-  const bool* dirty;                // per input
   size_t n_inputs;
-  at::Tensor* const* outputs;  // null where absent; the tensors get their
-  const bool* differentiable;  // history in place or are replaced
+  const size_t* dirty;  // positions of inputs
+  size_t n_dirty;
+  const tf_output* outputs;
   size_t n_outputs;
   const at::Tensor* const* saved;
-  const bool* constant;  // per saved tensor: declared to be one
   size_t n_saved;
+  const size_t* constant;  // positions of saved tensors
+  size_t n_constant;
   tf_second_order second_order;
+  const void* state;  // copied into the node: a Rust value that may be moved
+  size_t state_size;
+  size_t state_align;
 };
 
-// Makes the outputs' history a new node, which takes `state` on success.
-bool tf_record(const tf_recording* what, void* state) noexcept;
+// Makes the outputs' history a new node, which takes the state on success.
+bool tf_record(const tf_recording* what) noexcept;
 
 // A new handle to the values of `t` that refuses to be differentiated further,
 // in the words of no_second_order, where the gradient would go on to `leaves`.

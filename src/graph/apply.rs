@@ -30,6 +30,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     let several = outputs.len() > 1;
     for (i, output) in outputs.iter_mut().enumerate() {
         output.describe(&mut ctx, i, several)?;
+        output.unfollow();
     }
     let marks = ctx.take_marks();
     if let Some(marks) = &marks {

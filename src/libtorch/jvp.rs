@@ -1,15 +1,16 @@
 //! Forward mode: the tangents of a Function's outputs.
 
+use crate::forward::Output;
 use crate::tensors::{Refs, sealed::Shape};
 use crate::{Ctx, Error, Function, Result, error::run_user, ffi, meta::Meta};
 use tch::Tensor;
 
 type Tangents = Vec<Option<Tensor>>;
 
-/// The tangents of the inputs, if any has one.
-pub(super) fn tangents_of(inputs: &[Option<&Tensor>]) -> Option<Tangents> {
-    let any = inputs.iter().flatten().any(|t| ffi::tangent(t).is_some());
-    any.then(|| inputs.iter().map(|t| t.and_then(ffi::tangent)).collect())
+/// The tangents of the inputs. Asked for before forward mode is switched off,
+/// when tensors show none.
+pub(super) fn tangents_of(inputs: &[Option<&Tensor>]) -> Tangents {
+    inputs.iter().map(|t| t.and_then(ffi::tangent)).collect()
 }
 
 /// Runs the user's `jvp`; gives one tangent per output that can have one.
@@ -19,7 +20,7 @@ pub(super) fn run<F: Function>(
     x: Refs<'_, F::Inputs>,
     inputs: &[Option<&Tensor>],
     dx: Tangents,
-    outputs: &[Option<Tensor>],
+    outputs: &[Output],
 ) -> Result<Tangents> {
     let op = ctx.op();
     let mut filled = Vec::new();
@@ -40,7 +41,7 @@ pub(super) fn run<F: Function>(
         return Err(Error::Argument { op, message });
     }
     for (i, (tangent, y)) in tangents.iter_mut().zip(outputs).enumerate() {
-        if let Some(y) = y {
+        if let Some(y) = &y.tensor {
             check(op, i, tangent, y, inputs)?;
         }
     }
