@@ -95,6 +95,13 @@ struct State<B: ?Sized> {
 }
 type Tensors = SmallVec<[Option<Tensor>; 2]>;
 
+/// Any of libtorch's threads may run a node, several at once. `Backward` asks
+/// for the same of the op.
+const _: fn() = || {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Kept>();
+};
+
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
