@@ -1,5 +1,11 @@
 //! [`Ctx`]: what `forward` leaves for `backward`.
 
+mod kept;
+mod saved;
+
+pub(crate) use kept::{Kept, gather};
+pub(crate) use saved::{Origin, Saved};
+
 use crate::{Error, Result, error, ffi, forward::Output, meta::Meta};
 use smallvec::SmallVec;
 use std::any::Any;
@@ -55,24 +61,6 @@ impl Input {
             in_leaf: false,
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// How it depends on the inputs is not known.
-    Intermediate,
-    /// It does not depend on them.
-    Constant,
-    Input(u32),
-    Output(u32),
-    /// A leaf of libtorch's, with a graph behind it, that stands for the input.
-    LeafFor(u32),
-}
-
-pub(crate) struct Saved {
-    pub tensor: Tensor,
-    pub version: u32,
-    pub origin: Origin,
 }
 
 /// What only some Functions say in `forward`.
@@ -467,72 +455,5 @@ impl Ctx {
             dual: false,
             materialize_grads: self.materialize_grads,
         }
-    }
-}
-
-/// `collect` for lists of one or two: SmallVec's own costs more than they do.
-#[inline]
-pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
-    let mut list = SmallVec::new();
-    for item in items {
-        list.push(item);
-    }
-    list
-}
-
-/// A context without tensors, which any number of threads may read at once.
-pub(crate) struct Kept {
-    op: &'static str,
-    inputs: SmallVec<[Input; 1]>,
-    outputs: Vec<Meta>,
-    state: Option<Arc<dyn Any + Send + Sync>>,
-    materialize_grads: bool,
-}
-
-impl Kept {
-    pub fn op(&self) -> &'static str {
-        self.op
-    }
-
-    /// How many inputs are there, of those that may be absent.
-    pub fn inputs_present(&self) -> usize {
-        self.inputs.iter().filter(|input| input.meta.is_defined()).count()
-    }
-
-    /// The context for a pass that needs the gradients that `needs` says.
-    pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
-        let input = |(input, &needs_grad): (&Input, _)| Input { needs_grad, ..input.clone() };
-        Ctx {
-            op: self.op,
-            inputs: gather(self.inputs.iter().zip(needs).map(input)),
-            outputs: self.outputs.clone(),
-            saved: Some(gather(saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate)))),
-            state: self.state.clone(),
-            kept: Vec::new(),
-            marks: None,
-            recording: true,
-            recomputing: false,
-            dual: false,
-            materialize_grads: self.materialize_grads,
-        }
-    }
-}
-
-impl Saved {
-    fn of(tensor: Tensor, origin: Origin) -> Saved {
-        Saved { version: ffi::version(&tensor), tensor, origin }
-    }
-
-    /// Whether the tensor still has the version that was saved.
-    pub fn check(&self, op: &'static str, position: usize) -> Result<()> {
-        let found = ffi::version(&self.tensor);
-        if found == self.version {
-            return Ok(());
-        }
-        Err(Error::SavedChanged { op, position, expected: self.version, found })
-    }
-
-    pub fn share(&self) -> Saved {
-        Saved { tensor: self.tensor.shallow_clone(), ..*self }
     }
 }

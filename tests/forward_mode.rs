@@ -3,7 +3,7 @@
 mod support;
 
 use anyhow::{Result, bail};
-use support::{number, numbers, vector};
+use support::{assert_error, number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Ctx, DualLevel, Error, Function, grad, ops};
 
@@ -54,15 +54,6 @@ impl Function for Product {
         };
         Ok((dy, Tensor::new()))
     }
-}
-
-macro_rules! assert_error {
-    ($result:expr, $pattern:pat, $($text:expr),+) => {{
-        let error = $result.map(drop).expect_err("an error");
-        assert!(matches!(&error, $pattern), "another error: {error:?}");
-        let text = error.to_string();
-        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
-    }};
 }
 
 #[test]

@@ -5,46 +5,13 @@ mod support;
 use anyhow::{Result, anyhow, bail};
 use std::sync::Arc;
 use std::sync::Mutex;
-use support::{number, numbers, vector};
+use support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
-use tch_function::{
-    Ctx, DoubleBackward, Error, Function, GradOptions, Grads, Of, Refs, Tensors, backward, grad,
-    ops,
-};
-
-struct Op<I: Tensors, O: Tensors> {
-    forward: ForwardFn<I, O>,
-    backward: BackwardFn<I, O>,
-}
-type ForwardFn<I, O> = fn(&mut Ctx, Refs<'_, I>) -> Result<Of<O, Tensor>>;
-type BackwardFn<I, O> = fn(&Ctx, Refs<'_, O>) -> Result<Grads<I>>;
-
-impl<I: Tensors, O: Tensors> Function for Op<I, O> {
-    type Inputs = I;
-    type Outputs = O;
-    fn forward(&self, ctx: &mut Ctx, x: Refs<'_, I>) -> Result<Of<O, Tensor>> {
-        (self.forward)(ctx, x)
-    }
-    fn backward(&self, ctx: &Ctx, dy: Refs<'_, O>) -> Result<Grads<I>> {
-        (self.backward)(ctx, dy)
-    }
-    fn name(&self) -> &'static str {
-        "Op"
-    }
-}
+use tch_function::{Ctx, DoubleBackward, Error, Function, GradOptions, backward, grad, ops};
 
 fn leaf(values: &[f64]) -> Tensor {
     vector(values).set_requires_grad(true)
-}
-
-macro_rules! assert_error {
-    ($result:expr, $pattern:pat, $($text:expr),+) => {{
-        let error = $result.err().expect("an error");
-        assert!(matches!(&error, $pattern), "another error: {error:?}");
-        let text = error.to_string();
-        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
-    }};
 }
 
 #[test]

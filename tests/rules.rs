@@ -5,33 +5,9 @@ mod support;
 use anyhow::{Context, Result, anyhow, bail};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use support::{number, numbers, vector};
+use support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use tch::{Kind, Tensor};
-use tch_function::{
-    Ctx, Error, Function, GradOptions, Grads, Of, Refs, Tensors, Var, backward, grad,
-};
-
-/// A Function from closures, so that each test shows its one rule.
-struct Op<I: Tensors, O: Tensors> {
-    forward: ForwardFn<I, O>,
-    backward: BackwardFn<I, O>,
-}
-type ForwardFn<I, O> = fn(&mut Ctx, Refs<'_, I>) -> Result<Of<O, Tensor>>;
-type BackwardFn<I, O> = fn(&Ctx, Refs<'_, O>) -> Result<Grads<I>>;
-
-impl<I: Tensors, O: Tensors> Function for Op<I, O> {
-    type Inputs = I;
-    type Outputs = O;
-    fn forward(&self, ctx: &mut Ctx, x: Refs<'_, I>) -> Result<Of<O, Tensor>> {
-        (self.forward)(ctx, x)
-    }
-    fn backward(&self, ctx: &Ctx, dy: Refs<'_, O>) -> Result<Grads<I>> {
-        (self.backward)(ctx, dy)
-    }
-    fn name(&self) -> &'static str {
-        "Op"
-    }
-}
+use tch_function::{Ctx, Error, Function, GradOptions, Var, backward, grad};
 
 /// y = x, one input and one output, with the backward under test.
 fn identity(backward: BackwardFn<Tensor, Tensor>) -> Op<Tensor, Tensor> {
@@ -40,15 +16,6 @@ fn identity(backward: BackwardFn<Tensor, Tensor>) -> Op<Tensor, Tensor> {
 
 fn leaf(values: &[f64]) -> Var {
     Var::leaf(vector(values))
-}
-
-macro_rules! assert_error {
-    ($result:expr, $pattern:pat $(if $guard:expr)?, $($text:expr),+) => {{
-        let error = $result.err().expect("an error");
-        assert!(matches!(&error, $pattern $(if $guard)?), "another error: {error:?}");
-        let text = error.to_string();
-        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
-    }};
 }
 
 // What backward returns.

@@ -1,7 +1,9 @@
 //! What several test programs use.
-#![allow(dead_code)] // each uses its part
+#![allow(dead_code, unused_imports, unused_macros)] // each uses its part
 
+use anyhow::Result;
 use tch::Tensor;
+use tch_function::{Ctx, Function, Grads, Of, Refs, Tensors};
 
 /// A tensor of f64.
 pub fn vector(values: &[f64]) -> Tensor {
@@ -18,3 +20,36 @@ pub fn number(t: &Tensor) -> f64 {
 pub fn numbers(t: &Tensor) -> Vec<f64> {
     Vec::try_from(t.flatten(0, -1)).expect("a floating-point tensor")
 }
+
+/// A Function from closures, so that each test shows its one rule.
+pub struct Op<I: Tensors, O: Tensors> {
+    pub forward: ForwardFn<I, O>,
+    pub backward: BackwardFn<I, O>,
+}
+pub type ForwardFn<I, O> = fn(&mut Ctx, Refs<'_, I>) -> Result<Of<O, Tensor>>;
+pub type BackwardFn<I, O> = fn(&Ctx, Refs<'_, O>) -> Result<Grads<I>>;
+
+impl<I: Tensors, O: Tensors> Function for Op<I, O> {
+    type Inputs = I;
+    type Outputs = O;
+    fn forward(&self, ctx: &mut Ctx, x: Refs<'_, I>) -> Result<Of<O, Tensor>> {
+        (self.forward)(ctx, x)
+    }
+    fn backward(&self, ctx: &Ctx, dy: Refs<'_, O>) -> Result<Grads<I>> {
+        (self.backward)(ctx, dy)
+    }
+    fn name(&self) -> &'static str {
+        "Op"
+    }
+}
+
+/// That a result is an error of a variant and says certain things.
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?, $($text:expr),+) => {{
+        let error = $result.map(drop).expect_err("an error");
+        assert!(matches!(&error, $pattern $(if $guard)?), "another error: {error:?}");
+        let text = error.to_string();
+        $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
+    }};
+}
+pub(crate) use assert_error;

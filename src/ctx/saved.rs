@@ -1,0 +1,42 @@
+//! [`Saved`]: a tensor that `forward` saved, as it was then.
+
+use crate::{Error, Result, ffi};
+use tch::Tensor;
+
+/// Where a saved tensor comes from, which second derivatives must know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// How it depends on the inputs is not known.
+    Intermediate,
+    /// It does not depend on them.
+    Constant,
+    Input(u32),
+    Output(u32),
+    /// A leaf of libtorch's, with a graph behind it, that stands for the input.
+    LeafFor(u32),
+}
+
+pub(crate) struct Saved {
+    pub tensor: Tensor,
+    pub version: u32,
+    pub origin: Origin,
+}
+
+impl Saved {
+    pub fn of(tensor: Tensor, origin: Origin) -> Saved {
+        Saved { version: ffi::version(&tensor), tensor, origin }
+    }
+
+    /// Whether the tensor still has the version that was saved.
+    pub fn check(&self, op: &'static str, position: usize) -> Result<()> {
+        let found = ffi::version(&self.tensor);
+        if found == self.version {
+            return Ok(());
+        }
+        Err(Error::SavedChanged { op, position, expected: self.version, found })
+    }
+
+    pub fn share(&self) -> Saved {
+        Saved { tensor: self.tensor.shallow_clone(), ..*self }
+    }
+}
