@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use std::process::Command;
 use tch::{Kind, Tensor, kind::FLOAT_CPU};
-use tch_function::{Ctx, Function, GradOptions, Var, backward};
+use tch_function::{Ctx, Function, GradOptions, Var, backward, grad};
 
 const MIB: f64 = 1048576.0;
 const SCENARIO: &str = "TCH_FUNCTION_TEST_SCENARIO";
@@ -40,7 +40,20 @@ fn a_chain_of_a_million_nodes_on_a_small_stack() -> Result<()> {
         assert_eq!(f64::try_from(dx.value())?, 1.0);
         backward(&y)?;
         assert_eq!(f64::try_from(x.grad().context("a gradient")?)?, 1.0);
-        drop(chain(&y, 1_000_000)); // dropped without a pass
+        drop(chain(&y, 1_000_000)?); // dropped without a pass
+        Ok(())
+    })
+}
+
+#[test]
+fn a_chain_of_a_million_nodes_inside_libtorch_on_a_small_stack() -> Result<()> {
+    on_a_small_stack(|| {
+        let x = Tensor::from(2f32).set_requires_grad(true);
+        let chain = |n| (0..n).try_fold(x.shallow_clone(), |y, _| Identity.apply(&y));
+        let y = chain(1_000_000)?;
+        assert_eq!(f64::try_from(grad(&y, &x)?)?, 1.0);
+        drop(y);
+        drop(chain(1_000_000)?); // dropped without a pass
         Ok(())
     })
 }

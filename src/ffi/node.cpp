@@ -310,7 +310,7 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
       non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
   }
   const auto no_jvp = [](const variable_list&, const variable_list&) {
-    return variable_list();  // refused before forward ran
+    return variable_list();  // not called: forward mode is off by now
   };
   const auto view_as_self = [](const at::Tensor& x) { return at::alias(x); };
   const auto wrapped = torch::autograd::_wrap_outputs(
