@@ -16,6 +16,8 @@ pub(crate) struct Output {
     pub followed: bool,
     /// It does so only because it follows what this is a view of.
     pub only_as_view: bool,
+    /// It lies in the memory of a leaf of the own graph.
+    pub in_leaf: bool,
 }
 
 impl Output {
@@ -27,6 +29,7 @@ impl Output {
             differentiable: false,
             followed: false,
             only_as_view: false,
+            in_leaf: false,
         }
     }
 

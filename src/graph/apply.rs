@@ -30,6 +30,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     let several = outputs.len() > 1;
     for (i, output) in outputs.iter_mut().enumerate() {
         output.describe(&mut ctx, i, several)?;
+        output.in_leaf = lies_in_leaf(output, &ctx, &vars);
         output.unfollow();
     }
     let marks = ctx.take_marks();
@@ -58,13 +59,23 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     let count = outputs.len() as u32;
     let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
         if !y.differentiable {
-            return Some(Var::blocked(y.tensor?, y.version, blocked_by).sharing(&vars));
+            return Some(Var::blocked(y.tensor?, y.version, blocked_by).lying_in_leaf(y.in_leaf));
         }
         // The last one moves its handle of the node into the Var.
         let node = if i + 1 == count { node.take() } else { node.clone() };
-        Some(Var::new(y.tensor?, y.version, node?, i).sharing(&vars))
+        Some(Var::new(y.tensor?, y.version, node?, i).lying_in_leaf(y.in_leaf))
     });
     Ok(F::Outputs::build(&layout, &mut || made.next().flatten()))
+}
+
+/// Whether the output is in the memory of a leaf, as one of the inputs is.
+#[inline]
+fn lies_in_leaf(output: &Output, ctx: &Ctx, vars: &[Option<&Var>]) -> bool {
+    let shares =
+        |x: &Var| output.tensor.as_ref().is_some_and(|y| ffi::shares_storage(x.value(), y));
+    vars.iter().zip(ctx.inputs()).any(|(x, input)| {
+        input.in_leaf && (input.identity == output.identity || x.is_some_and(shares))
+    })
 }
 
 #[inline]

@@ -90,13 +90,10 @@ impl Var {
         Var { value, edge: Edge { node, output }, version, in_leaf }
     }
 
-    /// As it is, or as one in the memory of a leaf where one of `inputs` is and
-    /// shares it.
+    /// As it is, or as one in the memory of a leaf.
     #[inline]
-    pub(crate) fn sharing(mut self, inputs: &[Option<&Var>]) -> Var {
-        for x in inputs.iter().flatten() {
-            self.in_leaf |= x.in_leaf && ffi::shares_storage(&self.value, &x.value);
-        }
+    pub(crate) fn lying_in_leaf(mut self, in_leaf: bool) -> Var {
+        self.in_leaf |= in_leaf;
         self
     }
 
@@ -117,7 +114,7 @@ impl Var {
 
     /// The same value as a constant: no gradient flows back from it.
     pub fn detach(&self) -> Var {
-        Var::constant(&self.value).sharing(&[Some(self)])
+        Var::constant(&self.value).lying_in_leaf(self.in_leaf)
     }
 
     /// The gradient that [`backward`](Var::backward) has added up in this leaf.
