@@ -51,6 +51,7 @@ impl<F: Function> Backward for Applied<F> {
         dy.iter().for_each(|t| versions.push(t.as_ref().map_or(0, ffi::version)));
         let mut dy = dy.iter_mut();
         let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
+        let _no_autocast = self.f.cast_inputs().map(|_| ffi::modes::NoAutocast::enter());
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;

@@ -1,6 +1,7 @@
 //! [`Error`]: one variant per cause, each with the op, the position, what was
 //! expected, what was found and what to do.
 
+use crate::ffi;
 use tch::{Device, Kind, TchError};
 
 /// What can go wrong. Convertible to [`anyhow::Error`] with `?`.
@@ -145,8 +146,9 @@ pub enum Error {
     },
     /// An output does not depend on anything that requires a gradient.
     #[error(
-        "output {output} does not require a gradient: no Var::leaf that it was computed from \
-         does, or it was computed under no_grad or detached"
+        "output {output} does not require a gradient: nothing that it was computed from does (a \
+         Var::leaf, a tensor with set_requires_grad(true)), or it was computed under no_grad or \
+         detached"
     )]
     NoGraph {
         /// Position in the list of outputs.
@@ -162,7 +164,10 @@ pub enum Error {
         op: &'static str,
     },
     /// An input of `grad` does not require a gradient.
-    #[error("input {input} does not require a gradient; make it with Var::leaf or from such a Var")]
+    #[error(
+        "input {input} does not require a gradient; make it with Var::leaf or, as a tensor, with \
+         set_requires_grad(true), or compute it from such a one"
+    )]
     InputNoGrad {
         /// Position in the list of inputs.
         input: usize,
@@ -175,6 +180,14 @@ pub enum Error {
     Unused {
         /// Position in the list of inputs.
         input: usize,
+    },
+    /// User code in a hook returned an error or panicked.
+    #[error("a hook on {on} failed: {}", in_one_line(source))]
+    Hook {
+        /// The node or tensor that the hook was registered on.
+        on: String,
+        /// What it returned.
+        source: anyhow::Error,
     },
     /// A second backward pass over a graph that was not retained.
     #[error(
@@ -420,6 +433,7 @@ impl Error {
             | NoGraph { .. }
             | InputNoGrad { .. }
             | Unused { .. }
+            | Hook { .. }
             | NotYet { .. } => None,
         }
     }
@@ -479,19 +493,48 @@ pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
     }
 }
 
-/// Runs user code; a panic in it becomes [`Error::Panic`], an `Err` what
-/// `wrap` makes of it.
+/// How user code failed.
+enum Fault {
+    Returned(anyhow::Error),
+    /// A C++ exception, as text.
+    Threw(String),
+    Panicked(String),
+}
+
+#[inline]
+fn caught<T>(op: &'static str, body: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Fault> {
+    let body = std::panic::AssertUnwindSafe(|| ffi::catch_cpp(op, body));
+    match std::panic::catch_unwind(body) {
+        Ok(Ok(done)) => done.map_err(Fault::Returned),
+        Ok(Err(Error::Torch { message, .. })) => Err(Fault::Threw(message)),
+        Ok(Err(error)) => Err(Fault::Returned(error.into())),
+        Err(payload) => Err(Fault::Panicked(panic_message(payload))),
+    }
+}
+
+/// Runs user code of an op; a panic in it becomes [`Error::Panic`], an `Err` or a
+/// C++ exception what `wrap` makes of it.
+#[inline]
 pub(crate) fn run_user<T>(
     op: &'static str,
     stage: &'static str,
     wrap: fn(&'static str, anyhow::Error) -> Error,
     body: impl FnOnce() -> anyhow::Result<T>,
 ) -> Result<T, Error> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(Error::from_user(op, source, wrap)),
-        Err(payload) => Err(Error::Panic { op, stage, message: panic_message(payload) }),
-    }
+    caught(op, body).map_err(|fault| match fault {
+        Fault::Returned(source) => Error::from_user(op, source, wrap),
+        Fault::Threw(message) => wrap(op, anyhow::Error::msg(message)),
+        Fault::Panicked(message) => Error::Panic { op, stage, message },
+    })
+}
+
+/// Runs user code that belongs to no op.
+pub(crate) fn run_hook<T>(body: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    caught("a hook", body).map_err(|fault| match fault {
+        Fault::Returned(source) => source,
+        Fault::Threw(message) => anyhow::Error::msg(message),
+        Fault::Panicked(message) => anyhow::anyhow!("it panicked: {message}"),
+    })
 }
 
 /// Turns a tch error into ours, with the name of what was called.

@@ -1,7 +1,7 @@
 //! [`Function`]: an operator with its own backward.
 
 use crate::tensors::{Grads, Of, Refs, Tensors};
-use crate::{Ctx, Result, value::Differentiable};
+use crate::{Ctx, FunctionModule, Result, modes, value::Differentiable};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -124,6 +124,16 @@ pub trait Function: Send + Sync + Sized + 'static {
         DoubleBackward::ThroughSaved
     }
 
+    /// The dtype that the op wants its inputs in under autocast
+    /// ([`autocast`](crate::autocast())): `custom_fwd(cast_inputs=...)`. Where
+    /// autocast is on for an input's device, floating-point inputs but those in
+    /// f64 are converted first (recorded, so that gradients come back in the
+    /// inputs' own dtype), and `forward` and `backward` run with autocast off.
+    /// With `None`, `forward` runs under autocast as it is.
+    fn cast_inputs(&self) -> Option<tch::Kind> {
+        None
+    }
+
     /// Applies the op: to [`Var`](crate::Var)s in this crate's own graph, to
     /// [`Tensor`](tch::Tensor)s in libtorch's. Which one follows from `x`, and so
     /// does the type of the outputs.
@@ -131,11 +141,37 @@ pub trait Function: Send + Sync + Sized + 'static {
     /// # Errors
     /// What `forward` returns or panics with, and each broken rule of
     /// [`Ctx`], as an [`Error`](crate::Error) that names the op.
+    ///
+    /// It takes the op by value. One that is to be applied again derives `Copy`
+    /// or `Clone`, or is shared in an [`Arc`], which is a Function too.
     fn apply<V: Differentiable>(
         self,
         x: Refs<'_, Self::Inputs, V>,
     ) -> Result<Of<Self::Outputs, V>> {
-        V::apply(self, x)
+        match self.cast_inputs() {
+            None => V::apply(self, x),
+            Some(dtype) => modes::apply_cast(self, dtype, x),
+        }
+    }
+
+    /// The Function as a layer, for [`nn::seq`](tch::nn::seq). It panics where
+    /// `apply` is an `Err`, since tch's layers return no errors.
+    ///
+    /// ```
+    /// use tch::{Device, nn};
+    /// use tch_function::{Function, ops::Log1pExp};
+    ///
+    /// let vs = nn::VarStore::new(Device::Cpu);
+    /// let layer = nn::linear(vs.root(), 4, 2, Default::default());
+    /// let model = nn::seq().add(layer).add(Log1pExp.into_module());
+    /// # let x = tch::Tensor::ones([3, 4], (tch::Kind::Float, Device::Cpu));
+    /// # assert_eq!(x.apply(&model).size(), [3, 2]);
+    /// ```
+    fn into_module(self) -> FunctionModule<Self>
+    where
+        Self: Function<Inputs = tch::Tensor, Outputs = tch::Tensor>,
+    {
+        FunctionModule::new(self)
     }
 }
 
@@ -176,6 +212,9 @@ impl<F: Function> Function for Arc<F> {
     }
     fn double_backward(&self) -> DoubleBackward {
         (**self).double_backward()
+    }
+    fn cast_inputs(&self) -> Option<tch::Kind> {
+        (**self).cast_inputs()
     }
     fn jvp(
         &self,

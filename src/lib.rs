@@ -420,6 +420,7 @@ mod graph;
 mod libtorch;
 mod lift;
 mod meta;
+mod modes;
 pub mod ops;
 mod rules;
 mod tensors;
@@ -432,7 +433,9 @@ pub use forward_ad::DualLevel;
 pub use function::{DoubleBackward, Function};
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};
+pub use libtorch::{FunctionModule, GradFn, HookHandle, NodeGradients, grad_fn, register_hook};
 pub use lift::{lift, lift_all};
+pub use modes::{autocast, inference_mode};
 pub use tensors::{Grads, Of, Refs, Tensors};
 pub use value::{Differentiable, Value};
 

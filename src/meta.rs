@@ -128,6 +128,22 @@ fn kind_of(dtype: i8) -> Kind {
     }
 }
 
+/// The `c10::ScalarType` of a Kind.
+pub(crate) fn dtype_of(kind: Kind) -> i8 {
+    let kinds = (0..=26).find(|&dtype| kind_of(dtype) == kind);
+    kinds.expect("kind_of gives every Kind")
+}
+
+/// libtorch's number for a type of device.
+pub(crate) fn device_type(device: Device) -> i8 {
+    match device {
+        Device::Cpu => 0,
+        Device::Cuda(_) => 1,
+        Device::Vulkan => 10,
+        Device::Mps => 13,
+    }
+}
+
 /// The Device of a `c10::DeviceType` and index.
 fn device_of((device_type, index): (i8, i8)) -> Device {
     match device_type {

@@ -19,6 +19,8 @@ impl<V: Value + Engine> Differentiable for V {}
 /// What an engine does with values of its own.
 pub trait Engine: Value {
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Self>) -> Result<Of<F::Outputs, Self>>;
+    /// Another handle to the same value.
+    fn share(&self) -> Self;
     fn grad(
         outputs: &[&Self],
         inputs: &[&Self],

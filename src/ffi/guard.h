@@ -1,5 +1,6 @@
-// What the shim's files share, and how errors cross the border: a C++ exception becomes a text, and an error
-// of Rust's travels through libtorch's engine inside an exception.
+// What the shim's files share, and how errors cross the border: a C++ exception
+// becomes a text, and an error of Rust's travels through libtorch's engine
+// inside an exception.
 #pragma once
 
 #include "shim.h"

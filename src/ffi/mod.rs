@@ -1,6 +1,8 @@
 //! The border to libtorch: every extern declaration and every callback.
 #![allow(unsafe_code)]
 
+pub(crate) mod hooks;
+pub(crate) mod modes;
 pub(crate) mod node;
 
 use crate::error::Error;
@@ -23,6 +25,11 @@ struct RawMeta {
     device_index: i8,
     requires_grad: bool,
     only_as_view: bool,
+}
+
+unsafe extern "C-unwind" {
+    /// A panic in `body` goes on through it.
+    fn tf_try(body: extern "C-unwind" fn(*mut c_void), data: *mut c_void) -> bool;
 }
 
 unsafe extern "C" {
@@ -85,6 +92,28 @@ fn last_error(op: &'static str) -> Error {
 
 fn check(op: &'static str, done: bool) -> Result<(), Error> {
     if done { Ok(()) } else { Err(last_error(op)) }
+}
+
+/// Runs `body`; a C++ exception that it lets through is an error. (Rust's own
+/// `catch_unwind` aborts on one.)
+#[inline]
+pub(crate) fn catch_cpp<T>(op: &'static str, body: impl FnOnce() -> T) -> Result<T, Error> {
+    struct Call<F, T> {
+        body: Option<F>,
+        value: Option<T>,
+    }
+    extern "C-unwind" fn run<T, F: FnOnce() -> T>(call: *mut c_void) {
+        // SAFETY: `call` is the Call below, which nobody else uses meanwhile.
+        let call = unsafe { &mut *call.cast::<Call<F, T>>() };
+        call.value = call.body.take().map(|body| body());
+    }
+    fn start<T, F: FnOnce() -> T>(call: &mut Call<F, T>) -> bool {
+        // SAFETY: `run` gets the Call that it is made for, during the call alone.
+        unsafe { tf_try(run::<T, F>, (&raw mut *call).cast()) }
+    }
+    let mut call = Call { body: Some(body), value: None };
+    let done = start(&mut call);
+    call.value.filter(|_| done).ok_or_else(|| last_error(op))
 }
 
 /// A tensor's description, borrowed from the tensor; `dtype` is -1 when it is

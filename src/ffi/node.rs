@@ -14,7 +14,7 @@ use torch_sys::C_tensor;
 
 /// `tf_callbacks` of shim.h.
 #[repr(C)]
-struct Callbacks {
+pub(super) struct Callbacks {
     backward: extern "C" fn(
         *const c_void,
         *mut *mut C_tensor,
@@ -172,7 +172,7 @@ pub(crate) fn refuse(
             t.as_ptr(),
             leaves.as_ptr(),
             leaves.len(),
-            const { &callbacks::<Nobody>() },
+            &ERRORS,
             op.as_ptr().cast(),
             op.len(),
             position,
@@ -180,7 +180,10 @@ pub(crate) fn refuse(
     })
 }
 
-/// The op of a refusal, which calls back for its error alone.
+/// For what calls back for its errors alone: a refusal, a hook.
+pub(super) static ERRORS: Callbacks = callbacks::<Nobody>();
+
+/// Their op.
 enum Nobody {}
 
 impl Backward for Nobody {
@@ -204,7 +207,7 @@ struct Failure {
     error: Error,
 }
 
-fn into_raw(error: Error) -> *mut c_void {
+pub(super) fn into_raw(error: Error) -> *mut c_void {
     // The text may come from user code (an error's Display), which may panic.
     let text = catch_unwind(AssertUnwindSafe(|| error.to_string().replace('\0', " ")));
     let text = text.unwrap_or_else(|_| "an error whose text panicked".to_owned());
@@ -233,10 +236,10 @@ extern "C" fn drop_state<B>(state: *mut c_void) {
     drop_quietly(unsafe { state.cast::<State<B>>().read() });
 }
 
-/// A panic in user code's drop must not reach C++; there is nobody to report
-/// it to but the panic hook, which has printed it.
-fn drop_quietly<T>(value: T) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+/// Neither a panic nor a C++ exception in user code's drop must reach C++; there
+/// is nobody to report it to but the panic hook, which has printed it.
+pub(super) fn drop_quietly<T>(value: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| super::catch_cpp("drop", || drop(value))));
 }
 
 fn static_name(op: *const c_char, len: usize) -> &'static str {

@@ -4,9 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
@@ -276,4 +276,14 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
     }
     return true;
   });
+}
+
+bool tf_try(void (*body)(void*), void* data) {
+  try {
+    body(data);
+    return true;
+  } catch (...) {
+    if (!std::current_exception()) throw;  // not C++'s
+    return guarded(false, []() -> bool { throw; });
+  }
 }

@@ -167,4 +167,60 @@ bool tf_set_forward_mode(bool enabled) noexcept;
 at::Tensor* tf_tangent(const at::Tensor* t) noexcept;
 bool tf_set_tangent(const at::Tensor* t, const at::Tensor* tangent) noexcept;
 
+// --- Hooks ------------------------------------------------------------------
+
+struct tf_hook {
+  const tf_callbacks* callbacks;  // for its errors
+  const void* state;
+  // May put other tensors into `grads`, which may be undefined. A node's post
+  // hook sees the gradients of its outputs too. Null on success, else an error.
+  void* (*call)(const void* state, at::Tensor* const* grads, size_t n_grads,
+                const at::Tensor* const* seen, size_t n_seen);
+  void (*drop)(const void* state);
+};
+
+enum tf_hook_place : uint8_t {
+  TF_TENSOR = 0,    // on the gradient of a tensor
+  TF_NODE_PRE = 1,  // before the node that made it runs, on what the node gets
+  TF_NODE_POST = 2  // after that node ran, on what it returns
+};
+
+// Takes the hook, on failure too. A node's hooks need a grad_fn.
+bool tf_register_hook(const at::Tensor* t, tf_hook_place place,
+                      const tf_hook* what) noexcept;
+
+// Makes `to` a handle of the tensor of `from`.
+void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;
+
+// Calls take(data, name, length) if the tensor has a grad_fn.
+void tf_grad_fn_name(const at::Tensor* t,
+                     void (*take)(void*, const char*, size_t),
+                     void* data) noexcept;
+
+// --- Modes ------------------------------------------------------------------
+
+struct tf_autocast {
+  int8_t device_type;
+  int8_t dtype;
+  bool enabled;
+};
+
+// Turns autocast on for a type of device; `was` is what it was before.
+bool tf_enter_autocast(int8_t device_type, int8_t dtype,
+                       tf_autocast* was) noexcept;
+void tf_exit_autocast(tf_autocast was) noexcept;
+
+// The types of devices for which autocast is on, as bits.
+uint32_t tf_autocast_devices() noexcept;
+void tf_set_autocast_devices(uint32_t enabled) noexcept;
+
+void* tf_enter_inference_mode() noexcept;
+void tf_exit_inference_mode(void* mode) noexcept;
+
+// --- C++ exceptions in Rust's own callbacks ---------------------------------
+
+// Runs body(data). False if it let a C++ exception through. A Rust panic goes
+// on to the caller, so this one is not noexcept.
+bool tf_try(void (*body)(void*), void* data);
+
 }  // extern "C"

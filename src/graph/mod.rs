@@ -26,6 +26,9 @@ impl Engine for Var {
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
         apply::apply(f, x)
     }
+    fn share(&self) -> Var {
+        self.clone()
+    }
     fn grad(
         outputs: &[&Var],
         inputs: &[&Var],

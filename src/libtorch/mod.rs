@@ -1,7 +1,12 @@
 //! The same Functions inside libtorch's autograd, on ordinary tensors.
 
 mod apply;
+mod hooks;
 mod jvp;
+mod module;
+
+pub use hooks::{GradFn, HookHandle, NodeGradients, grad_fn, register_hook};
+pub use module::FunctionModule;
 
 use crate::value::Engine;
 use crate::{Error, Function, GradOptions, Of, Refs, Result, ffi, ffi::Pass, rules};
@@ -10,6 +15,10 @@ use tch::Tensor;
 impl Engine for Tensor {
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
         apply::apply(f, x)
+    }
+
+    fn share(&self) -> Tensor {
+        self.shallow_clone()
     }
 
     fn grad(

@@ -24,6 +24,7 @@
 //! ```
 
 mod arithmetic;
+mod cast;
 mod compare;
 mod exp_log;
 mod linear;
@@ -37,6 +38,7 @@ mod squared_error;
 pub use arithmetic::{
     Add, AddScalar, Div, DivScalar, Mul, MulScalar, Neg, Pow, PowScalar, ScalarDiv, ScalarSub, Sub,
 };
+pub use cast::ToKind;
 pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
 pub use exp_log::{Exp, Log, Sigmoid, Sqrt, Tanh};
 pub use linear::{Matmul, Transpose};

@@ -1,0 +1,111 @@
+//! Hooks: Rust closures that libtorch's engine calls in its passes.
+
+use super::check;
+use super::node::{Callbacks, ERRORS, drop_quietly, into_raw};
+use crate::{Error, Result};
+use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// What a hook is: it may put other tensors into the first list. Handles of
+/// gradients that are not there are undefined tensors.
+pub(crate) type Hook = dyn Fn(&mut [Tensor], &[Tensor]) -> Result<()> + Send + Sync;
+
+/// `tf_hook_place` of shim.h.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Place {
+    Tensor = 0,
+    NodePre = 1,
+    NodePost = 2,
+}
+
+/// `tf_hook` of shim.h.
+#[repr(C)]
+struct RawHook {
+    callbacks: *const Callbacks,
+    state: *const c_void,
+    call: extern "C" fn(
+        *const c_void,
+        *const *mut C_tensor,
+        usize,
+        *const *const C_tensor,
+        usize,
+    ) -> *mut c_void,
+    drop: extern "C" fn(*const c_void),
+}
+
+unsafe extern "C" {
+    fn tf_register_hook(t: *const C_tensor, place: Place, what: *const RawHook) -> bool;
+    fn tf_assign(to: *mut C_tensor, from: *const C_tensor);
+    fn tf_grad_fn_name(
+        t: *const C_tensor,
+        take: extern "C" fn(*mut c_void, *const c_char, usize),
+        data: *mut c_void,
+    );
+}
+
+/// A node's hooks need a tensor that has a node.
+pub(crate) fn register(t: &Tensor, place: Place, hook: Box<Hook>) -> Result<()> {
+    let state = Box::into_raw(Box::new(hook)).cast_const().cast();
+    let raw = RawHook { callbacks: &ERRORS, state, call, drop: drop_hook };
+    // SAFETY: `t` owns a valid handle; the shim takes the hook, also where it
+    // fails, and gives `state` back to `drop_hook` once.
+    check("register_hook", unsafe { tf_register_hook(t.as_ptr(), place, &raw) })
+}
+
+/// The name of the node that made `t`.
+pub(crate) fn grad_fn_name(t: &Tensor) -> Option<String> {
+    extern "C" fn take(data: *mut c_void, name: *const c_char, len: usize) {
+        // SAFETY: `data` is the Option below; `name` has `len` bytes.
+        unsafe {
+            let name = std::slice::from_raw_parts(name.cast::<u8>(), len);
+            *data.cast::<Option<String>>() = Some(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    let mut name = None::<String>;
+    // SAFETY: `t` owns a valid handle; `take` gets `name` during the call alone.
+    unsafe { tf_grad_fn_name(t.as_ptr(), take, (&raw mut name).cast()) };
+    name
+}
+
+extern "C" fn call(
+    hook: *const c_void,
+    grads: *const *mut C_tensor,
+    n_grads: usize,
+    seen: *const *const C_tensor,
+    n_seen: usize,
+) -> *mut c_void {
+    // SAFETY: the shim passes the hook that `register` gave it, alive during
+    // the call, and arrays of valid handles with these lengths.
+    let (hook, handles, seen) = unsafe {
+        let seen = std::slice::from_raw_parts(seen, n_seen);
+        let grads = std::slice::from_raw_parts(grads, n_grads);
+        (&*hook.cast::<Box<Hook>>(), grads, seen)
+    };
+    let run = || {
+        // SAFETY: each is a valid handle, of which this makes another one.
+        let seen: Vec<Tensor> =
+            seen.iter().map(|&t| unsafe { Tensor::clone_from_ptr(t.cast_mut()) }).collect();
+        // SAFETY: the same.
+        let mut grads: Vec<Tensor> =
+            handles.iter().map(|&t| unsafe { Tensor::clone_from_ptr(t) }).collect();
+        hook(&mut grads, &seen)?;
+        for (grad, &handle) in grads.iter().zip(handles) {
+            // SAFETY: `handle` is the shim's, which reads it after this call.
+            unsafe { tf_assign(handle, grad.as_ptr()) };
+        }
+        Ok(())
+    };
+    let done: Result<()> = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        let message = crate::error::panic_message(payload);
+        Err(Error::Panic { op: "a hook", stage: "the hook", message })
+    });
+    done.err().map_or(std::ptr::null_mut(), into_raw)
+}
+
+extern "C" fn drop_hook(hook: *const c_void) {
+    // SAFETY: made by `register`; the shim gives it back once.
+    drop_quietly(unsafe { Box::from_raw(hook.cast::<Box<Hook>>().cast_mut()) });
+}

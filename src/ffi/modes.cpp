@@ -1,0 +1,56 @@
+// Modes of libtorch's that belong to a thread.
+#include "guard.h"
+#include "shim.h"
+
+#include <ATen/autocast_mode.h>
+#include <c10/core/InferenceMode.h>
+
+namespace {
+
+using tf::guarded;
+
+constexpr at::DeviceType kDevices[] = {at::kCPU, at::kCUDA, at::kMPS};
+
+}  // namespace
+
+bool tf_enter_autocast(int8_t device_type, int8_t dtype,
+                       tf_autocast* was) noexcept {
+  return guarded(false, [&] {
+    namespace autocast = at::autocast;
+    const auto device = static_cast<at::DeviceType>(device_type);
+    *was = {device_type, static_cast<int8_t>(autocast::get_autocast_dtype(device)),
+            autocast::is_autocast_enabled(device)};
+    autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(dtype));
+    autocast::set_autocast_enabled(device, true);
+    autocast::increment_nesting();
+    return true;
+  });
+}
+
+void tf_exit_autocast(tf_autocast was) noexcept {
+  const auto device = static_cast<at::DeviceType>(was.device_type);
+  at::autocast::set_autocast_enabled(device, was.enabled);
+  at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(was.dtype));
+  // The cache keeps weights that were cast.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+}
+
+uint32_t tf_autocast_devices() noexcept {
+  uint32_t found = 0;
+  for (const at::DeviceType device : kDevices)
+    if (at::autocast::is_autocast_enabled(device))
+      found |= 1u << static_cast<uint32_t>(device);
+  return found;
+}
+
+void tf_set_autocast_devices(uint32_t enabled) noexcept {
+  for (const at::DeviceType device : kDevices)
+    at::autocast::set_autocast_enabled(
+        device, (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
+}
+
+void* tf_enter_inference_mode() noexcept { return new c10::InferenceMode(true); }
+
+void tf_exit_inference_mode(void* mode) noexcept {
+  delete static_cast<c10::InferenceMode*>(mode);
+}

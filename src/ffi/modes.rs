@@ -1,0 +1,92 @@
+//! Modes of libtorch's that belong to a thread.
+
+use super::check;
+use crate::Result;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+
+/// `tf_autocast` of shim.h.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct RawAutocast {
+    device_type: i8,
+    dtype: i8,
+    enabled: bool,
+}
+
+unsafe extern "C" {
+    fn tf_enter_autocast(device_type: i8, dtype: i8, was: *mut RawAutocast) -> bool;
+    safe fn tf_exit_autocast(was: RawAutocast);
+    safe fn tf_autocast_devices() -> u32;
+    safe fn tf_set_autocast_devices(enabled: u32);
+    safe fn tf_enter_inference_mode() -> *mut c_void;
+    fn tf_exit_inference_mode(mode: *mut c_void);
+}
+
+/// While it lives, autocast is on for one type of device on this thread.
+pub(crate) struct Autocast {
+    was: RawAutocast,
+    /// The mode belongs to this thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    pub fn enter(device_type: i8, dtype: i8) -> Result<Autocast> {
+        let mut was = RawAutocast::default();
+        // SAFETY: `was` is written during the call alone.
+        check("autocast", unsafe { tf_enter_autocast(device_type, dtype, &mut was) })?;
+        Ok(Autocast { was, _not_send: PhantomData })
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        tf_exit_autocast(self.was);
+    }
+}
+
+/// While it lives, autocast is off for every device on this thread.
+pub(crate) struct NoAutocast {
+    /// The types of devices for which it was on, as bits.
+    was: u32,
+    /// The mode belongs to this thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl NoAutocast {
+    pub fn enter() -> NoAutocast {
+        let was = tf_autocast_devices();
+        tf_set_autocast_devices(0);
+        NoAutocast { was, _not_send: PhantomData }
+    }
+
+    /// Whether autocast was on for this type of device.
+    pub fn was_on(&self, device_type: i8) -> bool {
+        u32::try_from(device_type).is_ok_and(|d| self.was.checked_shr(d).unwrap_or(0) & 1 != 0)
+    }
+}
+
+impl Drop for NoAutocast {
+    fn drop(&mut self) {
+        tf_set_autocast_devices(self.was);
+    }
+}
+
+/// While it lives, this thread is in libtorch's inference mode.
+pub(crate) struct InferenceMode {
+    /// Owned; it belongs to this thread, as raw pointers do.
+    mode: *mut c_void,
+}
+
+impl InferenceMode {
+    pub fn enter() -> InferenceMode {
+        InferenceMode { mode: tf_enter_inference_mode() }
+    }
+}
+
+impl Drop for InferenceMode {
+    fn drop(&mut self) {
+        // SAFETY: made by `enter` on this thread, given back once.
+        unsafe { tf_exit_inference_mode(self.mode) }
+    }
+}

@@ -1,0 +1,152 @@
+//! Hooks on the gradients that libtorch's engine computes, which tch cannot set.
+
+use crate::ffi::{self, hooks::Place};
+use crate::{Error, Result, error, meta::Meta};
+use std::sync::{Arc, RwLock};
+use tch::Tensor;
+
+/// Calls `hook` with the gradient of `t` whenever libtorch's engine has computed
+/// it: `Tensor.register_hook`. If the hook returns a tensor, that takes the
+/// gradient's place; it must have its shape, dtype and device. The hook is not
+/// called where no gradient came, and must not change what it gets in place.
+///
+/// It may be called on any thread, by several passes at once. An `Err` or a panic
+/// in it makes the pass fail with [`Error::Hook`].
+///
+/// # Errors
+/// [`Error::Torch`] where `t` does not require a gradient.
+///
+/// ```
+/// use tch::Tensor;
+/// use tch_function::{Function, grad, ops::Log1pExp, register_hook};
+///
+/// let x = Tensor::from(4.5).set_requires_grad(true);
+/// let y = Log1pExp.apply(&x)?;
+/// let hook = register_hook(&y, |dy| Ok(Some(dy * 10.0)))?;
+/// let [slow, fast] = [&y * 1.0, &y * 1.0];
+/// assert!(f64::try_from(grad(&slow, &x)?)? > 9.0);
+/// # let y = Log1pExp.apply(&x)?;
+/// # let hook = { hook.remove(); register_hook(&y, |_| Ok(None))? };
+/// hook.remove();
+/// # anyhow::Ok(())
+/// ```
+pub fn register_hook(
+    t: &Tensor,
+    hook: impl Fn(&Tensor) -> anyhow::Result<Option<Tensor>> + Send + Sync + 'static,
+) -> Result<HookHandle> {
+    let on = ffi::hooks::grad_fn_name(t).unwrap_or_else(|| "a leaf".to_owned());
+    register(t, Place::Tensor, on, move |grads, _| {
+        let Some(grad) = grads.first().filter(|grad| grad.defined()) else { return Ok(None) };
+        Ok(hook(grad)?.map(|changed| vec![Some(changed)]))
+    })
+}
+
+/// The node that made `t`, if libtorch recorded one: `Tensor.grad_fn`.
+pub fn grad_fn(t: &Tensor) -> Option<GradFn<'_>> {
+    ffi::hooks::grad_fn_name(t).map(|name| GradFn { of: t, name })
+}
+
+/// A node of libtorch's graph.
+pub struct GradFn<'t> {
+    of: &'t Tensor,
+    name: String,
+}
+
+/// Gradients of a node's inputs or outputs, `None` where none flows.
+pub type NodeGradients = Vec<Option<Tensor>>;
+
+impl GradFn<'_> {
+    /// `Log1pExpBackward`, `AddBackward0`, ...
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Calls `hook(grad_inputs, grad_outputs)` after the node ran:
+    /// `Node.register_hook`. If it returns a list, that takes the place of
+    /// `grad_inputs`: as long, each of the same shape, dtype and device.
+    ///
+    /// Threads and errors are as for [`register_hook`].
+    ///
+    /// # Errors
+    /// What libtorch reports.
+    pub fn register_hook(
+        &self,
+        hook: impl Fn(&[Option<Tensor>], &[Option<Tensor>]) -> anyhow::Result<Option<NodeGradients>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<HookHandle> {
+        register(self.of, Place::NodePost, self.name.clone(), move |grads, seen| {
+            hook(&options(grads), &options(seen))
+        })
+    }
+
+    /// Calls `hook(grad_outputs)` before the node runs: `Node.register_prehook`.
+    /// If it returns a list, that takes their place, as in
+    /// [`register_hook`](GradFn::register_hook).
+    ///
+    /// # Errors
+    /// What libtorch reports.
+    pub fn register_prehook(
+        &self,
+        hook: impl Fn(&[Option<Tensor>]) -> anyhow::Result<Option<NodeGradients>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<HookHandle> {
+        register(self.of, Place::NodePre, self.name.clone(), move |grads, _| hook(&options(grads)))
+    }
+}
+
+/// A hook that is registered; it stays when this is dropped.
+pub struct HookHandle {
+    /// Empties the place that the hook is called from.
+    remove: Box<dyn FnOnce() + Send>,
+}
+
+impl HookHandle {
+    /// Takes the hook away; a pass that runs meanwhile may still call it.
+    pub fn remove(self) {
+        (self.remove)();
+    }
+}
+
+fn options(tensors: &[Tensor]) -> NodeGradients {
+    tensors.iter().map(|t| t.defined().then(|| t.shallow_clone())).collect()
+}
+
+fn register<H>(t: &Tensor, place: Place, on: String, hook: H) -> Result<HookHandle>
+where
+    H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync + 'static,
+{
+    let slot = Arc::new(RwLock::new(Some(Arc::new(hook))));
+    let called = Arc::clone(&slot);
+    let call = move |grads: &mut [Tensor], seen: &[Tensor]| {
+        // A clone, so that the hook may remove itself.
+        let hook = called.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let Some(hook) = hook else { return Ok(()) };
+        let failed = |source| Error::Hook { on: on.clone(), source };
+        let changed = error::run_hook(|| hook(grads, seen)).map_err(failed)?;
+        changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
+    };
+    ffi::hooks::register(t, place, Box::new(call))?;
+    let remove = move || drop(slot.write().unwrap_or_else(|e| e.into_inner()).take());
+    Ok(HookHandle { remove: Box::new(remove) })
+}
+
+/// Puts the hook's gradients in the place of the old ones, if they fit.
+fn replace(grads: &mut [Tensor], changed: NodeGradients) -> anyhow::Result<()> {
+    let (expected, found) = (grads.len(), changed.len());
+    anyhow::ensure!(found == expected, "it returned {found} gradients for {expected}");
+    for (i, (grad, changed)) in grads.iter_mut().zip(changed).enumerate() {
+        let changed = changed.unwrap_or_else(Tensor::new);
+        let [old, new] = [&*grad, &changed].map(|t| ffi::describe("a hook", t));
+        let (old, new) = (Meta::of(&old?), Meta::of(&new?));
+        anyhow::ensure!(
+            !old.is_defined() || !new.is_defined() || old == new,
+            "it returned {new} for gradient {i} of {old}"
+        );
+        *grad = changed;
+    }
+    Ok(())
+}
