@@ -10,7 +10,7 @@ use crate::{Error, Result, error, ffi, forward::Output, meta::Meta};
 use smallvec::SmallVec;
 use std::any::Any;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The context of one application of a [`Function`](crate::Function): what
 /// `forward` saves and marks, and what `backward` reads.
@@ -294,6 +294,14 @@ impl Ctx {
     /// [`Error::NoInput`] past the last input.
     pub fn input_size(&self, i: usize) -> Result<&[i64]> {
         Ok(self.input(i)?.meta.sizes())
+    }
+
+    /// The dtype of input tensor `i`.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input.
+    pub fn input_kind(&self, i: usize) -> Result<Kind> {
+        Ok(self.input(i)?.meta.kind())
     }
 
     /// Sums `grad` over the dimensions in which input `i` was broadcast and

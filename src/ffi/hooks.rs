@@ -78,10 +78,10 @@ extern "C" fn call(
     n_seen: usize,
 ) -> *mut c_void {
     // SAFETY: the shim passes the hook that `register` gave it, alive during
-    // the call, and arrays of valid handles with these lengths.
+    // the call, and arrays with these lengths (null where that is 0).
     let (hook, handles, seen) = unsafe {
-        let seen = std::slice::from_raw_parts(seen, n_seen);
-        let grads = std::slice::from_raw_parts(grads, n_grads);
+        let seen = if n_seen == 0 { &[] } else { std::slice::from_raw_parts(seen, n_seen) };
+        let grads = if n_grads == 0 { &[] } else { std::slice::from_raw_parts(grads, n_grads) };
         (&*hook.cast::<Box<Hook>>(), grads, seen)
     };
     let run = || {
