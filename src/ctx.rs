@@ -343,15 +343,11 @@ impl Ctx {
         self.recording = self.inputs.iter().any(|input| input.needs_grad);
     }
 
-    /// What a node of libtorch's must keep to make contexts for `backward`.
-    pub(crate) fn keep(&mut self) -> Kept {
-        Kept {
-            op: self.op,
-            inputs: std::mem::take(&mut self.inputs),
-            outputs: std::mem::take(&mut self.outputs),
-            state: self.state.take(),
-            materialize_grads: self.materialize_grads,
-        }
+    /// What a node of libtorch's must keep to make contexts for `backward`, once
+    /// the tensors are taken out.
+    #[inline]
+    pub(crate) fn keep(self) -> Kept {
+        Kept::of(self)
     }
 
     /// Says that `jvp` will run.
@@ -423,11 +419,6 @@ impl Ctx {
         self.kept = (0..self.inputs.len()).map(keep).collect();
     }
 
-    /// What `keep_inputs` kept, to be kept elsewhere.
-    pub(crate) fn take_kept(&mut self) -> impl Iterator<Item = Saved> {
-        std::mem::take(&mut self.kept).into_iter().flatten()
-    }
-
     /// What `keep_inputs` kept.
     pub(crate) fn kept_inputs(&self) -> &[Option<Saved>] {
         &self.kept
@@ -439,13 +430,17 @@ impl Ctx {
         self.again(Some(saved.collect()))
     }
 
-    /// Takes the saved tensors, each of the version that it was saved at.
+    /// Takes the saved tensors, each of the version that it was saved at, and
+    /// what `keep_inputs` kept.
     ///
     /// # Errors
     /// [`Error::SavedChanged`].
     pub(crate) fn take_saved(&mut self) -> Result<SmallVec<[Saved; 2]>> {
-        let saved = self.saved.take().unwrap_or_default();
+        let mut saved = self.saved.take().unwrap_or_default();
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
+        if !self.kept.is_empty() {
+            saved.extend(std::mem::take(&mut self.kept).into_iter().flatten());
+        }
         Ok(saved)
     }
 

@@ -1,10 +1,7 @@
 //! [`Kept`]: what a node of libtorch's keeps of a context.
 
-use super::{Ctx, Input, Origin, Saved};
-use crate::meta::Meta;
+use super::{Ctx, Origin, Saved};
 use smallvec::SmallVec;
-use std::any::Any;
-use std::sync::Arc;
 use tch::Tensor;
 
 /// `collect` for lists of one or two: SmallVec's own costs more than they do.
@@ -17,40 +14,42 @@ pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -
     list
 }
 
-/// A context without tensors, which any number of threads may read at once.
-pub(crate) struct Kept {
-    pub(super) op: &'static str,
-    pub(super) inputs: SmallVec<[Input; 1]>,
-    pub(super) outputs: Vec<Meta>,
-    pub(super) state: Option<Arc<dyn Any + Send + Sync>>,
-    pub(super) materialize_grads: bool,
-}
+/// A context without tensors, from which those for backward are made.
+pub(crate) struct Kept(Ctx);
 
 impl Kept {
+    pub(super) fn of(ctx: Ctx) -> Kept {
+        debug_assert!(ctx.saved.is_none() && ctx.kept.is_empty() && ctx.marks.is_none());
+        Kept(ctx)
+    }
+
     pub fn op(&self) -> &'static str {
-        self.op
+        self.0.op
+    }
+
+    /// Whether user code runs when this is dropped.
+    pub fn holds_state(&self) -> bool {
+        self.0.state.is_some()
     }
 
     /// How many inputs are there, of those that may be absent.
     pub fn inputs_present(&self) -> usize {
-        self.inputs.iter().filter(|input| input.meta.is_defined()).count()
+        self.0.inputs.iter().filter(|input| input.meta.is_defined()).count()
+    }
+
+    /// The context for a pass in which nothing is saved and all gradients that
+    /// may be asked for are.
+    #[inline]
+    pub fn as_it_is(&self, saved: usize, needs: &[bool]) -> Option<&Ctx> {
+        let all = self.0.inputs.iter().zip(needs).all(|(input, &needs)| input.needs_grad == needs);
+        (saved == 0 && all).then_some(&self.0)
     }
 
     /// The context for a pass that needs the gradients that `needs` says.
     pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
-        let input = |(input, &needs_grad): (&Input, _)| Input { needs_grad, ..input.clone() };
-        Ctx {
-            op: self.op,
-            inputs: gather(self.inputs.iter().zip(needs).map(input)),
-            outputs: self.outputs.clone(),
-            saved: Some(gather(saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate)))),
-            state: self.state.clone(),
-            kept: Vec::new(),
-            marks: None,
-            recording: true,
-            recomputing: false,
-            dual: false,
-            materialize_grads: self.materialize_grads,
-        }
+        let saved = gather(saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate)));
+        let mut ctx = self.0.again(Some(saved));
+        ctx.set_needs(|i| needs[i]);
+        ctx
     }
 }

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <typeinfo>
 #include <unordered_set>
 #include <vector>
 
@@ -267,14 +268,16 @@ bool outputs_are_simple(const tf_recording& what) {
 // What at::alias gives under no_grad, without the way through the dispatcher.
 at::Tensor view_of(const at::Tensor& x) {
   namespace impl = torch::autograd::impl;
-  const at::TensorImpl* data = x.unsafeGetTensorImpl();
+  const at::TensorImpl& data = *x.unsafeGetTensorImpl();
   const auto* view = impl::get_view_autograd_meta(x);
-  if (x.is_inference() || !data->support_as_strided() ||
-      (view && !view->shared_view_info()))
-    return at::alias(x);
-  const at::Tensor y(data->shallow_copy_and_detach(
-      // The view shares that of `x` in the end.
-      c10::VariableVersion(c10::VariableVersion::DISABLED), /*allow_tensor_metadata_change=*/true));
+  const bool plain = typeid(data) == typeid(at::TensorImpl) &&
+                     !data.has_symbolic_sizes_strides() && !x.is_inference();
+  if (!plain || (view && !view->shared_view_info())) return at::alias(x);
+  const at::Tensor y = at::detail::make_tensor<at::TensorImpl>(
+      at::TensorImpl::VIEW, c10::Storage(data.storage()), data.key_set(),
+      data.dtype());
+  y.unsafeGetTensorImpl()->set_sizes_and_strides(data.sizes(), data.strides(),
+                                                 data.storage_offset());
   return torch::autograd::make_variable_differentiable_view(
       y,
       view ? view->get_backward_view().chain(x, y)
@@ -286,9 +289,8 @@ at::Tensor view_of(const at::Tensor& x) {
 void wrap_simple(at::Tensor& y, const tf_recording& what, const NodePtr& node) {
   if (is_input(y, what)) y = view_of(y);
   torch::autograd::set_history(y, node);
-  if (y.is_view())
-    torch::autograd::impl::get_view_autograd_meta(y)->set_creation_meta(
-        CreationMeta::IN_CUSTOM_FUNCTION);
+  if (auto* view = torch::autograd::impl::get_view_autograd_meta(y))
+    view->set_creation_meta(CreationMeta::IN_CUSTOM_FUNCTION);
 }
 
 // Inputs, views, duplicates, dirty and non-differentiable tensors among the

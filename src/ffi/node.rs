@@ -7,7 +7,7 @@ use crate::forward::Output;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
 use smallvec::SmallVec;
 use std::ffi::{CString, c_char, c_void};
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, needs_drop};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -101,6 +101,10 @@ const _: fn() = || {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<Kept>();
 };
+
+// SAFETY: of a context only tch's tensors cannot be shared between threads, and
+// `Ctx::keep` is given one whose tensors are taken out.
+unsafe impl Sync for Kept {}
 
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
@@ -233,7 +237,10 @@ extern "C" fn drop_error(failure: *mut c_void) {
 extern "C" fn drop_state<B>(state: *mut c_void) {
     // SAFETY: made by `record` for this `B`; whoever calls this owns it and
     // forgets it.
-    drop_quietly(unsafe { state.cast::<State<B>>().read() });
+    let state = unsafe { state.cast::<State<B>>().read() };
+    if needs_drop::<B>() || state.kept.holds_state() {
+        drop_quietly(state);
+    }
 }
 
 /// Neither a panic nor a C++ exception in user code's drop must reach C++; there
@@ -319,11 +326,18 @@ fn run_backward(
     needs: &[bool],
     grads: &mut [*mut C_tensor],
 ) -> Result<()> {
-    let ctx = context(state, saved, needs)?;
-    rules::materialize(&ctx, &mut dy)?;
-    state.op.backward(&ctx, &mut dy, &mut |i, grad| {
+    let made;
+    let ctx = match state.kept.as_it_is(saved.len(), needs) {
+        Some(ctx) => ctx,
+        None => {
+            made = context(state, saved, needs)?;
+            &made
+        }
+    };
+    rules::materialize(ctx, &mut dy)?;
+    state.op.backward(ctx, &mut dy, &mut |i, grad| {
         if let (Some(grad), true) = (grad, needs[i]) {
-            rules::check_gradient(&ctx, i, &grad)?;
+            rules::check_gradient(ctx, i, &grad)?;
             grads[i] = ManuallyDrop::new(grad).as_mut_ptr();
         }
         Ok(())

@@ -26,6 +26,25 @@ namespace {
 using tf::guarded;
 using tf::version_of;
 
+using torch::autograd::AutogradMeta;
+
+const AutogradMeta* autograd_meta(const at::TensorBase& t) {
+  return static_cast<const AutogradMeta*>(
+      t.unsafeGetTensorImpl()->autograd_meta());
+}
+
+// Whether it is worth while to ask libtorch, which takes its time over views.
+bool may_have_tangent(const at::Tensor& t) {
+  const AutogradMeta* meta = autograd_meta(t);
+  if (!meta || meta->fw_grad_) return meta != nullptr;
+  if (!meta->is_view_) return false;
+  const auto* view =
+      static_cast<const torch::autograd::DifferentiableViewMeta*>(meta);
+  if (!view->has_fw_view()) return false;
+  const AutogradMeta* base = autograd_meta(view->get_forward_view().base_);
+  return base && (base->fw_grad_ || base->is_view_);
+}
+
 bool is_unique(const at::Tensor& t) {
   return t.use_count() == 1 && t.has_storage() && t.storage().use_count() == 1;
 }
@@ -92,9 +111,7 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
     out->dtype = static_cast<int8_t>(t->scalar_type());
     out->device_type = static_cast<int8_t>(device.type());
     out->device_index = device.index();
-    using torch::autograd::AutogradMeta;
-    if (const auto* meta = static_cast<const AutogradMeta*>(
-            t->unsafeGetTensorImpl()->autograd_meta())) {
+    if (const AutogradMeta* meta = autograd_meta(*t)) {
       const bool by_itself = meta->AutogradMeta::requires_grad();
       out->requires_grad = by_itself || meta->requires_grad();
       out->only_as_view = !by_itself && out->requires_grad;
@@ -106,7 +123,8 @@ bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
 bool tf_describe_input(const at::Tensor* t, tf_meta* out,
                        bool* has_tangent) noexcept {
   return guarded(false, [&] {
-    *has_tangent = t->defined() && t->_fw_grad(/*level=*/0).defined();
+    *has_tangent = t->defined() && may_have_tangent(*t) &&
+                   t->_fw_grad(/*level=*/0).defined();
     return tf_describe(t, out);
   });
 }
@@ -118,8 +136,9 @@ uint32_t tf_version(const at::Tensor* t) noexcept {
 bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
 
 bool tf_set_grad_enabled(bool enabled) noexcept {
-  const bool was = c10::GradMode::is_enabled();
-  if (was != enabled) c10::GradMode::set_enabled(enabled);
+  auto& state = c10::AutogradState::get_tls_state();
+  const bool was = state.get_grad_mode();
+  state.set_grad_mode(enabled);
   return was;
 }
 

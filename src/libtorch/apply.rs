@@ -59,7 +59,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let tangents = dx.map(|dx| jvp::run(&f, &ctx, x, &inputs, dx, &outputs)).transpose()?;
     if outputs.iter().any(|y| y.differentiable) {
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
-        record(applied, &mut ctx, marks.as_deref(), &inputs, &mut outputs)?;
+        record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
     for (y, tangent) in outputs.iter().zip(tangents.into_iter().flatten()) {
         if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
@@ -72,7 +72,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
 
 fn record<F: Function>(
     applied: Applied<F>,
-    ctx: &mut Ctx,
+    mut ctx: Ctx,
     marks: Option<&Marks>,
     inputs: &[Option<&Tensor>],
     outputs: &mut [Output],
@@ -82,8 +82,7 @@ fn record<F: Function>(
     if applied.f.double_backward() == DoubleBackward::Recompute {
         ctx.keep_inputs(|i| inputs[i].map(Tensor::shallow_clone));
     }
-    let mut saved = ctx.take_saved()?;
-    saved.extend(ctx.take_kept());
+    let saved = ctx.take_saved()?;
     let is_constant = |&i: &usize| saved[i].origin == Origin::Constant;
     let constant: SmallVec<[usize; 4]> = gather((0..saved.len()).filter(is_constant));
     let saved: SmallVec<[Tensor; 4]> = gather(saved.into_iter().map(|s| s.tensor));
