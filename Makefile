@@ -1,11 +1,13 @@
 # `make demo` and `make test` do all the set-up on a machine that has Rust, a C++
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
-.PHONY: help demo test bench doc ci libtorch tools
+.PHONY: help demo test test-libtorch bench doc ci libtorch tools
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
 	@echo "make test      build, and run every test and doctest"
+	@echo "make test-libtorch VERSION=2.12 (or 2.11)"
+	@echo "               the tests with that libtorch, which it fetches"
 	@echo "make bench     build with optimisation, and run the benchmarks"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
@@ -17,6 +19,9 @@ demo: libtorch
 
 test: libtorch
 	cargo test
+
+test-libtorch: tools
+	scripts/test-libtorch $(VERSION)
 
 bench: libtorch
 	cargo bench

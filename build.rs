@@ -2,6 +2,7 @@
 //! what this package builds find that libtorch when it runs.
 
 use anyhow::{Context, Result, bail};
+use std::ops::RangeInclusive;
 #[cfg(unix)]
 use std::os::unix::fs::symlink as link_folder;
 #[cfg(windows)]
@@ -9,8 +10,8 @@ use std::os::windows::fs::symlink_dir as link_folder;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The libtorch (major, minor) whose internals the shim is written for.
-const LIBTORCH: (u32, u32) = (2, 13);
+/// The major and the minors of libtorch whose internals the shim is written for.
+const LIBTORCH: (u32, RangeInclusive<u32>) = (2, 11..=13);
 
 const WAYS_OUT: &str = "Ways out:
   - `make libtorch` in tch-function's repository fetches a CPU-only one (x86_64 Linux);
@@ -66,16 +67,18 @@ fn check_version(include: &Path) -> Result<()> {
         line.trim().parse().ok()
     };
     let found = number("MAJOR").zip(number("MINOR"));
-    if found == Some(LIBTORCH) {
+    let (major, minors) = LIBTORCH;
+    if found.is_some_and(|(m, minor)| m == major && minors.contains(&minor)) {
         return Ok(());
     }
     let found = match found {
         Some((major, minor)) => format!("version {major}.{minor}"),
         None => "no version (it is missing, or says none)".to_owned(),
     };
-    let (major, minor) = LIBTORCH;
     bail!(
-        "tch-function needs libtorch {major}.{minor}; {} has {found}.\n{WAYS_OUT}",
+        "tch-function needs libtorch {major}.{} to {major}.{}; {} has {found}.\n{WAYS_OUT}",
+        minors.start(),
+        minors.end(),
         header.display()
     )
 }

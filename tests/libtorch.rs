@@ -282,7 +282,10 @@ fn an_output_that_is_a_view_of_an_input_cannot_change_in_place() -> Result<()> {
     let ops = [returns_its_input(), same(|_, x| Ok(x.alias())), same(|_, x| Ok(x.view([2])))];
     for (i, op) in ops.into_iter().enumerate() {
         let error = change(&op.apply(&h)?).expect_err(&format!("op {i}")).to_string();
-        assert!(error.contains("of Op is a view and is being modified inplace"), "{error}");
+        // Of Op or OpBackward, which differs between versions of libtorch.
+        let refused =
+            error.contains("of Op") && error.contains("is a view and is being modified inplace");
+        assert!(refused, "{error}");
     }
     assert_eq!(numbers(&h), [1.0, 2.0]);
     Ok(())

@@ -1,5 +1,6 @@
 // A Rust Function as a node of libtorch's autograd.
 #include "guard.h"
+#include "node_ptr.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -23,13 +24,13 @@
 namespace {
 
 using tf::guarded;
+using tf::NodePtr;
 using tf::version_of;
 using torch::autograd::CreationMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-using NodePtr = c10::intrusive_ptr<Node>;
 
 struct Name {
   const char* text;  // static
@@ -62,8 +63,8 @@ at::Tensor refusing(const at::Tensor& t, edge_list&& edges,
                     const tf_callbacks* callbacks, Name op,
                     ptrdiff_t position) {
   at::Tensor out = t.detach();
-  NodePtr node =
-      c10::make_intrusive<Refusal>(std::move(edges), callbacks, op, position);
+  const NodePtr node =
+      tf::hold(new Refusal(std::move(edges), callbacks, op, position));
   torch::autograd::set_history(out, node);
   return out;
 }
@@ -362,8 +363,8 @@ const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 
 bool tf_record(const tf_recording* what) noexcept {
   return guarded(false, [&] {
-    const auto node = c10::intrusive_ptr<FunctionNode>::unsafe_steal_from_new(
-        new (*what) FunctionNode(edges_of(*what), *what));
+    const auto node =
+        tf::hold(new (*what) FunctionNode(edges_of(*what), *what));
     Returned returned;
     for (size_t i = 0; i < what->n_outputs; ++i)
       if (what->outputs[i].tensor)

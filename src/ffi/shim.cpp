@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "node_ptr.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -11,15 +12,10 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
-#include <torch/version.h>
 
 #include <unordered_set>
 #include <utility>
 #include <vector>
-
-#if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR != 13
-#error "tch-function needs libtorch 2.13; see the README, section libtorch"
-#endif
 
 namespace {
 
@@ -280,7 +276,7 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
       if (node && seen.insert(node).second) todo.push_back(node);
     };
     // An output that is a leaf itself has a node only while somebody holds it.
-    std::vector<c10::intrusive_ptr<Node>> roots;
+    std::vector<tf::NodePtr> roots;
     for (size_t i = 0; i < n_outputs; ++i) {
       roots.push_back(
           torch::autograd::impl::gradient_edge(*outputs[i]).function);

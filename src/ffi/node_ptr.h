@@ -1,0 +1,39 @@
+// The versions of libtorch that the shim is written for, and how each holds a
+// node of its graphs: the one thing here in which they differ.
+#pragma once
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/version.h>
+
+#if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR < 11 || TORCH_VERSION_MINOR > 13
+#error "tch-function needs libtorch 2.11, 2.12 or 2.13; see the README, section libtorch"
+#endif
+
+namespace tf {
+
+#if TORCH_VERSION_MINOR >= 13
+
+template <typename T>
+using Held = c10::intrusive_ptr<T>;
+
+template <typename T>
+Held<T> hold(T* fresh) {
+  return Held<T>::unsafe_steal_from_new(fresh);
+}
+
+#else
+
+template <typename T>
+using Held = std::shared_ptr<T>;
+
+// With libtorch's deleter, which frees a long graph without recursion.
+template <typename T>
+Held<T> hold(T* fresh) {
+  return Held<T>(fresh, torch::autograd::deleteNode);
+}
+
+#endif
+
+using NodePtr = Held<torch::autograd::Node>;
+
+}  // namespace tf
