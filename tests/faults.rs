@@ -130,11 +130,14 @@ unsafe extern "C-unwind" {
 
 /// `throw std::runtime_error("from C++")`
 fn throw_standard() -> ! {
+    // SAFETY: the text is a C string; the exception unwinds as from C++.
     unsafe { throw_runtime_error(c"from C++".as_ptr()) }
 }
 
 /// `throw 42`
 fn throw_int() -> ! {
+    // SAFETY: what the C++ compiler emits for this: an exception object of an
+    // int's size, written before it is thrown.
     unsafe {
         let exception = __cxa_allocate_exception(size_of::<i32>());
         exception.cast::<i32>().write(42);

@@ -2,8 +2,7 @@
 
 mod support;
 
-use anyhow::{Result, anyhow, bail};
-use std::sync::Arc;
+use anyhow::Result;
 use std::sync::Mutex;
 use support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use tch::nn::{self, Module, OptimizerConfig};
