@@ -426,7 +426,7 @@ mod rules;
 mod tensors;
 mod value;
 
-pub use check::{Gradcheck, gradcheck, gradcheck_fn};
+pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
 pub use forward_ad::DualLevel;

@@ -1,0 +1,173 @@
+use super::*;
+use crate::check::compare::{greatest, numbers, worst};
+use crate::check::failure::Difference;
+use crate::check::points::CloneFlat;
+use crate::{Error, Var};
+use tch::Tensor;
+
+/// Each coarse dtype, half of its distance from 1 to the next number, and the
+/// greatest number.
+const COARSE: [(Kind, f64, f64); 3] = [
+    (Kind::Float, 5.96e-8, f32::MAX as f64),
+    (Kind::BFloat16, 3.91e-3, f32::MAX as f64),
+    (Kind::Half, 4.88e-4, 65504.0),
+];
+
+pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
+    if !point.floating().contains(&true) {
+        return Err(Stop::Nothing("it has no floating-point input".to_owned()));
+    }
+    let mut tally = Tally { compared: is_f64(kit, point)?, kinks: 0 };
+    for (kind, rounding, greatest) in COARSE {
+        // Half precision is for numbers of moderate size.
+        if kind == Kind::Float || point.greatest() <= 8.0 {
+            tally.compared += coarse(kit, point, kind, rounding, greatest)?;
+        }
+    }
+    Ok(tally)
+}
+
+/// Compares a run in `kind` with one in f64 on the same numbers. What rounding
+/// may do on the way is judged by what small changes of the inputs do.
+fn coarse(
+    kit: &Kit<'_>,
+    point: &Point,
+    kind: Kind,
+    rounding: f64,
+    limit: f64,
+) -> Result<usize, Stop> {
+    let to = |t: &Tensor, kind| if t.is_floating_point() { t.to_kind(kind) } else { t.copy() };
+    let all = |x: &Flat, kind| x.iter().map(|t| t.as_ref().map(|t| to(t, kind))).collect::<Flat>();
+    let seeds = all(&point.seeds(&mut kit.random(Property::Dtypes)), kind);
+    let rounded = all(&point.x, kind);
+    let found = match run(kit, point, &rounded, &seeds) {
+        Ok(found) => found,
+        Err(Stop::Error(e)) if is_clear(&e) => return Ok(0),
+        Err(Stop::Error(e)) => return Err(Stop::failed(format!("on {kind:?} inputs: {e}"))),
+        Err(stop) => return Err(stop),
+    };
+    let (x, seeds) = (all(&rounded, Kind::Double), all(&seeds, Kind::Double));
+    let expected = run(kit, point, &x, &seeds)?;
+    let random = &mut kit.random(Property::Dtypes);
+    let mut moved = Vec::new();
+    for _ in 0..2 {
+        let mut near = |t: &Tensor| match t.is_floating_point() {
+            true => t * (1.0 + random.fill(&t.size(), |r| 4.0 * rounding * r.signed())),
+            false => t.copy(),
+        };
+        let mut near = |x: &Flat| x.iter().map(|t| t.as_ref().map(&mut near)).collect::<Flat>();
+        let (x, seeds) = (near(&x), near(&seeds));
+        // Near the edge of a domain small changes may leave it.
+        match run(kit, point, &x, &seeds) {
+            Ok(results) => moved.push(results),
+            Err(_) => return Ok(0),
+        }
+    }
+    let mut compared = 0;
+    let units = kit.tolerance(Property::Dtypes);
+    for are in [Are::Outputs, Are::Gradients] {
+        for i in 0..expected.list(are).len() {
+            let Some(e) = expected.list(are)[i].as_ref().map(numbers) else { continue };
+            let Some(found) = &found.list(are)[i] else { continue };
+            let (shape, mut f) = (found.size(), numbers(found));
+            if e.len() != f.len() {
+                let form = format!("{} and {} elements", e.len(), f.len());
+                let difference = Difference::of_form(format!("{kind:?} result {i}"), form);
+                return Err(Stop::differs(format!("on {kind:?} inputs"))(Box::new(difference)));
+            }
+            let mut unsteady = 0f64;
+            for m in &moved {
+                let m = m.list(are)[i].as_ref().map(numbers).unwrap_or_else(|| vec![0.0; e.len()]);
+                let change = e.iter().zip(&m).map(|(e, m)| (e - m).abs());
+                unsteady = change.filter(|x| !x.is_nan()).fold(unsteady, f64::max);
+            }
+            for (f, e) in f.iter_mut().zip(&e) {
+                // Beyond what the dtype can hold.
+                if !f.is_finite() && !(e.abs() < limit / 64.0) || e.is_nan() {
+                    *f = *e;
+                }
+            }
+            let allowed = units * rounding * greatest(&e) + 4.0 * unsteady + units * smallest(kind);
+            if let Some(k) = worst(&e, &f, |_| allowed, 0.0) {
+                let what = match are {
+                    Are::Outputs => format!("output {i}"),
+                    Are::Gradients => format!("gradient of input {i}"),
+                };
+                let difference = Difference::at(what, k, &shape, e[k], f[k]);
+                let message = format!("{kind:?} gives other numbers than f64, beyond rounding");
+                return Err(Stop::differs(message)(Box::new(difference)));
+            }
+            compared += e.len();
+        }
+    }
+    Ok(compared)
+}
+
+/// The distance between the smallest numbers.
+fn smallest(kind: Kind) -> f64 {
+    match kind {
+        Kind::Half => 6e-8,
+        _ => 1e-38,
+    }
+}
+
+fn run(kit: &Kit<'_>, point: &Point, x: &Flat, seeds: &Flat) -> Result<Results, Stop> {
+    let needs = point.floating();
+    let given = runs::Given { x, ..point.given(&needs) };
+    let applied = runs::apply::<Var>(kit.subject, given)?;
+    let like = |(seed, y): (&Option<Tensor>, &Option<Var>)| {
+        Some(seed.as_ref()?.to_kind(y.as_ref()?.value().kind()))
+    };
+    let seeds = seeds.clone_flat().iter().zip(&applied.outputs).map(like).collect();
+    Ok(Results::of(&applied, &seeds, &needs)?)
+}
+
+/// Whether an error is one that a Function, or libtorch, returns on purpose.
+pub(super) fn is_clear(e: &Error) -> bool {
+    match e {
+        // What tch's methods without `f_` panic with.
+        Error::Panic { message, .. } => message.contains("Torch(\""),
+        Error::Forward { .. } | Error::Backward { .. } | Error::Torch { .. } => true,
+        _ => false,
+    }
+}
+
+impl Results {
+    fn list(&self, are: Are) -> &Flat {
+        if are == Are::Outputs { &self.outputs } else { &self.gradients }
+    }
+}
+
+/// Whether f64 numbers have more digits than f32 has, where the inputs do.
+fn is_f64(kit: &Kit<'_>, point: &Point) -> Result<usize, Stop> {
+    if !point.random || point.whole || !point.is_differentiable() {
+        return Ok(0);
+    }
+    let seeds = point.seeds(&mut kit.random(Property::Dtypes));
+    let results = run(kit, point, &point.x, &seeds)?;
+    for (list, what) in [(&results.outputs, "output"), (&results.gradients, "gradient of input")] {
+        for (i, t) in list.iter().enumerate() {
+            let Some(t) = t.as_ref().filter(|t| t.kind() == Kind::Double) else { continue };
+            if is_cut(&numbers(t)) {
+                let message = format!(
+                    "every number of {what} {i} is one that f32 can hold, though the inputs are \
+                     f64: something is computed in less precision (Kind::Float?)"
+                );
+                return Err(Stop::failed(message));
+            }
+        }
+    }
+    Ok(1)
+}
+
+/// Numbers that are not short by nature, and all fit into f32.
+fn is_cut(numbers: &[f64]) -> bool {
+    let fits = |x: &f64| !x.is_finite() || f64::from(*x as f32) == *x;
+    // Of five binary digits or more, and no whole numbers.
+    let is_long = |x: &&f64| {
+        x.is_finite()
+            && x.fract() != 0.0
+            && (**x * 0.5f64.powi(x.abs().log2().floor() as i32) * 16.0).fract() != 0.0
+    };
+    numbers.iter().all(fits) && numbers.iter().filter(is_long).count() >= 2
+}
