@@ -23,6 +23,15 @@ tch_function::check_tests! {
 }
 
 #[test]
+fn every_property_is_a_test() -> Result<()> {
+    let list = std::process::Command::new(std::env::current_exe()?).arg("--list").output()?;
+    let list = String::from_utf8(list.stdout)?;
+    let stamped = list.lines().filter(|line| line.starts_with("log1p_exp::")).count();
+    assert_eq!(stamped, Property::ALL.len(), "{list}");
+    Ok(())
+}
+
+#[test]
 fn a_report_reads_well() -> Result<()> {
     let report = Check::new(ops::Log1pExp, [x()]).reference(|x| x.softplus()).run()?;
     println!("{report}");
