@@ -90,6 +90,11 @@ impl Column<'_> {
             entry.numeric = estimate.value;
             entry.verdict = verdict;
         }
+        // Where no derivative exists it may be NaN, and 0 times it is, too.
+        if column.iter().any(|e| e.verdict == Verdict::Unknown && !e.analytic.is_finite()) {
+            let not_numbers = column.iter_mut().filter(|e| e.analytic.is_nan());
+            not_numbers.for_each(|e| e.verdict = Verdict::Unknown);
+        }
         entries.append(&mut column);
         Ok(())
     }

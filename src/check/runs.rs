@@ -76,7 +76,11 @@ pub(super) fn apply_with<V: Side>(
             x.map(|x| if needs { V::leaf(x) } else { Ok(V::constant(x)) }).transpose()
         };
         let leaves = given.x.iter().zip(given.needs).map(leaf).collect::<Result<Flat<V>>>()?;
-        let arranged = |x: &V| Arrange(given.lies).apply::<V>(x);
+        let arranged = |x: &V| {
+            // An index is not what it was if its elements share one cell.
+            let whole = given.lies == Layout::Expanded && !x.tensor().is_floating_point();
+            Arrange(if whole { Layout::Contiguous } else { given.lies }).apply::<V>(x)
+        };
         let inputs = leaves.iter().map(|x| x.as_ref().map(arranged).transpose());
         let inputs = inputs.collect::<Result<Flat<V>>>()?;
         let version = |x: &Option<V>| x.as_ref().map_or(0, |x| ffi::version(x.tensor()));
