@@ -91,7 +91,10 @@ fn faults_in_hooks_name_the_node_and_leave_the_process_usable() -> Result<()> {
     let faults: [(Fault, &str); 4] = [
         (|_| bail!("no luck"), "a hook on ExpBackward failed: no luck"),
         (|_| panic!("at {}", 7), "a hook on ExpBackward failed: it panicked: at 7"),
-        (|dy| Ok(Some(dy.sum(Kind::Double))), "it returned shape [], dtype Double, Cpu for gradient 0 of shape [2]"),
+        (
+            |dy| Ok(Some(dy.sum(Kind::Double))),
+            "it returned shape [], dtype Double, Cpu for gradient 0 of shape [2]",
+        ),
         (|dy| Ok(Some(dy.to_kind(Kind::Float))), "it returned shape [2], dtype Float"),
     ];
     for (fault, text) in faults {

@@ -21,25 +21,39 @@ impl Are {
     }
 }
 
-/// Every element of `found` within `rtol` of `expected`, relative to the
-/// greatest finite number of its tensor; gives how many there are.
+/// How much numbers may differ: relative to the greatest finite one of their
+/// tensor, and absolutely.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowed {
+    pub rtol: f64,
+    pub atol: f64,
+}
+
+impl Allowed {
+    pub fn times(self, factor: f64) -> Allowed {
+        Allowed { atol: self.atol * factor, ..self }
+    }
+}
+
+/// Every element of `found` as near to `expected` as is allowed; gives how many
+/// there are.
 pub(super) fn same(
     are: Are,
     expected: &Flat,
     found: &Flat,
-    rtol: f64,
+    allowed: Allowed,
 ) -> Result<usize, Box<Difference>> {
     let mut compared = 0;
     for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
         let what = || are.name(i);
         compared += match (expected, found) {
             (None, None) => 0,
-            (Some(e), Some(f)) => same_tensor(what, e, f, rtol)?,
+            (Some(e), Some(f)) => same_tensor(what, e, f, allowed)?,
             (Some(e), None) if are == Are::Gradients => {
-                same_tensor(what, e, &e.zeros_like(), rtol)?
+                same_tensor(what, e, &e.zeros_like(), allowed)?
             }
             (None, Some(f)) if are == Are::Gradients => {
-                same_tensor(what, &f.zeros_like(), f, rtol)?
+                same_tensor(what, &f.zeros_like(), f, allowed)?
             }
             (e, _) => {
                 let there = |there| if there { "there" } else { "absent" };
@@ -55,7 +69,7 @@ fn same_tensor(
     what: impl Fn() -> String,
     expected: &Tensor,
     found: &Tensor,
-    rtol: f64,
+    allowed: Allowed,
 ) -> Result<usize, Box<Difference>> {
     let form = |t: &Tensor| (t.size(), t.kind());
     if form(expected) != form(found) {
@@ -63,26 +77,21 @@ fn same_tensor(
         return Err(Box::new(Difference::of_form(what(), text)));
     }
     let (e, f) = (numbers(expected), numbers(found));
-    let scale = greatest(&e);
-    match worst(&e, &f, |_| rtol * scale, rtol) {
+    let atol = allowed.rtol * greatest(&e) + allowed.atol;
+    match worst(&e, &f, atol, allowed.rtol) {
         None => Ok(e.len()),
         Some(i) => Err(Box::new(Difference::at(what(), i, &expected.size(), e[i], f[i]))),
     }
 }
 
 /// The element that differs most from what it may.
-pub(super) fn worst(
-    expected: &[f64],
-    found: &[f64],
-    atol: impl Fn(usize) -> f64,
-    rtol: f64,
-) -> Option<usize> {
+pub(super) fn worst(expected: &[f64], found: &[f64], atol: f64, rtol: f64) -> Option<usize> {
     let excess = |i: &usize| {
         let (e, f) = (expected[*i], found[*i]);
         if e == f || e.is_nan() && f.is_nan() {
             return f64::NEG_INFINITY;
         }
-        let excess = (e - f).abs() - atol(*i) - rtol * e.abs();
+        let excess = (e - f).abs() - atol - rtol * e.abs();
         if excess.is_nan() { f64::INFINITY } else { excess }
     };
     let worst = (0..expected.len()).max_by(|a, b| excess(a).total_cmp(&excess(b)));

@@ -1,7 +1,7 @@
 //! Gradcheck and Gradgradcheck: every derivative against differences, or, of
 //! large inputs, those along random directions.
 
-use super::compare::numbers;
+use super::compare::{Allowed, numbers};
 use super::differences::{self, Estimate};
 use super::failure::{Difference, Finding, Stop};
 use super::gradcheck::Evaluate;
@@ -49,18 +49,21 @@ pub(super) fn check_all(
     kit: &Kit<'_>,
     x: &Flat,
     computation: &Computation<'_>,
-    rtol: f64,
+    allowed: Allowed,
 ) -> Result<Tally, Stop> {
     let borrowed: Vec<Option<&Tensor>> = x.iter().map(Option::as_ref).collect();
     let analytic = jacobian::analytic(kit.op, &borrowed, computation.on_vars)?;
     let shapes: Vec<Vec<i64>> = analytic.outputs.iter().map(|y| y.shape.clone()).collect();
-    let scale = analytic.greatest();
+    let allowed = Allowed {
+        rtol: allowed.rtol,
+        atol: allowed.atol + 0.1 * allowed.rtol * analytic.greatest(),
+    };
     let mut entries = Vec::new();
     for (input, tensor) in x.iter().enumerate() {
         let Some(tensor) = tensor.as_ref().filter(|t| t.is_floating_point()) else { continue };
         for (element, at) in numbers(tensor).into_iter().enumerate() {
             let analytic = &analytic;
-            let column = Column { computation, analytic, x, input, element, at, rtol, scale };
+            let column = Column { computation, analytic, x, input, element, at, allowed };
             column.check(&mut entries)?;
         }
     }
@@ -75,9 +78,8 @@ struct Column<'a> {
     input: usize,
     element: usize,
     at: f64,
-    rtol: f64,
-    /// The greatest of all derivatives.
-    scale: f64,
+    /// The absolute part is in proportion to the greatest of all derivatives.
+    allowed: Allowed,
 }
 
 impl Column<'_> {
@@ -85,7 +87,7 @@ impl Column<'_> {
         let mut column = self.entries();
         let analytic: Vec<f64> = column.iter().map(|e| e.analytic).collect();
         let mut f = |t: f64| self.moved(t);
-        let estimates = settle(self.at, &analytic, (self.rtol, self.scale), &mut f)?;
+        let estimates = settle(self.at, &analytic, self.allowed, &mut f)?;
         for (entry, (estimate, verdict)) in column.iter_mut().zip(estimates) {
             entry.numeric = estimate.value;
             entry.verdict = verdict;
@@ -158,10 +160,10 @@ fn flatten(y: &Flat, analytic: &Analytic) -> Result<Vec<f64>, Stop> {
 fn settle(
     at: f64,
     analytic: &[f64],
-    (rtol, scale): (f64, f64),
+    allowed: Allowed,
     f: &mut dyn FnMut(f64) -> Result<Vec<f64>, Stop>,
 ) -> Result<Vec<(Estimate, Verdict)>, Stop> {
-    let allowed = |a: f64, e: Estimate| rtol * (a.abs().max(e.value.abs()) + 0.1 * scale);
+    let allowed = |a: f64, e: Estimate| allowed.rtol * a.abs().max(e.value.abs()) + allowed.atol;
     let agrees = |a: f64, e: Estimate| {
         (a - e.value).abs() <= allowed(a, e) + 10.0 * e.error.min(allowed(a, e))
     };
@@ -238,7 +240,7 @@ pub(super) fn check_along(
     values: &Values<'_>,
     gradients: &dyn Fn(&Flat) -> Result<Flat>,
     random: &mut Random,
-    rtol: f64,
+    allowed: Allowed,
 ) -> Result<Tally, Stop> {
     const DIRECTIONS: usize = 3;
     let mut tally = Tally::default();
@@ -268,7 +270,7 @@ pub(super) fn check_along(
         let (seeds, numeric, size) = project(&here, &estimates, &known, random);
         let found: f64 = dot(&gradients(&seeds)?, &u);
         tally.compared += 1;
-        if !((found - numeric).abs() <= rtol * size) {
+        if !((found - numeric).abs() <= allowed.rtol * size + allowed.atol) {
             let what = "derivative along a random direction".to_owned();
             let difference = Difference::at(what, 0, &[], numeric, found);
             return Err(Stop::differs("backward differs from differences of forward")(Box::new(

@@ -88,7 +88,7 @@ fn coarse(
                 }
             }
             let allowed = units * rounding * greatest(&e) + 4.0 * unsteady + units * smallest(kind);
-            if let Some(k) = worst(&e, &f, |_| allowed, 0.0) {
+            if let Some(k) = worst(&e, &f, allowed, 0.0) {
                 let what = match are {
                     Are::Outputs => format!("output {i}"),
                     Are::Gradients => format!("gradient of input {i}"),

@@ -7,14 +7,18 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let seeds = point.seeds(&mut kit.random(Property::Engines));
     let own = Results::at::<Var>(kit, point, &seeds)?;
     let torch = Results::at::<Tensor>(kit, point, &seeds)?;
-    let rtol = rtol(kit, Property::Engines, point);
-    let mut tally = own.compare(&torch, rtol.min(1e-12), "the two engines differ")?;
+    let allowed = allowed(kit, Property::Engines, point);
+    let mut tally = own.compare(
+        &torch,
+        Allowed { rtol: allowed.rtol.min(1e-12), ..allowed },
+        "the two engines differ",
+    )?;
     // At kinks the reference may have chosen another slope.
     let Some(reference) = kit.claim.or(kit.reference).filter(|_| !point.whole) else {
         return Ok(tally);
     };
     let Ok(expected) = of_reference(point, &point.x, reference, &seeds) else { return Ok(tally) };
-    match same(Are::Gradients, &expected, &own.gradients, rtol) {
+    match same(Are::Gradients, &expected, &own.gradients, allowed) {
         Ok(compared) => tally.compared += compared,
         Err(_) if is_at_kink(kit, point, reference, &seeds, &expected) => tally.kinks += 1,
         Err(difference) => {
@@ -48,6 +52,8 @@ fn is_at_kink(kit: &Kit<'_>, point: &Point, reference: &Plain, seeds: &Flat, her
         };
         let x = point.x.iter().map(|x| x.as_ref().map(&mut near)).collect();
         let there = of_reference(point, &x, reference, seeds);
-        !there.is_ok_and(|there| same(Are::Gradients, here, &there, 1e-4).is_ok())
+        !there.is_ok_and(|there| {
+            same(Are::Gradients, here, &there, Allowed { rtol: 1e-4, atol: 0.0 }).is_ok()
+        })
     })
 }

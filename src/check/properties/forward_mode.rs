@@ -21,13 +21,15 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let tangents = tangents(kit, point, &u)?;
     let needs = point.floating();
     let applied = runs::apply::<Var>(kit.subject, point.given(&needs))?;
-    let rtol = rtol(kit, Property::ForwardMode, point);
+    let allowed = allowed(kit, Property::ForwardMode, point);
     let mut compared = 0;
     for seeds in choices(point, random) {
         let gradients = applied.gradients(&seeds, &needs, true)?;
         let (found, _) = dot(&seeds, &tangents);
         let (expected, size) = dot(&gradients, &u);
-        if !((found - expected).abs() <= rtol * size.max(found.abs())) && expected.is_finite() {
+        if !((found - expected).abs() <= allowed.rtol * size.max(found.abs()) + allowed.atol)
+            && expected.is_finite()
+        {
             let (what, element) = chosen(&seeds);
             let difference = Difference { what, element, expected, found, form: None };
             return Err(Stop::differs("jvp and backward differ")(Box::new(difference)));

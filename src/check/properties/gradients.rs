@@ -20,13 +20,13 @@ pub(super) fn first(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
             None => kit.subject.on_tensors(point.layout, &copies(x)).map(kept),
         })
     };
-    let rtol = rtol(kit, Property::Gradcheck, point);
+    let allowed = allowed(kit, Property::Gradcheck, point);
     if is_large(kit, point) {
         let needs = point.floating();
         let applied = runs::apply::<Var>(kit.subject, point.given(&needs))?;
         let gradients = |seeds: &Flat| applied.gradients(seeds, &needs, true);
         let random = &mut kit.random(Property::Gradcheck);
-        return derivatives::check_along(&point.x, &values, &gradients, random, rtol);
+        return derivatives::check_along(&point.x, &values, &gradients, random, allowed);
     }
     let on_vars = |x: &[Option<Var>]| kit.subject.on_vars(point.layout, &x.to_vec());
     let computation = Computation {
@@ -36,7 +36,7 @@ pub(super) fn first(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
         inputs: &|i| format!("input {i}"),
         outputs: &|j| format!("output {j}"),
     };
-    derivatives::check_all(kit, &point.x, &computation, rtol)
+    derivatives::check_all(kit, &point.x, &computation, allowed)
 }
 
 fn only_differentiable(point: &Point, y: Flat) -> Flat {
@@ -66,10 +66,10 @@ pub(super) fn second(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
         let applied = Applied { leaves, inputs, versions, outputs };
         applied.from(&x[n..].to_vec(), &needs, |options| options.create_graph(true))
     };
-    let rtol = rtol(kit, Property::Gradgradcheck, point);
+    let allowed = allowed(kit, Property::Gradgradcheck, point);
     let checked = if is_large(kit, point) {
         let random = &mut kit.random(Property::Gradgradcheck);
-        derivatives::check_along(&x, &values, &|seeds| along(&x, &on_vars, seeds), random, rtol)
+        derivatives::check_along(&x, &values, &|seeds| along(&x, &on_vars, seeds), random, allowed)
     } else {
         let computation = Computation {
             on_vars: &on_vars,
@@ -78,7 +78,7 @@ pub(super) fn second(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
             inputs: &|i| if i < n { format!("input {i}") } else { format!("seed {}", i - n) },
             outputs: &|j| format!("gradient of input {j}"),
         };
-        derivatives::check_all(kit, &x, &computation, rtol)
+        derivatives::check_all(kit, &x, &computation, allowed)
     };
     checked.or_else(without_second)
 }

@@ -14,7 +14,7 @@ pub(super) mod shapes;
 mod threads;
 mod value;
 
-use super::compare::{Are, same};
+use super::compare::{Allowed, Are, same};
 use super::failure::Stop;
 use super::points::Point;
 use super::runs::{self, Applied, Side};
@@ -74,9 +74,9 @@ impl Results {
         Results::of(&applied, seeds, &needs)
     }
 
-    fn compare(&self, found: &Results, rtol: f64, message: &str) -> Result<Tally, Stop> {
-        let outputs = same(Are::Outputs, &self.outputs, &found.outputs, rtol);
-        let gradients = same(Are::Gradients, &self.gradients, &found.gradients, rtol);
+    fn compare(&self, found: &Results, allowed: Allowed, message: &str) -> Result<Tally, Stop> {
+        let outputs = same(Are::Outputs, &self.outputs, &found.outputs, allowed);
+        let gradients = same(Are::Gradients, &self.gradients, &found.gradients, allowed);
         let compared =
             outputs.map_err(Stop::differs(message))? + gradients.map_err(Stop::differs(message))?;
         Ok(Tally { compared, kinks: 0 })
@@ -94,8 +94,9 @@ fn differentiable(point: &Point) -> Result<(), Stop> {
     }
 }
 
-/// The tolerance, wider where an output is of less precision than f64.
-fn rtol(kit: &Kit<'_>, property: Property, point: &Point) -> f64 {
+/// The tolerance, wider where an output is of less precision than f64; and
+/// what rounding may leave of seeds and inputs that cancel out.
+fn allowed(kit: &Kit<'_>, property: Property, point: &Point) -> Allowed {
     let of = |kind| match kind {
         Kind::Float => 1e-5,
         Kind::Half => 1e-2,
@@ -104,5 +105,7 @@ fn rtol(kit: &Kit<'_>, property: Property, point: &Point) -> f64 {
     };
     let outputs = point.outputs.iter().flatten();
     let inputs = point.x.iter().flatten().map(|x| of(x.kind()));
-    outputs.map(|y| of(y.kind)).chain(inputs).fold(kit.tolerance(property), f64::max)
+    let coarsest = outputs.map(|y| of(y.kind)).chain(inputs).fold(0.0, f64::max);
+    let rtol = kit.tolerance(property).max(coarsest);
+    Allowed { rtol, atol: 1e-13f64.max(coarsest) * point.greatest().max(1.0) }
 }

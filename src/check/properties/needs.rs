@@ -17,7 +17,7 @@ fn in_engine<V: Side>(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let seeds = point.seeds(&mut kit.random(Property::NeedsInputGrad));
     let applied = runs::apply::<V>(kit.subject, point.given(&needs))?;
     let full = Results::of(&applied, &seeds, &needs)?;
-    let rtol = rtol(kit, Property::NeedsInputGrad, point);
+    let allowed = allowed(kit, Property::NeedsInputGrad, point);
     let mut tally = Tally::default();
     for mask in masks(kit, &needs) {
         let wanted = |(g, wanted): (&Option<Tensor>, &bool)| {
@@ -32,7 +32,7 @@ fn in_engine<V: Side>(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
         for (found, how) in [(constant, "require a gradient"), (asked, "are asked for")] {
             let message =
                 format!("the results change when only inputs {positions:?} {how} ({})", V::NAME);
-            tally.compared += expected.compare(&found, rtol, &message)?.compared;
+            tally.compared += expected.compare(&found, allowed, &message)?.compared;
         }
     }
     Ok(tally)

@@ -8,9 +8,10 @@ pub(super) fn deterministic(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop>
     let seeds = point.seeds(random);
     let needs = point.floating();
     let rtol = kit.tolerance(Property::Determinism);
+    let allowed = Allowed { rtol, atol: 0.0 };
     let first = Results::at::<Var>(kit, point, &seeds)?;
     let second = Results::at::<Var>(kit, point, &seeds)?;
-    let mut tally = first.compare(&second, rtol, "two equal calls give different numbers")?;
+    let mut tally = first.compare(&second, allowed, "two equal calls give different numbers")?;
 
     let applied = runs::apply::<Var>(kit.subject, point.given(&needs))?;
     let other: Flat = point.x.iter().map(|x| x.as_ref().map(halved)).collect();
@@ -22,7 +23,7 @@ pub(super) fn deterministic(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop>
     drop(between);
     let message = "another call, between forward and backward, changes the numbers: something \
                    is kept outside the context";
-    tally.compared += first.compare(&third, rtol, message)?.compared;
+    tally.compared += first.compare(&third, allowed, message)?.compared;
     Ok(tally)
 }
 
@@ -49,9 +50,9 @@ fn passes<V: Side>(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
             .map_err(|e| Stop::failed(format!("the {which} pass over a retained graph: {e}")))?;
         let message =
             format!("the {which} pass over a retained graph gives other numbers ({})", V::NAME);
-        let rtol = rtol(kit, Property::SecondPass, point);
+        let allowed = allowed(kit, Property::SecondPass, point);
         tally.compared +=
-            same(Are::Gradients, &first, &again, rtol).map_err(Stop::differs(message))?;
+            same(Are::Gradients, &first, &again, allowed).map_err(Stop::differs(message))?;
     }
     if first.iter().all(Option::is_none) {
         return Ok(tally);

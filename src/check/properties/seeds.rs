@@ -16,12 +16,12 @@ pub(super) fn linear(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let (u, v) = (point.seeds(random), point.seeds(random));
     let g = |seeds: &Flat| applied.gradients(seeds, &point.floating(), true);
     let (gu, gv) = (g(&u)?, g(&v)?);
-    let rtol = rtol(kit, Property::Linearity, point);
+    let allowed = allowed(kit, Property::Linearity, point);
     let mut compared = 0;
     for (a, b) in [(2.0, -0.5), (-1.0, 0.0), (1024.0, 3.0), (1.0 / 1024.0, 0.0)] {
         let expected = finite(&gu, &combine(a, &gu, b, &gv));
         let found = finite(&gu, &g(&combine(a, &u, b, &v))?);
-        compared += same(Are::Gradients, &expected, &found, rtol).map_err(|difference| {
+        compared += same(Are::Gradients, &expected, &found, allowed.times(a.abs().max(1.0))).map_err(|difference| {
             let message = format!(
                 "backward is not linear in its seed: g({a} u + {b} v) is not {a} g(u) + {b} g(v)"
             );
@@ -71,8 +71,13 @@ pub(super) fn zero(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let found = applied.gradients(&zeros, &point.floating(), true)?;
     let found = finite(&usual, &found);
     let expected = found.iter().map(|g| g.as_ref().map(Tensor::zeros_like)).collect();
-    let compared = same(Are::Gradients, &expected, &found, kit.tolerance(Property::ZeroSeed))
-        .map_err(Stop::differs("a seed of zeros gives a gradient that is not zero"))?;
+    let compared = same(
+        Are::Gradients,
+        &expected,
+        &found,
+        Allowed { rtol: 0.0, atol: kit.tolerance(Property::ZeroSeed) },
+    )
+    .map_err(Stop::differs("a seed of zeros gives a gradient that is not zero"))?;
     Ok(Tally { compared, kinks: 0 })
 }
 
@@ -103,14 +108,15 @@ fn one_by_one<V: Side>(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
             }
             let expected = applied.gradients(&zeros, &needs, true)?;
             let found = applied.gradients(&absent, &needs, true)?;
-            let rtol = rtol(kit, Property::UndefinedSeeds, point);
+            let allowed = allowed(kit, Property::UndefinedSeeds, point);
             let which = if alone { "only output" } else { "every output but" };
-            tally.compared +=
-                same(Are::Gradients, &expected, &found, rtol).map_err(Stop::differs(format!(
+            tally.compared += same(Are::Gradients, &expected, &found, allowed).map_err(
+                Stop::differs(format!(
                     "when {which} {j} is differentiated, the gradients are not those of zero \
                      seeds for the others ({})",
                     V::NAME
-                )))?;
+                )),
+            )?;
         }
     }
     Ok(tally)

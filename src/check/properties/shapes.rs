@@ -59,15 +59,15 @@ fn one(kit: &Kit<'_>, point: &Point, x: Flat, derivatives: bool) -> Result<usize
     let seeds = point.seeds(&mut kit.random(Property::Shapes));
     let first = Results::at::<Var>(kit, &point, &seeds)?;
     let second = Results::at::<Var>(kit, &point, &seeds)?;
-    let rtol = rtol(kit, Property::Shapes, &point);
+    let allowed = allowed(kit, Property::Shapes, &point);
     let again = "two equal calls give different numbers";
-    let mut compared = first.compare(&second, rtol, again)?.compared;
+    let mut compared = first.compare(&second, allowed, again)?.compared;
     let reference = kit.reference.map(|f| tch::no_grad(|| f(point.layout, &copies(&point.x))));
     if let Some(Ok(expected)) = reference {
         let message = "forward and the reference differ";
-        let rtol = super::rtol(kit, Property::Value, &point);
-        compared +=
-            same(Are::Outputs, &expected, &first.outputs, rtol).map_err(Stop::differs(message))?;
+        let allowed = super::allowed(kit, Property::Value, &point);
+        compared += same(Are::Outputs, &expected, &first.outputs, allowed)
+            .map_err(Stop::differs(message))?;
     }
     if !derivatives || !point.is_differentiable() {
         return Ok(compared);

@@ -8,7 +8,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let needs = point.floating();
     let seeds = point.seeds(&mut kit.random(Property::Threads));
     let expected = Results::at::<Var>(kit, point, &seeds)?;
-    let rtol = rtol(kit, Property::Threads, point);
+    let allowed = allowed(kit, Property::Threads, point);
     let shared = runs::apply::<Var>(kit.subject, point.given(&needs))?;
     let mut found = Vec::new();
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
             .map_err(|e| Stop::failed(format!("on eight threads at once: {e}")))?;
         for results in results {
             let message = "eight threads at once give other numbers than one";
-            tally.compared += expected.compare(&results, rtol, message)?.compared;
+            tally.compared += expected.compare(&results, allowed, message)?.compared;
         }
     }
     Ok(tally)
