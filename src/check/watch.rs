@@ -24,7 +24,7 @@ impl Log {
         lock(&self.changed).first().cloned()
     }
 
-    /// The tensors that were saved.
+    /// The memory of the tensors that were saved.
     pub fn take_saved(&self) -> Vec<Tensor> {
         std::mem::take(&mut lock(&self.saved))
     }
@@ -42,7 +42,7 @@ impl<F: Function> Function for Watched<F> {
 
     fn forward(&self, ctx: &mut Ctx, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
         let y = self.f.forward(ctx, x)?;
-        *lock(&self.log.saved) = ctx.saved().iter().map(|s| s.tensor.shallow_clone()).collect();
+        *lock(&self.log.saved) = ctx.saved().iter().map(|s| s.tensor.data()).collect();
         Ok(y)
     }
 

@@ -36,7 +36,6 @@ fn held<V: Side>(
     point: &Point,
     f: impl FnOnce(&Flat<V>) -> Result<Flat<V>>,
 ) -> Result<Held, Stop> {
-    // Copies: a view would hold what it is a view of.
     let seeds = copies(&point.seeds(&mut kit.random(Property::Leaks)));
     let needs = point.floating();
     drop(runs::apply::<V>(kit.subject, point.given(&needs))?);
@@ -45,8 +44,8 @@ fn held<V: Side>(
     let mut held = Held::new();
     for (what, list) in [("input", &applied.inputs), ("output", &applied.outputs)] {
         for (i, v) in list.iter().enumerate() {
-            // The memory: libtorch's own graph holds the tensor object.
-            held.extend(v.as_ref().map(|v| (what, i, v.tensor().detach())));
+            // The memory alone: a view would hold what it is a view of.
+            held.extend(v.as_ref().map(|v| (what, i, v.tensor().data())));
         }
     }
     held.extend(seeds.into_iter().enumerate().filter_map(|(i, s)| Some(("seed", i, s?))));
