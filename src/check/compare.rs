@@ -13,7 +13,7 @@ pub(super) enum Are {
 }
 
 impl Are {
-    fn name(self, position: usize) -> String {
+    pub fn name(self, position: usize) -> String {
         match self {
             Are::Outputs => format!("output {position}"),
             Are::Gradients => format!("gradient of input {position}"),
@@ -96,6 +96,12 @@ pub(super) fn worst(expected: &[f64], found: &[f64], atol: f64, rtol: f64) -> Op
     };
     let worst = (0..expected.len()).max_by(|a, b| excess(a).total_cmp(&excess(b)));
     worst.filter(|i| excess(i) > 0.0)
+}
+
+/// Whether two numbers are further apart than is allowed; NaN is from all.
+pub(super) fn apart(a: f64, b: f64, allowed: f64) -> bool {
+    let difference = (a - b).abs();
+    difference.is_nan() || difference > allowed
 }
 
 /// The greatest finite magnitude; 0 where there is none.

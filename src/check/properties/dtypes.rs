@@ -1,7 +1,7 @@
 use super::*;
+use crate::check::Random;
 use crate::check::compare::{greatest, numbers, worst};
 use crate::check::failure::Difference;
-use crate::check::points::CloneFlat;
 use crate::{Error, Var};
 use tch::Tensor;
 
@@ -36,75 +36,86 @@ fn coarse(
     rounding: f64,
     limit: f64,
 ) -> Result<usize, Stop> {
-    let to = |t: &Tensor, kind| if t.is_floating_point() { t.to_kind(kind) } else { t.copy() };
-    let all = |x: &Flat, kind| x.iter().map(|t| t.as_ref().map(|t| to(t, kind))).collect::<Flat>();
-    let seeds = all(&point.seeds(&mut kit.random(Property::Dtypes)), kind);
-    let rounded = all(&point.x, kind);
+    let seeds = converted(&point.seeds(&mut kit.random(Property::Dtypes)), kind);
+    let rounded = converted(&point.x, kind);
     let found = match run(kit, point, &rounded, &seeds) {
         Ok(found) => found,
         Err(Stop::Error(e)) if is_clear(&e) => return Ok(0),
         Err(Stop::Error(e)) => return Err(Stop::failed(format!("on {kind:?} inputs: {e}"))),
         Err(stop) => return Err(stop),
     };
-    let (x, seeds) = (all(&rounded, Kind::Double), all(&seeds, Kind::Double));
+    let (x, seeds) = (converted(&rounded, Kind::Double), converted(&seeds, Kind::Double));
     let expected = run(kit, point, &x, &seeds)?;
     let random = &mut kit.random(Property::Dtypes);
     let mut moved = Vec::new();
     for _ in 0..2 {
-        let mut near = |t: &Tensor| match t.is_floating_point() {
-            true => t * (1.0 + random.fill(&t.size(), |r| 4.0 * rounding * r.signed())),
-            false => t.copy(),
-        };
-        let mut near = |x: &Flat| x.iter().map(|t| t.as_ref().map(&mut near)).collect::<Flat>();
-        let (x, seeds) = (near(&x), near(&seeds));
-        // Near the edge of a domain small changes may leave it.
-        match run(kit, point, &x, &seeds) {
-            Ok(results) => moved.push(results),
-            Err(_) => return Ok(0),
-        }
+        let mut near = |x: &Flat| nearby(x, 4.0 * rounding, random);
+        // At the edge of a domain small changes may leave it.
+        let Ok(results) = run(kit, point, &near(&x), &near(&seeds)) else { return Ok(0) };
+        moved.push(results);
     }
-    let mut compared = 0;
+    // Seeds and inputs that cancel out leave their rounding behind; f32 has
+    // digits enough to allow for factors on the way.
+    let cancelled = if kind == Kind::Float { 8.0 } else { 1.0 } * point.greatest().max(1.0);
     let units = kit.tolerance(Property::Dtypes);
+    let mut compared = 0;
     for are in [Are::Outputs, Are::Gradients] {
         for i in 0..expected.list(are).len() {
-            let Some(e) = expected.list(are)[i].as_ref().map(numbers) else { continue };
-            let Some(found) = &found.list(are)[i] else { continue };
-            let (shape, mut f) = (found.size(), numbers(found));
-            if e.len() != f.len() {
-                let form = format!("{} and {} elements", e.len(), f.len());
-                let difference = Difference::of_form(format!("{kind:?} result {i}"), form);
-                return Err(Stop::differs(format!("on {kind:?} inputs"))(Box::new(difference)));
-            }
-            let mut unsteady = 0f64;
-            for m in &moved {
-                let m = m.list(are)[i].as_ref().map(numbers).unwrap_or_else(|| vec![0.0; e.len()]);
-                let change = e.iter().zip(&m).map(|(e, m)| (e - m).abs());
-                unsteady = change.filter(|x| !x.is_nan()).fold(unsteady, f64::max);
-            }
-            for (f, e) in f.iter_mut().zip(&e) {
-                // Beyond what the dtype can hold.
-                if !f.is_finite() && !(e.abs() < limit / 64.0) || e.is_nan() {
-                    *f = *e;
-                }
-            }
-            // Seeds and inputs that cancel out leave their rounding behind; f32
-            // has digits enough to allow for factors on the way.
-            let cancelled = if kind == Kind::Float { 8.0 } else { 1.0 } * point.greatest().max(1.0);
-            let allowed =
-                units * (rounding * (greatest(&e) + cancelled) + smallest(kind)) + 4.0 * unsteady;
-            if let Some(k) = worst(&e, &f, allowed, 0.0) {
-                let what = match are {
-                    Are::Outputs => format!("output {i}"),
-                    Are::Gradients => format!("gradient of input {i}"),
-                };
-                let difference = Difference::at(what, k, &shape, e[k], f[k]);
+            let (Some(e), Some(f)) = (&expected.list(are)[i], &found.list(are)[i]) else {
+                continue;
+            };
+            let e = numbers(e);
+            let moved = moved.iter().filter_map(|m| m.list(are)[i].as_ref().map(numbers));
+            let change = moved.map(|m| greatest(&difference(&e, &m))).fold(0.0, f64::max);
+            let size = greatest(&e) + cancelled;
+            let allowed = units * (rounding * size + smallest(kind)) + 4.0 * change;
+            compared += e.len();
+            if let Some((element, e, f)) = beyond(&e, f, allowed, limit) {
+                let difference =
+                    Difference::at(are.name(i), element, &f_size(&found, are, i), e, f);
                 let message = format!("{kind:?} gives other numbers than f64, beyond rounding");
                 return Err(Stop::differs(message)(Box::new(difference)));
             }
-            compared += e.len();
         }
     }
     Ok(compared)
+}
+
+fn f_size(results: &Results, are: Are, i: usize) -> Vec<i64> {
+    results.list(are)[i].as_ref().map(Tensor::size).unwrap_or_default()
+}
+
+fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+/// The element of `found` that is furthest from what it may be, if one is, with
+/// both numbers. `limit` is the greatest number of the dtype.
+fn beyond(expected: &[f64], found: &Tensor, allowed: f64, limit: f64) -> Option<(usize, f64, f64)> {
+    let held = |(f, e): (f64, &f64)| {
+        // Beyond what the dtype can hold, or not a number in f64 either.
+        let overflows = !f.is_finite() && (e.is_nan() || e.abs() >= limit / 64.0);
+        if overflows || e.is_nan() { *e } else { f }
+    };
+    let mut found: Vec<f64> = numbers(found).into_iter().zip(expected).map(held).collect();
+    // Of another shape, which is wrong everywhere.
+    found.resize(expected.len(), f64::NAN);
+    let element = worst(expected, &found, allowed, 0.0)?;
+    Some((element, expected[element], found[element]))
+}
+
+fn converted(x: &Flat, kind: Kind) -> Flat {
+    let to = |t: &Tensor| if t.is_floating_point() { t.to_kind(kind) } else { t.copy() };
+    x.iter().map(|t| t.as_ref().map(to)).collect()
+}
+
+/// Each number changed by up to `relative` of its own.
+fn nearby(x: &Flat, relative: f64, random: &mut Random) -> Flat {
+    let mut near = |t: &Tensor| match t.is_floating_point() {
+        true => t * (1.0 + random.fill(&t.size(), |r| relative * r.signed())),
+        false => t.copy(),
+    };
+    x.iter().map(|t| t.as_ref().map(&mut near)).collect()
 }
 
 /// The distance between the smallest numbers.
@@ -122,7 +133,7 @@ fn run(kit: &Kit<'_>, point: &Point, x: &Flat, seeds: &Flat) -> Result<Results, 
     let like = |(seed, y): (&Option<Tensor>, &Option<Var>)| {
         Some(seed.as_ref()?.to_kind(y.as_ref()?.value().kind()))
     };
-    let seeds = seeds.clone_flat().iter().zip(&applied.outputs).map(like).collect();
+    let seeds = seeds.iter().zip(&applied.outputs).map(like).collect();
     Ok(Results::of(&applied, &seeds, &needs)?)
 }
 
@@ -167,11 +178,11 @@ fn is_f64(kit: &Kit<'_>, point: &Point) -> Result<usize, Stop> {
 /// Numbers that are not short by nature, and all fit into f32.
 fn is_cut(numbers: &[f64]) -> bool {
     let fits = |x: &f64| !x.is_finite() || f64::from(*x as f32) == *x;
-    // Of five binary digits or more, and no whole numbers.
-    let is_long = |x: &&f64| {
-        x.is_finite()
-            && x.fract() != 0.0
-            && (**x * 0.5f64.powi(x.abs().log2().floor() as i32) * 16.0).fract() != 0.0
-    };
-    numbers.iter().all(fits) && numbers.iter().filter(is_long).count() >= 2
+    numbers.iter().all(fits) && numbers.iter().filter(|x| is_long(**x)).count() >= 2
+}
+
+/// Whether a number has five binary digits or more, and is not a whole one.
+fn is_long(x: f64) -> bool {
+    let leading = 0.5f64.powi(x.abs().log2().floor() as i32);
+    x.is_finite() && x.fract() != 0.0 && (x * leading * 16.0).fract() != 0.0
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::check::compare::numbers;
+use crate::check::compare::{apart, numbers};
 use crate::check::failure::Difference;
 use crate::{DualLevel, Error, Var};
 use std::sync::{Mutex, PoisonError};
@@ -27,9 +27,8 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
         let gradients = applied.gradients(&seeds, &needs, true)?;
         let (found, _) = dot(&seeds, &tangents);
         let (expected, size) = dot(&gradients, &u);
-        if !((found - expected).abs() <= allowed.rtol * size.max(found.abs()) + allowed.atol)
-            && expected.is_finite()
-        {
+        let most = allowed.rtol * size.max(found.abs()) + allowed.atol;
+        if expected.is_finite() && apart(found, expected, most) {
             let (what, element) = chosen(&seeds);
             let difference = Difference { what, element, expected, found, form: None };
             return Err(Stop::differs("jvp and backward differ")(Box::new(difference)));

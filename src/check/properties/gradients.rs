@@ -1,5 +1,6 @@
 use super::*;
 use crate::check::derivatives::{self, Computation};
+use crate::check::gradcheck::Evaluate;
 use crate::check::points::CloneFlat;
 use crate::{Error, Var};
 
@@ -84,11 +85,7 @@ pub(super) fn second(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
 }
 
 /// `seeds . d(gradients) / d(x)`
-fn along(
-    x: &Flat,
-    on_vars: &dyn Fn(&[Option<Var>]) -> Result<Flat<Var>>,
-    seeds: &Flat,
-) -> Result<Flat> {
+fn along(x: &Flat, on_vars: &Evaluate<'_>, seeds: &Flat) -> Result<Flat> {
     let needs: Vec<bool> = crate::check::points::floating(x);
     let lies = crate::check::layout::Layout::Contiguous;
     let given = runs::Given { layout: 0, x, needs: &needs, lies };

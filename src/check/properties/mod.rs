@@ -107,5 +107,8 @@ fn allowed(kit: &Kit<'_>, property: Property, point: &Point) -> Allowed {
     let inputs = point.x.iter().flatten().map(|x| of(x.kind()));
     let coarsest = outputs.map(|y| of(y.kind)).chain(inputs).fold(0.0, f64::max);
     let rtol = kit.tolerance(property).max(coarsest);
-    Allowed { rtol, atol: 1e-13f64.max(coarsest) * point.greatest().max(1.0) }
+    // At large inputs functions saturate, and steep ones leave more.
+    let size = point.greatest().max(1.0);
+    let left = (1e-13 * size.powi(3)).min(1e-8).max(1e-13 * size);
+    Allowed { rtol, atol: left.max(coarsest * size) }
 }
