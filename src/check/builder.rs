@@ -3,6 +3,7 @@
 use super::kit::Kit;
 use super::points::{self, CloneFlat};
 use super::progress::Progress;
+use super::quiet::quietly;
 use super::subject::{Flat, Plain, PlainFn, Typed, plain};
 use super::{CheckReport, Domain, Outcome, Property};
 use crate::tensors::{Of, Refs, sealed::Shape};
@@ -158,6 +159,10 @@ impl<F: Function> Check<F> {
     /// for a seed that is no number; what the Function itself returns at a
     /// sample. What it does wrong is in the report.
     pub fn run(self) -> Result<CheckReport> {
+        quietly(|| self.run_aloud())
+    }
+
+    fn run_aloud(self) -> Result<CheckReport> {
         let op = self.function.name();
         let samples = self.samples(op)?;
         let seed = self.seed.map_or_else(|| environment_seed(op), Ok)?;

@@ -103,20 +103,33 @@ impl fmt::Display for CheckReport {
             self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Passed { .. })).count();
         let seconds = self.elapsed.as_secs_f64();
         write!(f, "{op}: {passed} properties hold, {failed} do not ({seconds:.2} s)")?;
-        let mut told: Vec<&Failure> = Vec::new();
-        for failure in self.failures() {
-            // The same error stops several properties.
-            match told.iter().find(|t| t.message == failure.message && t.difference.is_none()) {
-                Some(same) => write!(
-                    f,
-                    "\n\n{op} fails {}: as {}, {}",
-                    failure.property, same.property, same.message
-                )?,
-                None => write!(f, "\n\n{failure}")?,
+        for failures in self.grouped() {
+            let (first, rest) = (failures[0], &failures[1..]);
+            write!(f, "\n\n{first}")?;
+            if !rest.is_empty() {
+                let names: Vec<String> = rest.iter().map(|f| f.property.to_string()).collect();
+                write!(f, "\n  the same stops {}", names.join(", "))?;
             }
-            told.push(failure);
         }
         Ok(())
+    }
+}
+
+impl CheckReport {
+    /// The failures, those with one message together: an error stops many
+    /// properties.
+    fn grouped(&self) -> Vec<Vec<&Failure>> {
+        let mut groups: Vec<Vec<&Failure>> = Vec::new();
+        for failure in self.failures() {
+            let same = |group: &&mut Vec<&Failure>| {
+                failure.difference.is_none() && group[0].message == failure.message
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.push(failure),
+                None => groups.push(vec![failure]),
+            }
+        }
+        groups
     }
 }
 
@@ -127,9 +140,18 @@ impl fmt::Display for Outcome {
                 write!(f, "ok      {compared} comparisons at {points} points")?;
                 if *kinks > 0 { write!(f, ", {kinks} left out at kinks") } else { Ok(()) }
             }
-            Outcome::Failed(failure) => write!(f, "FAILED  {}", failure.message),
-            Outcome::NotApplicable(why) => write!(f, "-       {why}"),
+            Outcome::Failed(failure) => write!(f, "FAILED  {}", short(&failure.message)),
+            Outcome::NotApplicable(why) => write!(f, "-       {}", short(why)),
             Outcome::Skipped(why) => write!(f, "skipped {why}"),
         }
+    }
+}
+
+/// The beginning of a long message.
+fn short(message: &str) -> String {
+    const LENGTH: usize = 72;
+    match message.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{}..", &message[..end]),
+        None => message.to_owned(),
     }
 }

@@ -80,10 +80,12 @@ impl Kit<'_> {
         // The whole point says more of the cause than what is left of it.
         let cause = first.cause.or(finding.cause);
         let point = smaller.as_ref().unwrap_or(point);
+        let named = format!("{}: ", self.op);
+        let message = finding.message.strip_prefix(&named).unwrap_or(&finding.message);
         Failure {
             op: self.op,
             property,
-            message: finding.message,
+            message: message.to_owned(),
             difference: finding.difference,
             cause,
             inputs: point.describe(),
