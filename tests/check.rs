@@ -342,6 +342,21 @@ fn faults_of_two_inputs_and_outputs() -> Result<()> {
 }
 
 #[test]
+fn a_loop_that_forgets_what_is_left_after_whole_vectors() -> Result<()> {
+    let report = report("Tail", |dy, x| {
+        let dx = dy * x * 2.0;
+        let flat = dx.contiguous().view(-1);
+        let (whole, n) = (flat.numel() as i64 / 8 * 8, flat.numel() as i64);
+        if n > 8 {
+            let _ = flat.narrow(0, whole, n - whole).zero_();
+        }
+        flat.view_as(x)
+    })?;
+    caught(&report, Property::Shapes, "made 19");
+    Ok(())
+}
+
+#[test]
 fn the_seed_is_told_and_repeats() -> Result<()> {
     let at = |seed| Check::new(ops::Mul, [(x(), w())]).seed(seed).run();
     assert!(at(7)?.to_string().contains("seed 7"));

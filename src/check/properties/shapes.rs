@@ -1,27 +1,35 @@
 use super::dtypes::is_clear;
 use super::*;
+use crate::check::Random;
 use crate::{Error, Var};
 use tch::Tensor;
 
-/// Each size that a dimension has made 0, and 1, in all inputs; and all
-/// floating-point inputs scalars.
+/// Each size that a dimension has made 0, 1 and 19, longer than any vector
+/// register and no multiple of one, in all inputs; and all floating-point
+/// inputs scalars.
 pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let mut tally = Tally::default();
     // Derivatives that are wrong in every shape are for Gradcheck to tell.
     let derivatives = super::gradients::first(kit, point).is_ok();
-    for (x, what) in forms(&point.x) {
+    for (x, what) in forms(kit, &point.x) {
         tally.compared += one(kit, point, x, derivatives).map_err(|stop| in_form(&what, stop))?;
     }
     Ok(tally)
 }
 
-fn forms(x: &Flat) -> Vec<(Flat, String)> {
+const LONG: i64 = 19;
+
+fn forms(kit: &Kit<'_>, x: &Flat) -> Vec<(Flat, String)> {
     let mut forms = Vec::new();
+    let random = &mut kit.random(Property::Shapes);
     for size in sizes(x) {
         for to in [0, 1] {
             if size > to {
                 forms.push((resized(x, size, to), format!("dimensions of {size} made {to}")));
             }
+        }
+        if (2..LONG).contains(&size) {
+            forms.push((grown(x, size, random), format!("dimensions of {size} made {LONG}")));
         }
     }
     let scalar = |t: &Tensor| match t.is_floating_point() && t.numel() > 0 {
@@ -48,6 +56,18 @@ pub(in crate::check) fn resized(x: &Flat, from: i64, to: i64) -> Flat {
         dims.fold(t.shallow_clone(), |t, (dim, _)| t.narrow(dim as i64, 0, to)).copy()
     };
     x.iter().map(|t| t.as_ref().map(cut)).collect()
+}
+
+/// Every dimension of one size made longer, with numbers a bit smaller than
+/// those that it has.
+fn grown(x: &Flat, from: i64, random: &mut Random) -> Flat {
+    let index = Tensor::from_slice(&(0..LONG).map(|i| i % from).collect::<Vec<_>>());
+    let mut grown = |t: &Tensor| {
+        let dims = t.size().into_iter().enumerate().filter(|(_, size)| *size == from);
+        let t = dims.fold(t.copy(), |t, (dim, _)| t.index_select(dim as i64, &index));
+        if t.is_floating_point() { &t * random.tensor(&t.size(), 0.5, 1.0) } else { t }
+    };
+    x.iter().map(|t| t.as_ref().map(&mut grown)).collect()
 }
 
 fn one(kit: &Kit<'_>, point: &Point, x: Flat, derivatives: bool) -> Result<usize, Stop> {
