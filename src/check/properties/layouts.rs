@@ -39,10 +39,9 @@ fn one<V: Side>(kit: &Kit<'_>, point: &Point, lies: Layout) -> Result<usize, Sto
         let given = runs::Given { lies: inputs_lie, ..plain.given(&needs) };
         Results::of(&runs::apply::<V>(kit.subject, given)?, seeds, &needs)
     };
-    let expected = run(Layout::Contiguous, &seeds)?;
-    if !is_tame(&expected) {
+    let Some(expected) = run(Layout::Contiguous, &seeds).ok().filter(is_tame) else {
         return Ok(0);
-    }
+    };
     let allowed = allowed(kit, Property::Layouts, point);
     let mut compared = 0;
     for (inputs_lie, seeds, which) in [
