@@ -5,7 +5,7 @@ use crate::ctx::Saved;
 use crate::{Ctx, DoubleBackward, Function, Grads, Of, Refs, tensors::sealed::Shape};
 use anyhow::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// What was seen of one application.
 #[derive(Default)]
@@ -71,6 +71,10 @@ impl<F: Function> Function for Watched<F> {
 
     fn double_backward(&self) -> DoubleBackward {
         self.f.double_backward()
+    }
+
+    fn cast_inputs(&self) -> Option<Kind> {
+        self.f.cast_inputs()
     }
 }
 
