@@ -357,16 +357,22 @@
 //!
 //! # Checking a Function
 //!
-//! [`gradcheck`](check::gradcheck()) compares every derivative with differences
-//! of `forward`. Write this test first; it needs no formula of yours.
+//! [`check`](check::check()) tries everything that is known to go wrong with a
+//! Function: each [`Property`](check::Property), from derivatives of first and
+//! second order to strides, dtypes, threads and leaks, at the samples given and
+//! at random points like them. Write this test first; it needs no formula of
+//! yours.
 //!
 //! ```
 //! use tch::Tensor;
-//! use tch_function::{gradcheck, ops::Log1pExp};
+//! use tch_function::{check::Check, ops::Log1pExp};
 //!
-//! gradcheck(Log1pExp, &Tensor::from_slice(&[-3.0, 0.5, 4.5]))?.assert();
-//! # anyhow::Ok(())
+//! let samples = [Tensor::from_slice(&[-3.0, 0.5, 4.5])];
+//! Check::new(Log1pExp, samples).reference(|x| x.softplus()).assert();
 //! ```
+//!
+//! [`check_tests!`] makes each property a test of its own, and
+//! [`gradcheck`](check::gradcheck()) compares derivatives alone.
 //!
 //! # Why
 //!
@@ -426,7 +432,7 @@ mod rules;
 mod tensors;
 mod value;
 
-pub use check::{Gradcheck, gradcheck, gradcheck_fn};
+pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
 pub use forward_ad::DualLevel;

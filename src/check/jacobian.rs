@@ -1,6 +1,6 @@
 //! The whole Jacobian, twice: from `backward`, and from differences.
 
-use super::Evaluate;
+use super::gradcheck::Evaluate;
 use crate::{Ctx, Error, Function, GradOptions, Result, Var, error};
 use tch::{Kind, Tensor};
 
@@ -21,6 +21,12 @@ pub(super) struct Analytic {
 }
 
 impl Analytic {
+    /// The greatest finite magnitude among them.
+    pub fn greatest(&self) -> f64 {
+        let all = self.derivatives.iter().flatten().flatten().flatten();
+        all.map(|d| d.abs()).filter(|d| d.is_finite()).fold(0.0, f64::max)
+    }
+
     /// The derivative that `slope` is of.
     pub fn at(&self, slope: &Slope) -> f64 {
         self.derivatives[slope.output][slope.output_element][slope.input][slope.input_element]

@@ -1,7 +1,7 @@
 //! [`Report`]: what a check found, for people to read.
 
-use super::Tolerances;
-use super::jacobian::Slope;
+use super::gradcheck::Tolerances;
+use super::{failure::index, jacobian::Slope};
 use std::fmt;
 
 /// What [`gradcheck`](super::gradcheck) found. Printed, it is a table of the
@@ -151,20 +151,4 @@ impl fmt::Display for Mismatch {
         let (numeric, analytic) = (self.numeric, self.analytic);
         write!(f, "{y:<24} {x:<24} {numeric:>14.6e} {analytic:>14.6e} {:>11.3e}", self.difference())
     }
-}
-
-/// The index of an element that is counted in row-major order.
-fn index(element: usize, shape: &[i64]) -> Vec<i64> {
-    let mut rest = element as i64;
-    let mut index: Vec<i64> = shape
-        .iter()
-        .rev()
-        .map(|&size| {
-            let i = rest % size;
-            rest /= size;
-            i
-        })
-        .collect();
-    index.reverse();
-    index
 }

@@ -195,6 +195,12 @@ bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
   });
 }
 
+// Some derivatives (that of sgn, say) are libtorch's zeros without memory, of
+// which nobody can read the data.
+static at::Tensor with_memory(const at::Tensor& t) {
+  return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
+}
+
 bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
              size_t n_outputs, const at::Tensor* const* inputs,
              size_t n_inputs, bool retain_graph, bool create_graph,
@@ -205,7 +211,7 @@ bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
         copy_handles(seeds, n_outputs), retain_graph, create_graph,
         /*allow_unused=*/true);
     for (size_t i = 0; i < n_inputs; ++i)
-      grads[i] = found[i].defined() ? new at::Tensor(found[i]) : nullptr;
+      grads[i] = found[i].defined() ? new at::Tensor(with_memory(found[i])) : nullptr;
     return true;
   });
 }

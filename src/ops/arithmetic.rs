@@ -140,13 +140,19 @@ impl Function for Pow {
         let (a, b) = (saved[0], saved[1]);
         let da = gradient(ctx, 0, || {
             let slope = b.f_mul(&a.f_pow(&b.f_sub_scalar(1)?)?)?;
-            Ok(chain(dy, &slope)?.f_masked_fill(&b.f_eq(0)?, 0)?)
+            // 0 times infinity. Elsewhere b = 0 makes 0 by itself, and has a
+            // second derivative.
+            let undefined = a.f_abs()?.f_gt(0)?.f_logical_not()?;
+            let flat = b.f_eq(0)?.f_logical_and(&undefined)?;
+            Ok(chain(dy, &slope)?.f_masked_fill(&flat, 0)?)
         })?;
         let db = gradient(ctx, 1, || {
             let y = saved[2];
             let flat = a.f_eq(0)?.f_logical_and(&b.f_ge(0)?)?;
-            let slope = y.f_mul(&a.f_to_kind(y.kind())?.f_log()?)?;
-            chain(dy, &slope.f_masked_fill(&flat, 0)?)
+            // log 1 = 0 in place of an infinity, of which 0 times is no number.
+            let base = a.f_where_scalarother(&flat.f_logical_not()?, 1)?;
+            let slope = y.f_mul(&base.f_to_kind(y.kind())?.f_log()?)?;
+            chain(dy, &slope)
         })?;
         Ok((da, db))
     }

@@ -41,7 +41,8 @@ impl Function for Log1pExp {
 }
 
 fn log1p_exp(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_relu()?.f_add(&decayed(x)?.f_log1p()?)?)
+    let e = x.f_abs()?.f_neg()?.f_exp()?;
+    Ok(x.f_relu()?.f_add(&e.f_log1p()?)?)
 }
 
 /// `1 / (1 + e^-x)`: `q` below 0 and `1 - q` above, with `q = e / (1 + e)`.
@@ -49,15 +50,12 @@ fn log1p_exp(x: &Tensor) -> Result<Tensor> {
 /// For small `e` the roundings of `1 + e` and of the quotient would add up to
 /// more than 2 ulp; in `e - e q` they count only `e` times as much.
 fn slope(x: &Tensor) -> Result<Tensor> {
-    let e = decayed(x)?;
+    let negative = x.f_lt(0)?;
+    // e^-|x| as above, but with a slope at 0 for the second derivative.
+    let e = x.f_where_self(&negative, &x.f_neg()?)?.f_exp()?;
     let q = e.f_div(&e.f_add_scalar(1)?)?;
     let q = e.f_sub(&e.f_mul(&q)?)?.f_where_self(&e.f_lt(0.25)?, &q)?;
-    Ok(q.f_where_self(&x.f_lt(0)?, &q.f_rsub_scalar(1)?)?)
-}
-
-/// `e^-|x|`
-fn decayed(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_abs()?.f_neg()?.f_exp()?)
+    Ok(q.f_where_self(&negative, &q.f_rsub_scalar(1)?)?)
 }
 
 impl Var {
