@@ -503,12 +503,19 @@ enum Fault {
 
 #[inline]
 fn caught<T>(op: &'static str, body: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Fault> {
-    let body = std::panic::AssertUnwindSafe(|| ffi::catch_cpp(op, body));
+    let body = std::panic::AssertUnwindSafe(|| ffi::catch_cpp(body));
     match std::panic::catch_unwind(body) {
-        Ok(Ok(done)) => done.map_err(Fault::Returned),
-        Ok(Err(Error::Torch { message, .. })) => Err(Fault::Threw(message)),
-        Ok(Err(error)) => Err(Fault::Returned(error.into())),
+        Ok(Some(done)) => done.map_err(Fault::Returned),
+        Ok(None) => Err(thrown(op)),
         Err(payload) => Err(Fault::Panicked(panic_message(payload))),
+    }
+}
+
+#[cold]
+fn thrown(op: &'static str) -> Fault {
+    match ffi::last_error(op) {
+        Error::Torch { message, .. } => Fault::Threw(message),
+        error => Fault::Returned(error.into()),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::Error;
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -79,7 +79,9 @@ unsafe extern "C" {
     ) -> bool;
 }
 
-fn last_error(op: &'static str) -> Error {
+/// What this thread's last failure was.
+#[cold]
+pub(crate) fn last_error(op: &'static str) -> Error {
     // SAFETY: gives up the error that it returns.
     if let Some(error) = node::take_error(unsafe { tf_take_error() }) {
         return error;
@@ -94,26 +96,26 @@ fn check(op: &'static str, done: bool) -> Result<(), Error> {
     if done { Ok(()) } else { Err(last_error(op)) }
 }
 
-/// Runs `body`; a C++ exception that it lets through is an error. (Rust's own
-/// `catch_unwind` aborts on one.)
-#[inline]
-pub(crate) fn catch_cpp<T>(op: &'static str, body: impl FnOnce() -> T) -> Result<T, Error> {
+/// Runs `body`; `None` if it let a C++ exception through, which [`last_error`]
+/// then tells. (Rust's own `catch_unwind` aborts on one.)
+#[inline(always)]
+pub(crate) fn catch_cpp<T, F: FnOnce() -> T>(body: F) -> Option<T> {
     struct Call<F, T> {
-        body: Option<F>,
-        value: Option<T>,
+        body: ManuallyDrop<F>,
+        value: MaybeUninit<T>,
     }
     extern "C-unwind" fn run<T, F: FnOnce() -> T>(call: *mut c_void) {
-        // SAFETY: `call` is the Call below, which nobody else uses meanwhile.
-        let call = unsafe { &mut *call.cast::<Call<F, T>>() };
-        call.value = call.body.take().map(|body| body());
+        // SAFETY: `call` is the Call below, which nobody else uses meanwhile; it
+        // is run once, so that its body is taken once.
+        unsafe {
+            let call = &mut *call.cast::<Call<F, T>>();
+            call.value.write(ManuallyDrop::take(&mut call.body)());
+        }
     }
-    fn start<T, F: FnOnce() -> T>(call: &mut Call<F, T>) -> bool {
-        // SAFETY: `run` gets the Call that it is made for, during the call alone.
-        unsafe { tf_try(run::<T, F>, (&raw mut *call).cast()) }
-    }
-    let mut call = Call { body: Some(body), value: None };
-    let done = start(&mut call);
-    call.value.filter(|_| done).ok_or_else(|| last_error(op))
+    let mut call = Call { body: ManuallyDrop::new(body), value: MaybeUninit::uninit() };
+    // SAFETY: `run` gets the Call that it is made for, during the call alone, and
+    // has written the value if the shim returns true.
+    unsafe { tf_try(run::<T, F>, (&raw mut call).cast()).then(|| call.value.assume_init()) }
 }
 
 /// A tensor's description, borrowed from the tensor; `dtype` is -1 when it is

@@ -246,7 +246,7 @@ extern "C" fn drop_state<B>(state: *mut c_void) {
 /// Neither a panic nor a C++ exception in user code's drop must reach C++; there
 /// is nobody to report it to but the panic hook, which has printed it.
 pub(super) fn drop_quietly<T>(value: T) {
-    let _ = catch_unwind(AssertUnwindSafe(|| super::catch_cpp("drop", || drop(value))));
+    let _ = catch_unwind(AssertUnwindSafe(|| super::catch_cpp(|| drop(value))));
 }
 
 fn static_name(op: *const c_char, len: usize) -> &'static str {
