@@ -100,7 +100,10 @@ fn compile_shim(include: &Path) {
         .flag(include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
-        .files(["shim", "node", "hooks", "modes"].map(|file| format!("src/ffi/{file}.cpp")));
+        .files(
+            ["shim", "node", "hooks", "modes", "memory", "parallel"]
+                .map(|file| format!("src/ffi/{file}.cpp")),
+        );
     // Set by .ci/run: a warning of another compiler must not break a user's build.
     if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {
         build.warnings_into_errors(true);

@@ -365,6 +365,18 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         message: String,
     },
+    /// A tensor whose memory a kernel cannot use.
+    #[error("{op}: {what} {found}; {instead}")]
+    NoKernel {
+        /// The kernel's function.
+        op: &'static str,
+        /// Which tensor.
+        what: String,
+        /// What is the matter with it.
+        found: &'static str,
+        /// What to do.
+        instead: &'static str,
+    },
     /// A forward-mode tangent on an input of a Function without a jvp.
     #[error(
         "{op}: an input carries a forward-mode tangent, and {op} has no jvp; implement \
@@ -428,6 +440,7 @@ impl Error {
             | NotFloating { op, .. }
             | NoForwardMode { op }
             | Argument { op, .. }
+            | NoKernel { op, .. }
             | Torch { op, .. } => Some(op),
             SeedCount { .. }
             | NoGraph { .. }

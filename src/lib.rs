@@ -423,6 +423,7 @@ mod forward_ad;
 mod function;
 mod grad;
 mod graph;
+pub mod kernel;
 mod libtorch;
 mod lift;
 mod meta;

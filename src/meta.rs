@@ -97,7 +97,7 @@ fn is_differentiable(dtype: i8) -> bool {
 }
 
 /// The Kind of a `c10::ScalarType`; tch keeps its own table private.
-fn kind_of(dtype: i8) -> Kind {
+pub(crate) fn kind_of(dtype: i8) -> Kind {
     use Kind::*;
     const FIRST: [Kind; 16] = [
         Uint8,

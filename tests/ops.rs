@@ -140,6 +140,9 @@ cases! {
     tanh [x] Complex UNARY [ANY], x.tanh() => x.tanh();
     sigmoid [x] Complex UNARY [ANY], x.sigmoid() => x.sigmoid();
     log1p_exp [x] Real UNARY [ANY], x.log1p_exp() => x.softplus();
+    gelu [x] Real UNARY [ANY], x.gelu() => x.gelu("none");
+    gelu_tanh [x] Real UNARY [ANY], x.gelu_tanh() => x.gelu("tanh");
+    silu [x] Real UNARY [ANY], x.silu() => x.silu();
 
     relu [x] Real UNARY [NOT_ZERO], x.relu() => x.relu();
     abs [x] Complex UNARY [NOT_ZERO], x.abs() => x.abs();

@@ -2,8 +2,10 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod hooks;
+pub(crate) mod memory;
 pub(crate) mod modes;
 pub(crate) mod node;
+pub(crate) mod parallel;
 
 use crate::error::Error;
 use std::borrow::Borrow;

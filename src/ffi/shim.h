@@ -223,4 +223,59 @@ void tf_exit_inference_mode(void* mode) noexcept;
 // on to the caller, so this one is not noexcept.
 bool tf_try(void (*body)(void*), void* data);
 
+// --- Kernels: the memory of tensors, and libtorch's threads -----------------
+
+// A dense CPU tensor's memory. The pointers are valid while the tensor lives
+// and nobody resizes it or its storage.
+struct tf_memory {
+  const int64_t* sizes;
+  const int64_t* strides;
+  size_t dim;
+  size_t count;  // of elements
+  const void* data;
+  int8_t dtype;
+  bool contiguous;
+  bool dense;  // each byte of a range belongs to one element
+};
+
+// Why a kernel cannot run on a tensor.
+enum tf_unfit : uint8_t {
+  TF_FIT = 0,
+  TF_FAILED,    // an exception; see tf_last_error
+  TF_UNDEFINED,
+  TF_NO_DATA,   // meta, fake, a wrapper, freed
+  TF_OTHER_DEVICE,
+  TF_QUANTISED,
+  TF_NOT_STRIDED,
+  TF_LAZY,      // conjugated or negated when read
+  TF_RECORDED,  // requires a gradient, and grad mode is on
+  TF_TANGENT    // carries a forward-mode tangent
+};
+
+// `written`: the memory will be written, and is the tensor's own if it was
+// shared until then (copy on write).
+tf_unfit tf_memory_of(const at::Tensor* t, bool written,
+                      tf_memory* out) noexcept;
+
+// A new handle, owned by the caller, to a CPU tensor whose elements are not
+// initialised; null on failure. `strides` may be null: contiguous.
+at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
+                     int8_t dtype, void** data) noexcept;
+
+// All that a kernel needs in one call, where the first input is contiguous and
+// has 1 to `limit` elements, and the others are so too, or one element that is
+// expanded (`one_x`), all of its shape and of `dtype`: their memory, and `n_y`
+// new tensors like the first, owned by the caller, not initialised. The count
+// of elements; 0, and nothing made, elsewhere.
+size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
+                size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
+                size_t n_y, void** data_y) noexcept;
+
+// How many threads a parallel region that starts here would have.
+size_t tf_threads() noexcept;
+
+// Calls `body(data)` once on each of libtorch's intra-op threads, this one
+// among them, and waits for all. `body` must not throw.
+void tf_parallel(void (*body)(void*), void* data) noexcept;
+
 }  // extern "C"

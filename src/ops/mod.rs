@@ -27,6 +27,8 @@ mod arithmetic;
 mod cast;
 mod compare;
 mod exp_log;
+mod fused;
+mod gelu;
 mod linear;
 mod log1p_exp;
 mod piecewise;
@@ -41,6 +43,7 @@ pub use arithmetic::{
 pub use cast::ToKind;
 pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
 pub use exp_log::{Exp, Log, Sigmoid, Sqrt, Tanh};
+pub use gelu::{Gelu, GeluTanh, Silu};
 pub use linear::{Matmul, Transpose};
 pub use log1p_exp::Log1pExp;
 pub use piecewise::{Abs, Maximum, Minimum, Relu, Where};

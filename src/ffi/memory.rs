@@ -1,0 +1,173 @@
+//! The memory of tensors, for the kernel module.
+
+use super::{last_error, own};
+use crate::{Error, Result};
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// `tf_memory` of shim.h.
+#[repr(C)]
+struct RawMemory {
+    sizes: *const i64,
+    strides: *const i64,
+    dim: usize,
+    count: usize,
+    data: *const c_void,
+    dtype: i8,
+    contiguous: bool,
+    dense: bool,
+}
+
+unsafe extern "C" {
+    fn tf_memory_of(t: *const C_tensor, written: bool, out: *mut RawMemory) -> u8;
+    fn tf_empty(
+        sizes: *const i64,
+        strides: *const i64,
+        dim: usize,
+        dtype: i8,
+        data: *mut *mut c_void,
+    ) -> *mut C_tensor;
+    fn tf_alike(
+        x: *const *const C_tensor,
+        n_x: usize,
+        dtype: i8,
+        limit: usize,
+        data_x: *mut *const c_void,
+        one_x: *mut bool,
+        y: *mut *mut C_tensor,
+        n_y: usize,
+        data_y: *mut *mut c_void,
+    ) -> usize;
+}
+
+/// Where a dense CPU tensor lies; borrowed from the tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory<'t> {
+    pub sizes: &'t [i64],
+    pub strides: &'t [i64],
+    /// How many elements there are.
+    pub count: usize,
+    pub data: *const u8,
+    pub dtype: i8,
+    pub contiguous: bool,
+    /// Each byte of a range belongs to one element.
+    pub dense: bool,
+}
+
+/// Why a kernel cannot run on a tensor: the values of `tf_unfit` of shim.h.
+pub(crate) enum Unfit {
+    Torch(Error),
+    Undefined,
+    NoData,
+    OtherDevice,
+    Quantised,
+    NotStrided,
+    Lazy,
+    Recorded,
+    Tangent,
+}
+
+/// The memory of `t`, if a kernel can run on it; to be written, too, if said so.
+#[inline]
+pub(crate) fn memory<'t>(
+    op: &'static str,
+    t: &'t Tensor,
+    written: bool,
+) -> Result<Memory<'t>, Unfit> {
+    let mut raw = MaybeUninit::<RawMemory>::uninit();
+    // SAFETY: `t` owns a valid handle.
+    let unfit = unsafe { tf_memory_of(t.as_ptr(), written, raw.as_mut_ptr()) };
+    if unfit != 0 {
+        return Err(why(op, unfit));
+    }
+    // SAFETY: the shim has written `raw` whole. libtorch keeps `dim` sizes and
+    // strides inside the tensor while it lives; resizing it takes `&mut Tensor`,
+    // or another handle to it, which kernels do not hold on to.
+    unsafe {
+        let raw = raw.assume_init();
+        let list = |p| if raw.dim == 0 { &[][..] } else { std::slice::from_raw_parts(p, raw.dim) };
+        Ok(Memory {
+            sizes: list(raw.sizes),
+            strides: list(raw.strides),
+            count: raw.count,
+            data: raw.data.cast(),
+            dtype: raw.dtype,
+            contiguous: raw.contiguous,
+            dense: raw.dense,
+        })
+    }
+}
+
+#[cold]
+fn why(op: &'static str, unfit: u8) -> Unfit {
+    match unfit {
+        1 => Unfit::Torch(last_error(op)),
+        2 => Unfit::Undefined,
+        4 => Unfit::OtherDevice,
+        5 => Unfit::Quantised,
+        6 => Unfit::NotStrided,
+        7 => Unfit::Lazy,
+        8 => Unfit::Recorded,
+        9 => Unfit::Tangent,
+        _ => Unfit::NoData,
+    }
+}
+
+/// A new CPU tensor, contiguous unless strides are given, and its memory, which
+/// is not initialised.
+#[inline]
+pub(crate) fn empty(
+    op: &'static str,
+    sizes: &[i64],
+    strides: Option<&[i64]>,
+    dtype: i8,
+) -> Result<(Tensor, *mut u8)> {
+    let strides = strides.map(|strides| {
+        assert_eq!(strides.len(), sizes.len());
+        strides.as_ptr()
+    });
+    let mut data = std::ptr::null_mut();
+    let strides = strides.unwrap_or(std::ptr::null());
+    // SAFETY: both lists are valid for `sizes.len()` during the call.
+    let handle = unsafe { tf_empty(sizes.as_ptr(), strides, sizes.len(), dtype, &mut data) };
+    Ok((own(op, handle)?, data.cast()))
+}
+
+/// Inputs of one shape and dtype, and new tensors like the first.
+pub(crate) struct Alike<const I: usize, const O: usize> {
+    /// How many elements each has; not 0.
+    pub count: usize,
+    /// Contiguous, or `one` element in the place of all.
+    pub x: [*const u8; I],
+    pub one: [bool; I],
+    /// Not initialised.
+    pub y: [*mut u8; O],
+    pub outputs: [Tensor; O],
+}
+
+/// If `x` are such, of `dtype` and at most `limit` elements each.
+#[inline]
+pub(crate) fn alike<const I: usize, const O: usize>(
+    x: [&Tensor; I],
+    dtype: i8,
+    limit: usize,
+) -> Option<Alike<I, O>> {
+    let handles = x.map(Tensor::as_ptr);
+    let (mut from, mut to) = ([std::ptr::null(); I], [std::ptr::null_mut(); O]);
+    let (mut made, mut one) = ([std::ptr::null_mut(); O], [false; I]);
+    // SAFETY: the handles are valid, and all arrays have the lengths given.
+    let count = unsafe {
+        let (from, to, one) = (from.as_mut_ptr(), to.as_mut_ptr(), one.as_mut_ptr());
+        tf_alike(handles.as_ptr(), I, dtype, limit, from, one, made.as_mut_ptr(), O, to)
+    };
+    (count > 0).then(|| Alike {
+        count,
+        x: from.map(|p| p.cast()),
+        one,
+        y: to.map(|p| p.cast()),
+        // SAFETY: the shim gave new handles, which the Tensors now own alone.
+        outputs: made.map(|handle| unsafe { Tensor::from_ptr(handle) }),
+    })
+}

@@ -1,0 +1,247 @@
+//! [`Elements`]: the shapes that a kernel's arguments and results take.
+
+use super::element::{Element, Stored};
+use super::layout::StoredAs;
+use super::view::{Blocks, Place, Source, Target};
+use crate::Result;
+use std::mem::MaybeUninit;
+use tch::Tensor;
+
+/// What a kernel's closure takes and returns: an [`Element`], an array
+/// `[T; N]`, or a tuple of two to four of these.
+///
+/// | in the closure | tensors that are read | that are made | that are given |
+/// |---|---|---|---|
+/// | `f32` | `&x` | `Tensor` | `&mut y` |
+/// | `(f32, i64)` | `(&x, &t)` | `(Tensor, Tensor)` | `(&mut y, &mut t)` |
+/// | `[f32; 2]` | `[&a, &b]` | `[Tensor; 2]` | `[&mut y, &mut z]` |
+pub trait Elements: sealed::Elements {}
+impl<E: sealed::Elements> Elements for E {}
+
+/// Where a tensor lies, how many units it has, and whether it is a target too.
+pub type At<'t> = (Place<'t>, usize, bool);
+
+pub mod sealed {
+    use super::*;
+
+    pub trait Elements: Blocks {
+        type Tensors<'t>: Copy;
+        type Outputs;
+        type OutputsMut<'t>;
+        const ARITY: usize;
+
+        fn visit<'t>(
+            x: Self::Tensors<'t>,
+            f: &mut impl FnMut(&'t Tensor, StoredAs, i8) -> Result<()>,
+        ) -> Result<()>;
+        fn lend<'s>(outputs: &'s Self::OutputsMut<'_>) -> Self::Tensors<'s>;
+        fn sources<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Sources<'t>;
+        fn targets<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Targets<'t>;
+        /// Of new outputs: `next` gets the type's own dtype.
+        fn make<'t>(
+            next: &mut impl FnMut(i8, StoredAs) -> Result<(Tensor, At<'t>)>,
+        ) -> Result<(Self::Outputs, Self::Targets<'t>)>;
+
+        /// The first `n` of each.
+        fn cut<'b>(slices: Self::Slices<'b>, n: usize) -> Self::Slices<'b>;
+        fn get(slices: Self::Slices<'_>, i: usize) -> Self;
+        fn len(slots: &Self::Slots<'_>) -> usize;
+        fn put(slots: &mut Self::Slots<'_>, i: usize, value: Self);
+    }
+}
+
+impl<T: Element> sealed::Elements for T {
+    type Tensors<'t> = &'t Tensor;
+    type Outputs = Tensor;
+    type OutputsMut<'t> = &'t mut Tensor;
+    const ARITY: usize = 1;
+
+    #[inline]
+    fn visit<'t>(
+        x: &'t Tensor,
+        f: &mut impl FnMut(&'t Tensor, StoredAs, i8) -> Result<()>,
+    ) -> Result<()> {
+        f(x, T::stored, T::DTYPE)
+    }
+    fn lend<'s>(output: &'s &mut Tensor) -> &'s Tensor {
+        output
+    }
+    #[inline]
+    fn sources<'t>(next: &mut impl FnMut() -> At<'t>) -> Source<'t, T> {
+        let (place, count, shared) = next();
+        Source::new(place, count, shared)
+    }
+    #[inline]
+    fn targets<'t>(next: &mut impl FnMut() -> At<'t>) -> Target<'t, T> {
+        let (place, count, _) = next();
+        Target::new(place, count)
+    }
+    #[inline]
+    fn make<'t>(
+        next: &mut impl FnMut(i8, StoredAs) -> Result<(Tensor, At<'t>)>,
+    ) -> Result<(Tensor, Target<'t, T>)> {
+        let (output, (place, count, _)) = next(T::DTYPE, T::stored)?;
+        Ok((output, Target::new(place, count)))
+    }
+    #[inline(always)]
+    fn cut<'b>(slice: Self::Slices<'b>, n: usize) -> Self::Slices<'b> {
+        &slice[..n]
+    }
+    #[inline(always)]
+    fn get(slice: &[T], i: usize) -> T {
+        slice[i]
+    }
+    #[inline(always)]
+    fn len(slots: &&mut [MaybeUninit<T>]) -> usize {
+        slots.len()
+    }
+    #[inline(always)]
+    fn put(slots: &mut &mut [MaybeUninit<T>], i: usize, value: T) {
+        slots[i].write(value);
+    }
+}
+
+impl<T: Element, const N: usize> sealed::Elements for [T; N] {
+    type Tensors<'t> = [&'t Tensor; N];
+    type Outputs = [Tensor; N];
+    type OutputsMut<'t> = [&'t mut Tensor; N];
+    const ARITY: usize = N;
+
+    #[inline]
+    fn visit<'t>(
+        x: [&'t Tensor; N],
+        f: &mut impl FnMut(&'t Tensor, StoredAs, i8) -> Result<()>,
+    ) -> Result<()> {
+        x.into_iter().try_for_each(|x| f(x, T::stored, T::DTYPE))
+    }
+    fn lend<'s>(outputs: &'s [&mut Tensor; N]) -> [&'s Tensor; N] {
+        outputs.each_ref().map(|t| &**t)
+    }
+    #[inline]
+    fn sources<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Sources<'t> {
+        std::array::from_fn(|_| T::sources(next))
+    }
+    #[inline]
+    fn targets<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Targets<'t> {
+        std::array::from_fn(|_| T::targets(next))
+    }
+    #[inline]
+    fn make<'t>(
+        next: &mut impl FnMut(i8, StoredAs) -> Result<(Tensor, At<'t>)>,
+    ) -> Result<([Tensor; N], Self::Targets<'t>)> {
+        let mut outputs = [const { None }; N];
+        let mut targets = [const { None }; N];
+        for (output, target) in outputs.iter_mut().zip(&mut targets) {
+            let (made, at) = T::make(next)?;
+            (*output, *target) = (Some(made), Some(at));
+        }
+        let all = "each was made";
+        Ok((outputs.map(|t| t.expect(all)), targets.map(|t| t.expect(all))))
+    }
+    #[inline(always)]
+    fn cut<'b>(slices: Self::Slices<'b>, n: usize) -> Self::Slices<'b> {
+        let mut cut = slices;
+        for slice in &mut cut {
+            *slice = &slice[..n];
+        }
+        cut
+    }
+    #[inline(always)]
+    fn get(slices: [&[T]; N], i: usize) -> [T; N] {
+        let mut values = [T::default(); N];
+        for (value, slice) in values.iter_mut().zip(slices) {
+            *value = slice[i];
+        }
+        values
+    }
+    #[inline(always)]
+    fn len(slots: &Self::Slots<'_>) -> usize {
+        slots[0].len()
+    }
+    #[inline(always)]
+    fn put(slots: &mut Self::Slots<'_>, i: usize, values: [T; N]) {
+        for (slot, value) in slots.iter_mut().zip(values) {
+            slot[i].write(value);
+        }
+    }
+}
+
+macro_rules! tuple {
+    ($($T:ident $i:tt),+) => {
+        impl<$($T: sealed::Elements),+> sealed::Elements for ($($T,)+) {
+            type Tensors<'t> = ($($T::Tensors<'t>,)+);
+            type Outputs = ($($T::Outputs,)+);
+            type OutputsMut<'t> = ($($T::OutputsMut<'t>,)+);
+            const ARITY: usize = 0 $(+ $T::ARITY)+;
+
+            #[inline]
+            fn visit<'t>(
+                x: Self::Tensors<'t>,
+                f: &mut impl FnMut(&'t Tensor, StoredAs, i8) -> Result<()>,
+            ) -> Result<()> {
+                $($T::visit(x.$i, f)?;)+
+                Ok(())
+            }
+            fn lend<'s>(outputs: &'s Self::OutputsMut<'_>) -> Self::Tensors<'s> {
+                ($($T::lend(&outputs.$i),)+)
+            }
+            #[inline]
+            fn sources<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Sources<'t> {
+                ($($T::sources(next),)+)
+            }
+            #[inline]
+            fn targets<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Targets<'t> {
+                ($($T::targets(next),)+)
+            }
+            #[inline]
+            fn make<'t>(
+                next: &mut impl FnMut(i8, StoredAs) -> Result<(Tensor, At<'t>)>,
+            ) -> Result<(Self::Outputs, Self::Targets<'t>)> {
+                let made = ($($T::make(next)?,)+);
+                Ok((($(made.$i.0,)+), ($(made.$i.1,)+)))
+            }
+            #[inline(always)]
+            fn cut<'b>(slices: Self::Slices<'b>, n: usize) -> Self::Slices<'b> {
+                ($($T::cut(slices.$i, n),)+)
+            }
+            #[inline(always)]
+            fn get(slices: Self::Slices<'_>, i: usize) -> Self {
+                ($($T::get(slices.$i, i),)+)
+            }
+            #[inline(always)]
+            fn len(slots: &Self::Slots<'_>) -> usize {
+                A::len(&slots.0)
+            }
+            #[inline(always)]
+            fn put(slots: &mut Self::Slots<'_>, i: usize, values: Self) {
+                $($T::put(&mut slots.$i, i, values.$i);)+
+            }
+        }
+    };
+}
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, D 3);
+
+/// The dtype of a new output of the type whose own is `dtype`: where the `f32`s
+/// of all inputs are kept in one narrower dtype, results are as well.
+#[inline]
+pub(super) fn output_dtype(dtype: i8, inputs: impl Iterator<Item = (i8, i8)>) -> i8 {
+    let mut found = None;
+    for (seen, dtype_in_memory) in inputs {
+        if seen == dtype {
+            match found {
+                None => found = Some(dtype_in_memory),
+                Some(other) if other == dtype_in_memory => {}
+                Some(_) => return dtype,
+            }
+        }
+    }
+    found.unwrap_or(dtype)
+}
+
+/// How a dtype that `output_dtype` gave is kept.
+#[inline]
+pub(super) fn stored(as_stored: StoredAs, dtype: i8) -> Stored {
+    as_stored(dtype).expect("a dtype of the same element type")
+}

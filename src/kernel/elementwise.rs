@@ -1,0 +1,210 @@
+//! [`map`], [`map_into`] and [`update`]: a closure on every element.
+
+use super::elements::{Elements, output_dtype, stored};
+use super::layout::{Layout, Operand, Operands, Role};
+use super::view::{BLOCK, Work, drive};
+use crate::ffi::{self, parallel::Payload};
+use crate::{Error, Result, error::panic_message};
+use tch::Tensor;
+
+/// Below this many elements another thread is not worth waking: what libtorch
+/// takes for its own elementwise ops.
+pub(super) const GRAIN: usize = 32_768;
+
+/// A new tensor, or several, with `f` of every element.
+///
+/// ```
+/// use tch::Tensor;
+/// use tch_function::kernel;
+///
+/// let x = Tensor::from_slice(&[0.5f32, 2.0]);
+/// let n = Tensor::from_slice(&[3i64, 2]);
+/// let (power, slope) = kernel::map((&x, &n), |(x, n): (f32, i64)| {
+///     let n = n as i32;
+///     (x.powi(n), n as f32 * x.powi(n - 1))
+/// })?;
+/// assert_eq!(Vec::<f32>::try_from(power)?, [0.125, 4.0]);
+/// assert_eq!(Vec::<f32>::try_from(slope)?, [0.75, 4.0]);
+/// # anyhow::Ok(())
+/// ```
+///
+/// The inputs broadcast as in libtorch. Each output has the broadcast shape,
+/// the dimensions in memory in the order of the first input of that shape, and
+/// the dtype of its [`Element`](super::Element).
+///
+/// # Errors
+/// [`Error::NoKernel`] for a tensor that kernels cannot read;
+/// [`Error::Argument`] for dtypes or shapes that do not fit;
+/// [`Error::Panic`] if `f` panics.
+pub fn map<A: Elements, R: Elements>(
+    x: A::Tensors<'_>,
+    f: impl Fn(A) -> R + Sync,
+) -> Result<R::Outputs> {
+    fresh::<A, R>("kernel::map", x, &|_, x, y| each::<A, R>(x, y, &f))
+}
+
+/// As [`map`], into tensors that are there: of the broadcast shape of the
+/// inputs, with any strides. Counts as a change of them in place.
+///
+/// ```
+/// # use tch::{Kind, Tensor};
+/// # use tch_function::kernel;
+/// let x = Tensor::from_slice(&[1i64, 2, 3]);
+/// let mut y = Tensor::zeros([3, 2], (Kind::Bool, tch::Device::Cpu));
+/// kernel::map_into(&mut y.select(1, 1), &x, |x: i64| x % 2 == 1)?;
+/// assert_eq!(Vec::<bool>::try_from(y.flatten(0, 1))?, [false, true, false, false, false, true]);
+/// # anyhow::Ok(())
+/// ```
+///
+/// # Errors
+/// As [`map`]; and [`Error::Argument`] where elements of an output share
+/// memory with each other (an expanded tensor) or with an input.
+pub fn map_into<A: Elements, R: Elements>(
+    y: R::OutputsMut<'_>,
+    x: A::Tensors<'_>,
+    f: impl Fn(A) -> R + Sync,
+) -> Result<()> {
+    let op = "kernel::map_into";
+    let (inputs, outputs) = (operands::<A>(op, Role::Input, x)?, lent::<R>(op, &y)?);
+    let layout = Layout::of_outputs(op, &outputs, &inputs)?;
+    let sources = sources::<A>(op, &layout, &inputs, &outputs)?;
+    let mut targets = targets::<R>(op, &layout, &y, &outputs)?;
+    let done = drive::<A, R>(work(layout.count), &sources, &mut targets, &|_, x, y| {
+        each::<A, R>(x, y, &f);
+    });
+    finish(op, done)
+}
+
+/// Changes every element of `y` in place: to `f(y, x)`, with the elements of
+/// further tensors that broadcast to its shape.
+///
+/// ```
+/// # use tch::Tensor;
+/// # use tch_function::kernel;
+/// let mut y = Tensor::from_slice(&[1.0f64, 2.0]);
+/// let x = Tensor::from(10.0f64);
+/// kernel::update(&mut y, &x, |y: f64, x: f64| y + x)?;
+/// assert_eq!(Vec::<f64>::try_from(y)?, [11.0, 12.0]);
+/// # anyhow::Ok(())
+/// ```
+///
+/// # Errors
+/// As [`map_into`].
+pub fn update<T: super::Element, A: Elements>(
+    y: &mut Tensor,
+    x: A::Tensors<'_>,
+    f: impl Fn(T, A) -> T + Sync,
+) -> Result<()> {
+    let op = "kernel::update";
+    let (inputs, outputs) = (operands::<A>(op, Role::Input, x)?, lent::<T>(op, &y)?);
+    let layout = Layout::of_outputs(op, &outputs, &inputs)?;
+    let old = sources::<T>(op, &layout, &outputs, &outputs)?;
+    let sources = (old, sources::<A>(op, &layout, &inputs, &outputs)?);
+    let mut targets = targets::<T>(op, &layout, &y, &outputs)?;
+    let f = |(y, x)| f(y, x);
+    let done = drive::<(T, A), T>(work(layout.count), &sources, &mut targets, &|_, x, y| {
+        each::<(T, A), T>(x, y, &f);
+    });
+    finish(op, done)
+}
+
+/// The loop, compiled for several instruction sets.
+#[inline]
+fn each<A: Elements, R: Elements>(
+    x: A::Slices<'_>,
+    mut y: R::Slots<'_>,
+    f: &(impl Fn(A) -> R + Sync),
+) {
+    let n = R::len(&y);
+    let x = A::cut(x, n);
+    super::simd::here(move || {
+        for i in 0..n {
+            R::put(&mut y, i, f(A::get(x, i)));
+        }
+    });
+}
+
+/// Makes the outputs, and fills them block by block.
+#[inline]
+pub(super) fn fresh<A: Elements, R: Elements>(
+    op: &'static str,
+    x: A::Tensors<'_>,
+    body: &(impl Fn(usize, A::Slices<'_>, R::Slots<'_>) + Sync),
+) -> Result<R::Outputs> {
+    let inputs = operands::<A>(op, Role::Input, x)?;
+    let layout = Layout::new(op, &inputs)?;
+    let (outputs, mut targets) = R::make(&mut |dtype, as_stored| {
+        let kept = inputs.iter().map(|x| (x.seen, x.memory.dtype));
+        let dtype = output_dtype(dtype, kept);
+        let (output, data) = layout.empty(op, dtype)?;
+        Ok((output, (layout.fresh(data, stored(as_stored, dtype)), layout.count, false)))
+    })?;
+    let sources = sources::<A>(op, &layout, &inputs, &[])?;
+    finish(op, drive::<A, R>(work(layout.count), &sources, &mut targets, body))?;
+    Ok(outputs)
+}
+
+#[inline]
+fn work(count: usize) -> Work {
+    Work { count, grain: GRAIN, block: BLOCK }
+}
+
+#[inline]
+pub(super) fn finish<T>(op: &'static str, done: Result<T, Payload>) -> Result<T> {
+    let stage = "the closure";
+    done.map_err(|payload| Error::Panic { op, stage, message: panic_message(payload) })
+}
+
+#[inline]
+pub(super) fn operands<'t, A: Elements>(
+    op: &'static str,
+    role: Role,
+    x: A::Tensors<'t>,
+) -> Result<Operands<'t>> {
+    let mut operands = Operands::new();
+    A::visit(x, &mut |t, stored, seen| {
+        operands.push(Operand::of(op, (role, operands.len()), t, stored, seen)?);
+        Ok(())
+    })?;
+    Ok(operands)
+}
+
+fn lent<'t, R: Elements>(op: &'static str, y: &'t R::OutputsMut<'_>) -> Result<Operands<'t>> {
+    operands::<R>(op, Role::Output, R::lend(y))
+}
+
+#[inline]
+fn sources<'t, A: Elements>(
+    op: &'static str,
+    layout: &Layout,
+    inputs: &[Operand<'t>],
+    outputs: &[Operand<'_>],
+) -> Result<A::Sources<'t>> {
+    let mut i = 0;
+    let mut failed = None;
+    let sources = A::sources(&mut || {
+        let input = &inputs[i];
+        let shared = layout.is_output(op, i, input, outputs).unwrap_or_else(|e| {
+            failed.get_or_insert(e);
+            true
+        });
+        i += 1;
+        (input.place(layout.walk(input), 1), layout.count, shared)
+    });
+    failed.map_or(Ok(sources), Err)
+}
+
+/// The memory of outputs that are given, to be changed.
+fn targets<'t, R: Elements>(
+    op: &'static str,
+    layout: &Layout,
+    y: &'t R::OutputsMut<'_>,
+    outputs: &[Operand<'t>],
+) -> Result<R::Targets<'t>> {
+    R::visit(R::lend(y), &mut |t, _, _| ffi::bump_version(op, t))?;
+    let mut outputs = outputs.iter();
+    Ok(R::targets(&mut || {
+        let output = outputs.next().expect("one for each");
+        (output.place(layout.walk(output), 1), layout.count, false)
+    }))
+}

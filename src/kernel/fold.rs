@@ -1,0 +1,74 @@
+//! [`fold`]: all elements in one value.
+
+use super::elements::Elements;
+use super::elementwise::{GRAIN, finish, operands};
+use super::layout::{Layout, Role};
+use super::view::BLOCK;
+use crate::Result;
+use crate::ffi::parallel;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+/// Folds every element into one value.
+///
+/// `step` gets the value so far, the element's place in the order of the
+/// broadcast shape (the last dimension fastest), and the element. Pieces of
+/// fixed length are folded from `start` on several threads, and then put
+/// together in order by `merge`; so the result does not depend on the number of
+/// threads, and `start` must be neutral to `merge`.
+///
+/// ```
+/// use tch::Tensor;
+/// use tch_function::kernel;
+///
+/// let x = Tensor::from_slice(&[3.0f32, 9.0, -1.0]);
+/// let sum = kernel::fold(&x, 0.0, |sum, _, x: f32| sum + f64::from(x), |a, b| a + b)?;
+/// assert_eq!(sum, 11.0);
+///
+/// let nothing = (f32::NEG_INFINITY, 0);
+/// let greater = |a: (f32, usize), b: (f32, usize)| if b.0 > a.0 { b } else { a };
+/// let max = kernel::fold(&x, nothing, |max, i, x: f32| greater(max, (x, i)), greater)?;
+/// assert_eq!(max, (9.0, 1));
+/// # anyhow::Ok(())
+/// ```
+///
+/// # Errors
+/// As [`map`](super::map).
+pub fn fold<A: Elements, S: Clone + Send + Sync>(
+    x: A::Tensors<'_>,
+    start: S,
+    step: impl Fn(S, usize, A) -> S + Sync,
+    merge: impl Fn(S, S) -> S,
+) -> Result<S> {
+    let op = "kernel::fold";
+    let inputs = operands::<A>(op, Role::Input, x)?;
+    let layout = Layout::in_order(op, &inputs)?;
+    let mut each = inputs.iter();
+    let sources = A::sources(&mut || {
+        let input = each.next().expect("one for each input");
+        (input.place(layout.walk(input), 1), layout.count, false)
+    });
+    let piece = |from: usize| {
+        let mut buffers = A::buffers();
+        let (mut value, end) = (start.clone(), layout.count.min(from + GRAIN));
+        for from in (from..end).step_by(BLOCK) {
+            let n = BLOCK.min(end - from);
+            let x = A::slices(&sources, from..from + n, &mut buffers);
+            value = (0..n).fold(value, |value, i| step(value, from + i, A::get(x, i)));
+        }
+        value
+    };
+    if layout.count <= GRAIN {
+        return finish(op, catch_unwind(AssertUnwindSafe(|| piece(0))));
+    }
+    let count = layout.count.div_ceil(GRAIN);
+    let pieces = Mutex::new(vec![None; count]);
+    let task = |i: usize| {
+        let value = piece(i * GRAIN);
+        pieces.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(value);
+    };
+    finish(op, parallel::run(count, &task))?;
+    let pieces = pieces.into_inner().unwrap_or_else(|e| e.into_inner());
+    let merged = || pieces.into_iter().flatten().fold(start.clone(), merge);
+    finish(op, catch_unwind(AssertUnwindSafe(merged)))
+}

@@ -1,0 +1,372 @@
+//! What tensors a kernel is given, and the order in which it goes through them.
+
+use super::element::Stored;
+use super::view::Place;
+use super::walk::Walk;
+use crate::ffi::memory::{self, Memory, Unfit};
+use crate::{Error, Result, meta};
+use smallvec::SmallVec;
+use std::fmt;
+use std::marker::PhantomData;
+use tch::Tensor;
+
+/// [`Element::stored`](super::element::sealed::Element::stored).
+pub type StoredAs = fn(i8) -> Option<Stored>;
+
+/// What a kernel does with a tensor.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Role {
+    Input,
+    Output,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Role::Input { "input" } else { "output" })
+    }
+}
+
+/// One tensor of a kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'t> {
+    pub memory: Memory<'t>,
+    pub stored: Stored,
+    /// The code of the dtype that the kernel sees.
+    pub seen: i8,
+}
+
+pub(super) type Operands<'t> = SmallVec<[Operand<'t>; 3]>;
+
+impl<'t> Operand<'t> {
+    #[inline]
+    pub fn of(
+        op: &'static str,
+        what: (Role, usize),
+        t: &'t Tensor,
+        stored: StoredAs,
+        seen: i8,
+    ) -> Result<Operand<'t>> {
+        let written = what.0 == Role::Output;
+        let memory = memory::memory(op, t, written).map_err(|why| unfit(op, what, why))?;
+        match stored(memory.dtype) {
+            Some(stored) => Ok(Operand { memory, stored, seen }),
+            None => Err(other_dtype(op, what, seen, memory.dtype)),
+        }
+    }
+
+    fn element_size(&self) -> usize {
+        match self.memory.dtype {
+            0 | 1 | 11 => 1,
+            2 | 5 | 15 => 2,
+            3 | 6 => 4,
+            _ => 8,
+        }
+    }
+
+    /// How many elements from the first lie in the tensor's memory.
+    fn extent(&self) -> usize {
+        let Memory { sizes, strides, count, .. } = self.memory;
+        if count == 0 {
+            return 0;
+        }
+        let last = |(size, stride): (&i64, &i64)| (size - 1) as usize * *stride as usize;
+        1 + sizes.iter().zip(strides).map(last).sum::<usize>()
+    }
+
+    #[inline]
+    pub fn place(&self, walk: Walk, width: usize) -> Place<'t> {
+        Place {
+            data: self.memory.data.cast_mut(),
+            extent: if self.memory.dense { self.memory.count } else { self.extent() },
+            stored: self.stored,
+            walk,
+            width,
+            tensor: PhantomData,
+        }
+    }
+
+    /// Whether some byte belongs to both.
+    fn overlaps(&self, other: &Operand<'_>) -> bool {
+        let range = |x: &Operand<'_>| {
+            let start = x.memory.data as usize;
+            start..start + x.extent() * x.element_size()
+        };
+        let (a, b) = (range(self), range(other));
+        a.start < b.end && b.start < a.end
+    }
+}
+
+/// The shape of a kernel, and the order of its dimensions.
+pub(super) struct Layout {
+    sizes: SmallVec<[i64; 4]>,
+    pub count: usize,
+    /// Every full operand has these strides and no gaps; the others are
+    /// constants.
+    flat: bool,
+    /// Of a new output; none: contiguous.
+    strides: Option<SmallVec<[i64; 4]>>,
+    /// From the outermost dimension to the innermost.
+    order: SmallVec<[usize; 4]>,
+}
+
+impl Layout {
+    /// For new outputs: of the broadcast shape, and in the order of the first
+    /// input that has it.
+    #[inline]
+    pub fn new(op: &'static str, inputs: &[Operand<'_>]) -> Result<Layout> {
+        let sizes = broadcast(op, inputs)?;
+        let full = |x: &&Operand<'_>| x.memory.dense && same(x.memory.sizes, &sizes);
+        let leader = inputs.iter().find(full).map(|x| &x.memory);
+        let strides = leader.filter(|x| !x.contiguous).map(|x| SmallVec::from_slice(x.strides));
+        let count = count_of(op, &sizes)?;
+        let like = |x: &Operand<'_>| is_constant(x, count) || is_like(x, &sizes, &strides);
+        let flat = inputs.iter().all(like);
+        let order = if flat { SmallVec::new() } else { order(&sizes, strides.as_deref()) };
+        Ok(Layout { sizes, count, flat, strides, order })
+    }
+
+    /// For walks in the order of the broadcast shape, the last dimension fastest.
+    pub fn in_order(op: &'static str, inputs: &[Operand<'_>]) -> Result<Layout> {
+        let sizes = broadcast(op, inputs)?;
+        let count = count_of(op, &sizes)?;
+        let order = order(&sizes, None);
+        let flat = inputs.iter().all(|x| is_constant(x, count) || is_like(x, &sizes, &None));
+        Ok(Layout { sizes, count, flat, strides: None, order })
+    }
+
+    pub fn sizes(&self) -> &[i64] {
+        &self.sizes
+    }
+
+    /// For outputs that are there: in the order of the first.
+    pub fn of_outputs(
+        op: &'static str,
+        outputs: &[Operand<'_>],
+        inputs: &[Operand<'_>],
+    ) -> Result<Layout> {
+        let Memory { sizes, strides, .. } = outputs[0].memory;
+        for (i, output) in outputs.iter().enumerate() {
+            if output.memory.sizes != sizes {
+                return Err(shape(op, (Role::Output, i), output.memory.sizes, sizes));
+            }
+            if !output.memory.dense && !is_injective(output.memory) {
+                return Err(overlapping(op, i));
+            }
+            for other in &outputs[..i] {
+                if output.overlaps(other) {
+                    return Err(shared(op, (Role::Output, i)));
+                }
+            }
+        }
+        for (i, input) in inputs.iter().enumerate() {
+            if !broadcasts_to(input.memory.sizes, sizes) {
+                return Err(shape(op, (Role::Input, i), input.memory.sizes, sizes));
+            }
+        }
+        let order = order(sizes, Some(strides));
+        let (strides, count) = (Some(SmallVec::from_slice(strides)), count_of(op, sizes)?);
+        Ok(Layout { sizes: SmallVec::from_slice(sizes), count, flat: false, strides, order })
+    }
+
+    /// A new output, and its operand.
+    #[inline]
+    pub fn empty(&self, op: &'static str, dtype: i8) -> Result<(Tensor, *mut u8)> {
+        memory::empty(op, &self.sizes, self.strides.as_deref(), dtype)
+    }
+
+    /// The place of a new output of this layout.
+    #[inline]
+    pub fn fresh<'t>(&self, data: *mut u8, stored: Stored) -> Place<'t> {
+        Place { data, extent: self.count, stored, walk: Walk::Flat, width: 1, tensor: PhantomData }
+    }
+
+    #[inline]
+    pub fn walk(&self, x: &Operand<'_>) -> Walk {
+        match self.flat {
+            true if is_constant(x, self.count) => Walk::Constant,
+            true => Walk::Flat,
+            false => Walk::new(self.dims(x)),
+        }
+    }
+
+    /// Sizes and strides of `x` in the order of the walk; stride 0 where it is
+    /// broadcast.
+    pub fn dims(&self, x: &Operand<'_>) -> impl Iterator<Item = (usize, usize)> {
+        let Memory { sizes, strides, .. } = x.memory;
+        let missing = self.sizes.len() - sizes.len();
+        let stride = move |dim: usize| match dim.checked_sub(missing) {
+            Some(own) if sizes[own] != 1 => strides[own] as usize,
+            _ => 0,
+        };
+        self.order.iter().map(move |&dim| (self.sizes[dim] as usize, stride(dim)))
+    }
+
+    /// Whether the input is one of the outputs; it must not share memory with
+    /// them in another way.
+    pub fn is_output(
+        &self,
+        op: &'static str,
+        i: usize,
+        input: &Operand<'_>,
+        outputs: &[Operand<'_>],
+    ) -> Result<bool> {
+        let mut found = false;
+        for output in outputs.iter().filter(|output| input.overlaps(output)) {
+            let same = input.memory.data == output.memory.data
+                && input.memory.dtype == output.memory.dtype
+                && self.walk(input) == self.walk(output);
+            if !same {
+                return Err(shared(op, (Role::Input, i)));
+            }
+            found = true;
+        }
+        Ok(found)
+    }
+}
+
+/// One element, seen again and again.
+#[inline]
+fn is_constant(x: &Operand<'_>, count: usize) -> bool {
+    x.memory.count == 1 && count > 1
+        || x.memory.count == count && count > 1 && x.memory.strides.iter().all(|s| *s == 0)
+}
+
+#[inline]
+fn is_like(x: &Operand<'_>, sizes: &[i64], strides: &Option<SmallVec<[i64; 4]>>) -> bool {
+    let same_strides = match strides {
+        Some(strides) => same(x.memory.strides, strides),
+        None => x.memory.contiguous,
+    };
+    same_strides && same(x.memory.sizes, sizes)
+}
+
+/// As `==`, which for a few numbers costs a call.
+#[inline]
+fn same(a: &[i64], b: &[i64]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+#[inline]
+fn broadcast(op: &'static str, inputs: &[Operand<'_>]) -> Result<SmallVec<[i64; 4]>> {
+    let first = inputs[0].memory.sizes;
+    if inputs[1..].iter().all(|x| same(x.memory.sizes, first)) {
+        return Ok(SmallVec::from_slice(first));
+    }
+    let dim = inputs.iter().map(|x| x.memory.sizes.len()).max().unwrap_or(0);
+    let mut sizes = SmallVec::from_elem(1, dim);
+    for (i, x) in inputs.iter().enumerate() {
+        for (size, own) in sizes.iter_mut().rev().zip(x.memory.sizes.iter().rev()) {
+            match (*size, *own) {
+                (1, own) => *size = own,
+                (size, own) if own == size || own == 1 => {}
+                _ => return Err(shape(op, (Role::Input, i), x.memory.sizes, &sizes)),
+            }
+        }
+    }
+    Ok(sizes)
+}
+
+fn broadcasts_to(own: &[i64], sizes: &[i64]) -> bool {
+    let fits = |(own, size): (&i64, &i64)| own == size || *own == 1;
+    own.len() <= sizes.len() && own.iter().rev().zip(sizes.iter().rev()).all(fits)
+}
+
+pub(super) fn count_of(op: &'static str, sizes: &[i64]) -> Result<usize> {
+    if sizes.contains(&0) {
+        return Ok(0);
+    }
+    let product = sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size as usize));
+    product.filter(|n| *n < isize::MAX as usize / 8).ok_or_else(|| Error::Argument {
+        op,
+        message: format!("shape {sizes:?} has more elements than memory can"),
+    })
+}
+
+/// Dimensions from the greatest stride to the least.
+fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 4]> {
+    let mut order: SmallVec<[usize; 4]> = (0..sizes.len()).collect();
+    if let Some(strides) = strides {
+        order.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
+    }
+    order
+}
+
+/// Whether no two elements share a place: each stride is longer than all that
+/// lies inside it.
+fn is_injective(x: Memory<'_>) -> bool {
+    let mut inside = 0;
+    order(x.sizes, Some(x.strides)).iter().rev().filter(|&&dim| x.sizes[dim] > 1).all(|&dim| {
+        let free = x.strides[dim] > inside;
+        inside += (x.sizes[dim] - 1) * x.strides[dim];
+        free
+    })
+}
+
+#[cold]
+fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
+    let (found, instead) = match why {
+        Unfit::Torch(error) => return error,
+        Unfit::Undefined => return Error::Undefined { op, what: format!("{what} {i}") },
+        Unfit::NoData => (
+            "has no data: it is a meta or fake tensor or a wrapper, as under tracing or vmap",
+            "ask kernel::runs_on, and compute it with tch operators there",
+        ),
+        Unfit::OtherDevice => (
+            "is not on the CPU",
+            "ask kernel::runs_on, and compute it with tch operators there, or move it with \
+             to_device(Device::Cpu)",
+        ),
+        Unfit::Quantised => ("is quantised", "call dequantize() on it first"),
+        Unfit::NotStrided => ("is sparse, or of another layout", "call to_dense() on it first"),
+        Unfit::Lazy => {
+            ("is conjugated or negated lazily", "call resolve_conj() and resolve_neg() on it first")
+        }
+        Unfit::Recorded => (
+            "requires a gradient and libtorch is recording, which a kernel cannot be",
+            "call the kernel in the forward of a Function; in a backward that is differentiated \
+             again, apply another Function or compute with tch operators",
+        ),
+        Unfit::Tangent => (
+            "carries a forward-mode tangent, which a kernel would lose",
+            "call the kernel in the forward of a Function that has a jvp",
+        ),
+    };
+    Error::NoKernel { op, what: format!("{what} {i}"), found, instead }
+}
+
+#[cold]
+fn other_dtype(op: &'static str, (what, i): (Role, usize), seen: i8, found: i8) -> Error {
+    let (seen, found) = (meta::kind_of(seen), meta::kind_of(found));
+    let message = format!(
+        "{what} {i} has dtype {found:?}, the kernel is written for {seen:?}; convert it with \
+         to_kind({seen:?}), or write the kernel for {found:?}"
+    );
+    Error::Argument { op, message }
+}
+
+#[cold]
+fn shape(op: &'static str, (what, i): (Role, usize), found: &[i64], expected: &[i64]) -> Error {
+    let message = format!(
+        "{what} {i} has shape {found:?}, which does not broadcast to that of the others, \
+         {expected:?}; reshape it"
+    );
+    Error::Argument { op, message }
+}
+
+#[cold]
+fn overlapping(op: &'static str, i: usize) -> Error {
+    let message = format!(
+        "elements of output {i} share memory (it is expanded, say), so they cannot be written \
+         one by one; give a copy of it"
+    );
+    Error::Argument { op, message }
+}
+
+#[cold]
+fn shared(op: &'static str, (what, i): (Role, usize)) -> Error {
+    let message = format!(
+        "{what} {i} shares memory with an output in other places than the output's own; give a \
+         copy of it"
+    );
+    Error::Argument { op, message }
+}

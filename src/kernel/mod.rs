@@ -1,0 +1,93 @@
+//! Write the op's own loop in Rust: safe, on tensor memory, as fast as it goes.
+//!
+//! | function | runs a closure on |
+//! |---|---|
+//! | [`map`] | every element of one or several tensors; makes one or several |
+//! | [`map_into`], [`update`] | the same, into tensors that are there |
+//! | [`fold()`] | every element, into one value: a sum, a maximum with its place |
+//! | [`rows()`] | every row: softmax and the like |
+//! | [`simd::map`] | every vector, with `exp`, `ln`, `tanh`, ... of vectors |
+//!
+//! A kernel is called in the `forward` and the `backward` of a
+//! [`Function`](crate::Function):
+//!
+//! ```
+//! use anyhow::Result;
+//! use tch::Tensor;
+//! use tch_function::{Ctx, Function, Var, grad, kernel};
+//!
+//! /// `y = x^3`
+//! struct Cube;
+//!
+//! impl Function for Cube {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         ctx.save_for_backward([x])?;
+//!         Ok(kernel::map(x, |x: f32| x * x * x)?)
+//!     }
+//!
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [x] = ctx.saved_tensors()?;
+//!         Ok(Some(kernel::map((x, dy), |(x, dy): (f32, f32)| 3.0 * x * x * dy)?))
+//!     }
+//! }
+//!
+//! let x = Var::leaf(Tensor::from_slice(&[1.0f32, 2.0]));
+//! let dx = grad(&Cube.apply(&x)?.sum()?, &x)?;
+//! assert_eq!(Vec::<f32>::try_from(dx.value())?, [3.0, 12.0]);
+//! # anyhow::Ok(())
+//! ```
+//!
+//! - The closure's types say which dtypes it takes ([`Element`]); its shape of
+//!   arguments and results says how many tensors there are ([`Elements`]).
+//! - Inputs broadcast and may have any strides. What is not contiguous is read
+//!   and written block by block through a buffer, and never copied as a whole. A
+//!   gradient that is one number expanded, as that of a sum, is read once.
+//! - The loop is compiled for several instruction sets, of which the best one is
+//!   chosen at run time; a simple closure becomes vector code by itself.
+//! - Large tensors are worked on by libtorch's own intra-op threads, as many as
+//!   [`tch::set_num_threads`] says. Closures must be `Sync`.
+//! - A closure that panics makes the call return
+//!   [`Error::Panic`](crate::Error::Panic); new tensors are dropped, given ones are left half written.
+//!
+//! # What a kernel does not do
+//!
+//! libtorch records nothing of it. So a kernel refuses tensors that require a
+//! gradient while libtorch records, and those that carry a forward-mode tangent:
+//! a derivative would be lost. In `forward` nothing is recorded. In a `backward`
+//! that is differentiated again (`create_graph`) everything is: apply another
+//! Function there, or compute with tch operators where [`runs_on`] says no.
+//!
+//! Tensors of other devices, without data (fake and meta tensors), sparse,
+//! quantised, lazily conjugated ones, and outputs whose elements share memory
+//! are refused as well, by an error that says what to do.
+//!
+//! While a kernel runs, nobody may write to its inputs on another thread, nor
+//! resize any of its tensors through another handle: that holds for all of
+//! libtorch's operators, and tch cannot prevent it.
+
+mod element;
+mod elements;
+mod elementwise;
+mod fold;
+mod layout;
+mod rows;
+pub mod simd;
+mod view;
+mod walk;
+
+pub use element::Element;
+pub use elements::Elements;
+pub use elementwise::{map, map_into, update};
+pub use fold::fold;
+pub use rows::rows;
+
+use tch::Tensor;
+
+/// Whether a kernel can read `x` here: a dense CPU tensor with data, which
+/// libtorch is not recording at the moment.
+pub fn runs_on(x: &Tensor) -> bool {
+    crate::ffi::memory::memory("kernel::runs_on", x, false).is_ok()
+}

@@ -1,0 +1,238 @@
+//! Functions of [`Float`], within 2 ulp.
+//!
+//! `exp` reduces by `x = n log 2 + r` (Cody and Waite) and sums the Taylor
+//! series of `e^r`, whose next term is below a quarter of the last place. `ln`
+//! and `ln_1p` are the ones of FreeBSD's msun (`e_log.c`, `e_logf.c`,
+//! `s_log1p.c`): Copyright (C) 1993 by Sun Microsystems, Inc. All rights
+//! reserved; permission to use, copy, modify, and distribute this software is
+//! freely granted, provided that this notice is preserved.
+#![expect(clippy::excessive_precision, reason = "constants as in their sources")]
+
+use super::Float;
+use std::f64::consts::{LN_2, LOG2_E};
+
+/// What a format is made of.
+pub trait Bits: Sized {
+    /// Of the significand, the leading one included.
+    const BITS: i32;
+    /// Of the greatest number.
+    const MAX_EXPONENT: i32;
+    /// `2^n` for integers `n` from `-MAX_EXPONENT + 1` to `MAX_EXPONENT`.
+    fn power_of_2(self) -> Self;
+    /// `k` and `m` of `m 2^k`, `m` from sqrt(1/2) to sqrt(2), of a positive
+    /// normal number.
+    fn split(self) -> (Self, Self);
+}
+
+pub(super) const SQRT_HALF_F32: u32 = 0x3f35_04f3;
+pub(super) const SQRT_HALF_F64: u64 = 0x3fe6_a09e_667f_3bcd;
+
+/// `log 2` in two parts, the first one short enough for its product with any
+/// exponent to be exact.
+const LN_2_F32: [f64; 2] = [0.693359375, -2.121_944_400_546_905_8e-4];
+const LN_2_F64: [f64; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
+
+/// `1/2!, 1/3!, ...`
+const INVERSE_FACTORIALS: [f64; 12] = [
+    1.0 / 2.0,
+    1.0 / 6.0,
+    1.0 / 24.0,
+    1.0 / 120.0,
+    1.0 / 720.0,
+    1.0 / 5040.0,
+    1.0 / 40320.0,
+    1.0 / 362_880.0,
+    1.0 / 3_628_800.0,
+    1.0 / 39_916_800.0,
+    1.0 / 479_001_600.0,
+    1.0 / 6_227_020_800.0,
+];
+
+/// Of `(log(1 + f) - log(1 - f)) / f - 2` in `f^2`, `f = s / (2 + s)`.
+const LOG_F32: [f64; 4] = [0.666_666_626_93, 0.400_009_721_52, 0.284_987_866_88, 0.242_790_788_41];
+const LOG_F64: [f64; 7] = [
+    6.666_666_666_666_735_13e-1,
+    3.999_999_999_940_941_908e-1,
+    2.857_142_874_366_239_149e-1,
+    2.222_219_843_214_978_396e-1,
+    1.818_357_216_161_805_012e-1,
+    1.531_383_769_920_937_332e-1,
+    1.479_819_860_511_658_591e-1,
+];
+
+/// Of `((log(1 + x) - x) / x^2 + 1/2) / x` on [0, 1], with the least greatest
+/// relative error of the logarithm (2^-27), found by Remez' exchange.
+const LOG_1P_F32: [f64; 8] = [
+    0.333_322_506,
+    -0.249_750_988,
+    0.197_743_281,
+    -0.155_695_527,
+    0.110_251_609,
+    -0.060_921_803_8,
+    0.021_875_607_2,
+    -0.003_677_509_25,
+];
+
+const TANH_F32: [f64; 5] =
+    [-3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2, -5.70498872745e-3];
+const TANH_P: [f64; 3] =
+    [-1.61468768441708447952e3, -9.92877231001918586564e1, -9.64399179425052238628e-1];
+const TANH_Q: [f64; 4] =
+    [4.84406305325125486048e3, 2.23548839060100448583e3, 1.12811678491632931402e2, 1.0];
+
+#[inline(always)]
+fn ln_2<V: Float>(x: V) -> [V; 2] {
+    (if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 }).map(|part| x.of(part))
+}
+
+/// `c[0] + c[1] x + ...`
+#[inline(always)]
+pub(super) fn polynomial<V: Float>(x: V, coefficients: &[f64]) -> V {
+    let (last, rest) = coefficients.split_last().expect("a coefficient");
+    rest.iter().rev().fold(x.of(*last), |sum, c| sum.mul_add(x, x.of(*c)))
+}
+
+/// The nearest integer, of numbers below 2^(BITS - 2).
+#[inline(always)]
+fn round<V: Float>(x: V) -> V {
+    let magic = x.of(1.5 * (1u64 << (V::BITS - 1)) as f64);
+    x + magic - magic
+}
+
+/// `n` and `e^r` of `x = n log 2 + r`, for numbers whose `n` is exact.
+#[inline(always)]
+fn exp_of_parts<V: Float>(x: V) -> (V, V) {
+    let n = round(x * LOG2_E);
+    let [high, low] = ln_2(x);
+    let r = n.mul_add(-low, n.mul_add(-high, x));
+    let terms = if V::BITS == 24 { 6 } else { 12 };
+    let series = polynomial(r, &INVERSE_FACTORIALS[..terms]);
+    (n, (r * r).mul_add(series, r) + 1.0)
+}
+
+/// Below it `e^x` is 0.
+#[inline(always)]
+fn least<V: Float>(x: V) -> V {
+    x.of(-f64::from(V::MAX_EXPONENT + V::BITS + 1) * LN_2)
+}
+
+#[inline(always)]
+pub(super) fn exp<V: Float>(x: V) -> V {
+    let greatest = x.of(f64::from(V::MAX_EXPONENT + 2) * LN_2);
+    let (n, power) = exp_of_parts(x.min(greatest).max(least(x)));
+    // In two steps: the first is exact, the second rounds once, to a subnormal
+    // number too, or overflows.
+    let far = f64::from(V::MAX_EXPONENT / 2);
+    let negative = n.lt(x.of(0.0));
+    let first = V::select(negative, n + far, n - far).power_of_2();
+    let second = V::select(negative, x.of((-far).exp2()), x.of(far.exp2()));
+    V::select(x.eq(x), power * first * second, x)
+}
+
+/// `e^-|x|`; of NaN, any number.
+#[inline(always)]
+fn decayed<V: Float>(x: V) -> V {
+    let (n, power) = exp_of_parts((-x.abs()).max(least(x)));
+    let far = f64::from(V::MAX_EXPONENT / 2);
+    power * (n + far).power_of_2() * (-far).exp2()
+}
+
+/// With `e = e^-|x|`, `max(x, 0) + log(1 + e)`.
+#[inline(always)]
+pub(super) fn ln_1p_exp<V: Float>(x: V) -> V {
+    let (e, above) = (decayed(x), x.max(x.of(0.0)));
+    let y = if V::BITS == 24 { above_ln_1p(above, e) } else { above + ln_1p(e) };
+    V::select(x.lt(x.of(f64::INFINITY)), y, x)
+}
+
+/// `a + log(1 + x)` for `x` from 0 to 1 and `a` not negative, in f32. Of three
+/// terms, what their sums lose is added at the end.
+#[inline(always)]
+fn above_ln_1p<V: Float>(a: V, x: V) -> V {
+    let series = polynomial(x, &LOG_1P_F32).mul_add(x, x.of(-0.5));
+    let square = x * x;
+    let log = square.mul_add(series, x);
+    let lost = square.mul_add(series, x - log);
+    let (greater, lesser) = (a.max(log), a.min(log));
+    let sum = greater + lesser;
+    sum + (lost + (lesser - (sum - greater)))
+}
+
+/// With `e = e^-|x|` and `q = e / (1 + e)`, `q` below 0 and `1 - q` above.
+#[inline(always)]
+pub(super) fn sigmoid<V: Float>(x: V) -> V {
+    let e = decayed(x);
+    let d = e + 1.0;
+    let q = e / d;
+    // `d` lost a little, which makes `q` greater by `q / d` of that.
+    let lost = e - (d - 1.0);
+    let rest = -q + 1.0;
+    let q = (-q).mul_add(rest * lost, q);
+    let y = V::select(x.lt(x.of(0.0)), q, -q + 1.0);
+    V::select(x.eq(x), y, x)
+}
+
+/// `k log 2 + log(1 + f) + c` for `f` from sqrt(1/2) - 1 to sqrt(2) - 1 and a
+/// small correction `c`.
+#[inline(always)]
+fn log_of_parts<V: Float>(k: V, f: V, c: V) -> V {
+    let s = f / (f + 2.0);
+    let z = s * s;
+    let series = match V::BITS {
+        24 => polynomial(z, &LOG_F32),
+        _ => polynomial(z, &LOG_F64),
+    };
+    let half_square = f * f * 0.5;
+    let [high, low] = ln_2(f);
+    let tail = s.mul_add(z.mul_add(series, half_square), k.mul_add(low, c));
+    k.mul_add(high, -(half_square - tail - f))
+}
+
+#[inline(always)]
+pub(super) fn ln<V: Float>(x: V) -> V {
+    // Subnormal numbers are made normal first.
+    let shift = f64::from(V::BITS + 1);
+    let small = x.lt(x.of(2f64.powi(1 - V::MAX_EXPONENT)));
+    let (k, m) = V::select(small, x * 2f64.powi(V::BITS + 1), x).split();
+    let y = log_of_parts(V::select(small, k - shift, k), m - 1.0, x.of(0.0));
+    at_ends(y, x, x)
+}
+
+#[inline(always)]
+pub(super) fn ln_1p<V: Float>(x: V) -> V {
+    let u = x + 1.0;
+    let (k, m) = u.split();
+    let near = k.eq(x.of(0.0));
+    // What the sum lost.
+    let lost = V::select(x.of(1.0).lt(x), -(u - x - 1.0), x - (u - 1.0));
+    let f = V::select(near, x, m - 1.0);
+    let y = log_of_parts(k, f, V::select(near, x.of(0.0), lost / u));
+    let y = V::select(x.eq(x.of(0.0)), x, y);
+    at_ends(y, u, x)
+}
+
+/// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` as in Cephes
+/// (`tanh.c`, `tanhf.c`, by S. Moshier; free of restrictions).
+#[inline(always)]
+pub(super) fn tanh<V: Float>(x: V) -> V {
+    let z = x * x;
+    let r = match V::BITS {
+        24 => polynomial(z, &TANH_F32),
+        _ => polynomial(z, &TANH_P) / polynomial(z, &TANH_Q),
+    };
+    let near = (r * z).mul_add(x, x);
+    let u = (x.abs() * 2.0).exp();
+    let far = -(x.of(2.0) / (u + 1.0)) + 1.0;
+    let y = V::select(x.abs().lt(x.of(0.625)), near, far).copysign(x);
+    V::select(x.eq(x), y, x)
+}
+
+/// `log` of `u` where that is 0, infinite, negative or NaN; else `y`.
+#[inline(always)]
+fn at_ends<V: Float>(y: V, u: V, x: V) -> V {
+    let zero = x.of(0.0);
+    let infinity = x.of(f64::INFINITY);
+    let y = V::select(u.lt(infinity), y, u);
+    let y = V::select(u.eq(zero), -infinity, y);
+    V::select(u.lt(zero), x.of(f64::NAN), y)
+}

@@ -1,0 +1,93 @@
+//! Elementwise ops as one kernel for each pass, where kernels run; elsewhere
+//! the same formula, composed of libtorch's operators.
+
+use crate::Error;
+use crate::kernel::simd::{self, Lanes};
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+/// A formula of libtorch's operators.
+pub(super) type Formula = fn(&Tensor) -> Result<Tensor>;
+
+/// `y` of `x`.
+#[inline]
+pub(super) fn forward(kernel: &impl Lanes<1, 1>, x: &Tensor, formula: Formula) -> Result<Tensor> {
+    match simd::map(kernel, [x]) {
+        Ok([y]) => Ok(y),
+        Err(e) if is_elsewhere(&e) => composed(x, formula),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// `dx` of `x` and `dy`, `dy` times the `slope` of `x`.
+#[inline]
+pub(super) fn backward(
+    kernel: &impl Lanes<2, 1>,
+    x: &Tensor,
+    dy: &Tensor,
+    slope: Formula,
+) -> Result<Tensor> {
+    match simd::map(kernel, [x, dy]) {
+        Ok([dx]) => Ok(dx),
+        Err(e) if is_elsewhere(&e) => Ok(dy.f_mul(&composed(x, slope)?)?),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether the kernel does not run there: on another device or dtype, without
+/// data, or where libtorch records.
+fn is_elsewhere(e: &Error) -> bool {
+    matches!(e, Error::NoKernel { .. } | Error::Argument { .. })
+}
+
+/// In f32 at least.
+fn composed(x: &Tensor, formula: Formula) -> Result<Tensor> {
+    match x.kind() {
+        kind @ (Kind::Half | Kind::BFloat16) => {
+            Ok(formula(&x.f_to_kind(Kind::Float)?)?.f_to_kind(kind)?)
+        }
+        _ => formula(x),
+    }
+}
+
+/// Stamps an op of one tensor that saves its input: its kernels, and formulas
+/// for elsewhere.
+macro_rules! fused {
+    ($(#[$doc:meta])* $Op:ident, $method:ident, $value:path, $slope:path, $formula:path, $slope_formula:path) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Op;
+
+        impl $crate::Function for $Op {
+            type Inputs = tch::Tensor;
+            type Outputs = tch::Tensor;
+
+            fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
+                ctx.save_for_backward([x])?;
+                $crate::ops::fused::forward(&$value, x, $formula)
+            }
+
+            fn backward(
+                &self,
+                ctx: &$crate::Ctx,
+                dy: &tch::Tensor,
+            ) -> anyhow::Result<Option<tch::Tensor>> {
+                let [x] = ctx.saved_tensors()?;
+                $crate::ops::gradient(ctx, 0, || {
+                    $crate::ops::fused::backward(&$slope, x, dy, $slope_formula)
+                })
+            }
+        }
+
+        impl $crate::Var {
+            #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
+            ///
+            /// # Errors
+            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+            pub fn $method(&self) -> $crate::Result<$crate::Var> {
+                $crate::Function::apply($Op, self)
+            }
+        }
+    };
+}
+pub(super) use fused;
