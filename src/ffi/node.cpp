@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/alias.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
@@ -137,7 +138,8 @@ struct FunctionNode : Node {
     const size_t n = num_outputs();
     const auto defined = [](const at::Tensor& t) { return t.defined(); };
     if (std::none_of(dy.begin(), dy.end(), defined)) return variable_list(n);
-    const bool recorded = c10::GradMode::is_enabled();  // create_graph
+    const bool recorded =  // create_graph
+        c10::AutogradState::get_tls_state().get_grad_mode();
     const bool once = recorded && second_order == TF_ONCE;
     edge_list seeds;
     if (once) seeds = torch::autograd::collect_next_edges(dy);
@@ -147,10 +149,10 @@ struct FunctionNode : Node {
     Handles received(dy.size());
     for (size_t i = 0; i < dy.size(); ++i)
       if (dy[i].defined()) received[i] = new at::Tensor(std::move(dy[i]));
-    c10::SmallVector<bool, 8> needs(n);
+    c10::SmallVector<bool, 8> needs(n, true);
     // A node with one input runs only if that is needed.
-    for (size_t i = 0; i < n; ++i)
-      needs[i] = n == 1 || task_should_compute_output(i);
+    for (size_t i = 0; n > 1 && i < n; ++i)
+      needs[i] = task_should_compute_output(i);
     Handles found(n);
     void* error = nullptr;
     {
@@ -176,6 +178,7 @@ struct FunctionNode : Node {
     std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
     if (saves) lock.lock();
     if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(op.text, op.len));
+    if (saved.empty()) return;
     tensors.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
       tensors[i] = new at::Tensor(unpack_one(i));
@@ -326,7 +329,7 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
 
 void save(const tf_recording& what, FunctionNode& node,
           const Returned& returned) {
-  node.saves = what.n_saved > 0;
+  node.saves = true;
   node.saved.reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i];
@@ -366,7 +369,7 @@ bool tf_record(const tf_recording* what) noexcept {
     const auto node =
         tf::hold(new (*what) FunctionNode(edges_of(*what), *what));
     Returned returned;
-    for (size_t i = 0; i < what->n_outputs; ++i)
+    for (size_t i = 0; what->n_saved > 0 && i < what->n_outputs; ++i)
       if (what->outputs[i].tensor)
         returned.push_back(what->outputs[i].tensor->unsafeGetTensorImpl());
     if (outputs_are_simple(*what)) {
@@ -375,7 +378,7 @@ bool tf_record(const tf_recording* what) noexcept {
     } else {
       wrap_outputs(*what, node);
     }
-    save(*what, *node, returned);
+    if (what->n_saved > 0) save(*what, *node, returned);
     node->take_state(*what);
     return true;
   });
