@@ -2,8 +2,19 @@
 #include "guard.h"
 #include "shim.h"
 
-#include <ATen/autocast_mode.h>
 #include <c10/core/InferenceMode.h>
+
+// From ATen/autocast_mode.h, which takes four times as long to compile as all
+// the rest here.
+namespace at::autocast {
+TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
+TORCH_API void set_autocast_enabled(at::DeviceType device_type, bool enabled);
+TORCH_API at::ScalarType get_autocast_dtype(at::DeviceType device_type);
+TORCH_API void set_autocast_dtype(at::DeviceType device_type, at::ScalarType dtype);
+TORCH_API void clear_cache();
+TORCH_API int increment_nesting();
+TORCH_API int decrement_nesting();
+}  // namespace at::autocast
 
 namespace {
 
