@@ -5,14 +5,14 @@
 
 mod elementwise;
 mod in_place;
-// mod linear_algebra;
-// mod lists;
-// mod losses;
-// mod normalisations;
+mod linear_algebra;
+mod lists;
+mod losses;
+mod normalisations;
 mod piecewise;
-// mod reductions;
-// mod shapes;
-// mod straight_through;
+mod reductions;
+mod shapes;
+mod straight_through;
 
 use tch::Tensor;
 
