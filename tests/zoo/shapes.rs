@@ -175,6 +175,7 @@ impl Function for Conv1d {
     ) -> Result<Tensor> {
         anyhow::ensure!(x.dim() == 3, "the input is not of shape [batch, channels, length]");
         ctx.save_for_backward([x, w])?;
+        ctx.save(b.is_some())?;
         self.conv(x, w, b)
     }
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Grads3 {
@@ -182,7 +183,7 @@ impl Function for Conv1d {
         let swapped = |t: &Tensor| t.transpose(0, 1);
         let dx = dy.conv_transpose1d(w, None::<&Tensor>, 1, self.padding, 0, 1, 1);
         let dw = swapped(&self.conv(&swapped(x), &swapped(dy), None)?);
-        let db = ctx.input_kind(2).is_ok().then(|| dy.sum_dim_intlist([0, 2], false, None));
+        let db = ctx.state::<bool>()?.then(|| dy.sum_dim_intlist(&[0i64, 2][..], false, None));
         Ok((Some(dx), Some(dw), db))
     }
 }
