@@ -170,11 +170,7 @@ impl Function for Fma {
         let wanted = |i, grad: &dyn Fn() -> Tensor| -> Grad {
             Ok(if ctx.needs_input_grad(i) { Some(ctx.reduce_to_input(i, &grad())?) } else { None })
         };
-        Ok((
-            wanted(0, &|| dy * b)?,
-            wanted(1, &|| dy * a)?,
-            wanted(2, &|| dy.shallow_clone())?,
-        ))
+        Ok((wanted(0, &|| dy * b)?, wanted(1, &|| dy * a)?, wanted(2, &|| dy.shallow_clone())?))
     }
     fn jvp(
         &self,

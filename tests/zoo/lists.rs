@@ -19,9 +19,7 @@ impl Function for SumOfList {
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let n = *ctx.state::<usize>()?;
         (0..n)
-            .map(|i| {
-                ctx.needs_input_grad(i).then(|| ctx.reduce_to_input(i, dy)).transpose()
-            })
+            .map(|i| ctx.needs_input_grad(i).then(|| ctx.reduce_to_input(i, dy)).transpose())
             .map(|grad| Ok(grad?))
             .collect()
     }
@@ -145,7 +143,10 @@ impl Function for Nest {
         ctx: &mut Ctx,
         ((a, b), list): ((&Tensor, &Tensor), &[Tensor]),
     ) -> Result<(Tensor, (Vec<Tensor>, Tensor))> {
-        ensure!(a.size() == b.size() && list.iter().all(|t| t.size() == a.size()), "the shapes differ");
+        ensure!(
+            a.size() == b.size() && list.iter().all(|t| t.size() == a.size()),
+            "the shapes differ"
+        );
         ctx.save_for_backward([a, b].into_iter().chain(list))?;
         Ok(nest(a, b, list))
     }

@@ -42,3 +42,13 @@ fn row() -> Tensor {
 fn column_pair() -> Tensor {
     vector(&[1.5, -0.5, 0.25, 0.75, -1.0, 2.0]).reshape([3, 2])
 }
+
+/// The list of tests that this program has.
+#[test]
+fn there_are_forty_functions_or_more() -> anyhow::Result<()> {
+    let list = std::process::Command::new(std::env::current_exe()?).arg("--list").output()?;
+    let list = String::from_utf8(list.stdout)?;
+    let functions = list.lines().filter(|line| line.ends_with("::gradcheck: test")).count();
+    assert!(functions >= 40, "{functions} Functions");
+    Ok(())
+}
