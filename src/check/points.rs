@@ -131,11 +131,13 @@ enum Style {
     Unit,
     Small,
     Large,
+    Huge,
     Whole,
     Near,
 }
 
-const STYLES: [Style; 4] = [Style::Unit, Style::Whole, Style::Large, Style::Small];
+const STYLES: [Style; 5] =
+    [Style::Unit, Style::Whole, Style::Large, Style::Small, Style::Huge];
 
 /// The samples, and random points; with the number of those left out.
 pub(super) fn points(
@@ -248,6 +250,8 @@ fn number(random: &mut Random, style: Style) -> f64 {
         Style::Unit | Style::Near => random.between(-2.0, 2.0),
         Style::Small => random.between(-1e-3, 1e-3),
         Style::Large => random.between(-30.0, 30.0),
+        // exp(x) overflows at 710, and f32's at 89.
+        Style::Huge => random.between(-2000.0, 2000.0),
         Style::Whole => random.between(-3.5, 3.5).round(),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::fault::{One, pick, square, x};
 use tch::{Kind, Tensor};
-use tch_function::check::Check;
+use tch_function::check::{Check, Property};
 
 fn coarse(wrong: bool, x: Tensor) -> Tensor {
     if wrong { x.to_kind(Kind::Float).to_kind(x.kind()) } else { x }
@@ -31,7 +31,10 @@ faults! {
         let f = elementwise(variance, move |x| {
             (x - x.mean(x.kind())) * 2.0 / (x.numel() as f64 - pick(wrong, 0.0, 1.0))
         });
-        Check::new(f, [x()]).reference(|x| x.var(true)).run()
+        Check::new(f, [x()])
+            .reference(|x| x.var(true))
+            .skip(Property::Shapes, "of nothing it is -0 here, and NaN in tch")
+            .run()
     };
     overflows: Value, |wrong| {
         let f = move |x: &Tensor| if wrong { (x.exp() + 1.0).log() } else { x.softplus() };

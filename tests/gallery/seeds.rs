@@ -33,11 +33,12 @@ faults! {
         Check::new(square(move |dy, x| dy * x * 2.0 + pick(wrong, 1e-9, 0.0)), [x()]).run()
     };
     strides_of_the_seed_ignored: Layouts, |wrong| {
-        let f = square(move |dy, x| pick(wrong, blind(dy), dy * 1.0) * x * 2.0);
+        let seen = move |dy: &Tensor| if wrong { blind(dy) } else { dy.shallow_clone() };
+        let f = square(move |dy, x| seen(dy) * x * 2.0);
         Check::new(f, [x()]).run()
     };
     strides_of_the_input_ignored: Layouts, |wrong| {
-        let seen = move |x: &Tensor| pick(wrong, blind(x), x * 1.0);
+        let seen = move |x: &Tensor| if wrong { blind(x) } else { x.shallow_clone() };
         let f = One::of_input(move |x| seen(x).exp(), move |dy, x| dy * seen(x).exp());
         Check::new(f, [x()]).run()
     };
@@ -52,7 +53,7 @@ faults! {
     offset_of_the_input_ignored: Layouts, |wrong| {
         let seen = move |x: &Tensor| match wrong {
             true => x.as_strided(x.size(), x.stride(), Some(0)),
-            false => x * 1.0,
+            false => x.shallow_clone(),
         };
         let f = One::of_input(move |x| seen(x).exp(), move |dy, x| dy * seen(x).exp());
         Check::new(f, [x()]).run()
