@@ -131,9 +131,9 @@ enum Style {
     Unit,
     Small,
     Large,
-    Huge,
     Whole,
     Near,
+    Huge,
 }
 
 const STYLES: [Style; 5] =
