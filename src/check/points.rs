@@ -250,8 +250,8 @@ fn number(random: &mut Random, style: Style) -> f64 {
         Style::Unit | Style::Near => random.between(-2.0, 2.0),
         Style::Small => random.between(-1e-3, 1e-3),
         Style::Large => random.between(-30.0, 30.0),
-        // exp(x) overflows at 710, and f32's at 89.
-        Style::Huge => random.between(-2000.0, 2000.0),
+        // From 800 on: exp(x) overflows at 710.
+        Style::Huge => 4000.0 * random.signed(),
         Style::Whole => random.between(-3.5, 3.5).round(),
     }
 }

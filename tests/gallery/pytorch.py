@@ -18,7 +18,6 @@ import warnings
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 FAULTS = {}
@@ -424,7 +423,7 @@ def overflowing(name, x):
 
 
 overflowing("overflows", X)
-overflowing("overflows_in_f16", f64(-3.0, 0.5, 20.0))
+overflowing("overflows_in_f16", f64(-3.0, 0.5, 25.0))
 overflowing("overflows_in_f32", f64(-3.0, 0.5, 100.0))
 
 
@@ -674,7 +673,7 @@ LEFT_OUT["not_what_it_claims"] = "no checker can be told which gradient is claim
 def apply_of(op):
     """The op through torch.autograd.Function."""
     class F(torch.autograd.Function):
-        forward = staticmethod(op.forward)
+        forward = staticmethod(lambda *x: op.forward(*x))  # a builtin has no signature
         setup_context = staticmethod(op.setup)
         backward = staticmethod(op.backward)
         if op.jvp:
