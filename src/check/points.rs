@@ -136,8 +136,7 @@ enum Style {
     Huge,
 }
 
-const STYLES: [Style; 5] =
-    [Style::Unit, Style::Whole, Style::Large, Style::Small, Style::Huge];
+const STYLES: [Style; 5] = [Style::Unit, Style::Whole, Style::Large, Style::Small, Style::Huge];
 
 /// The samples, and random points; with the number of those left out.
 pub(super) fn points(

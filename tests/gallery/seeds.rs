@@ -27,7 +27,8 @@ faults! {
         Check::new(square(move |dy, x| flush(dy) * x * 2.0), [x()]).run()
     };
     seed_ignored: ZeroSeed, |wrong| {
-        Check::new(square(move |dy, x| pick(wrong, dy.ones_like(), dy * 1.0) * x * 2.0), [x()]).run()
+        let f = square(move |dy, x| pick(wrong, dy.ones_like(), dy * 1.0) * x * 2.0);
+        Check::new(f, [x()]).run()
     };
     constant_added: ZeroSeed, |wrong| {
         Check::new(square(move |dy, x| dy * x * 2.0 + pick(wrong, 1e-9, 0.0)), [x()]).run()
