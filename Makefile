@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all the set-up on a machine that has Rust, a C++
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
-.PHONY: help demo test test-libtorch bench bench-compare doc ci libtorch tools
+.PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -10,6 +10,7 @@ help:
 	@echo "               the tests with that libtorch, which it fetches"
 	@echo "make bench     build with optimisation, and run the benchmarks"
 	@echo "make bench-compare  a Function beside C++'s and Python's (fetches PyTorch)"
+	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
@@ -32,6 +33,10 @@ bench-compare: libtorch
 	python=$$(scripts/python-env) && \
 	cargo build --release --workspace --lib --bench libtorch && \
 	"$$python" benches/compare/compare.py
+
+gallery-pytorch: libtorch
+	python=$$(scripts/python-env) && \
+	cargo test --test gallery | "$$python" -B tests/gallery/pytorch
 
 doc: libtorch
 	cargo doc --no-deps

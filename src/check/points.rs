@@ -133,9 +133,10 @@ enum Style {
     Large,
     Whole,
     Near,
+    Huge,
 }
 
-const STYLES: [Style; 4] = [Style::Unit, Style::Whole, Style::Large, Style::Small];
+const STYLES: [Style; 5] = [Style::Unit, Style::Whole, Style::Large, Style::Small, Style::Huge];
 
 /// The samples, and random points; with the number of those left out.
 pub(super) fn points(
@@ -248,6 +249,8 @@ fn number(random: &mut Random, style: Style) -> f64 {
         Style::Unit | Style::Near => random.between(-2.0, 2.0),
         Style::Small => random.between(-1e-3, 1e-3),
         Style::Large => random.between(-30.0, 30.0),
+        // From 800 on: exp(x) overflows at 710.
+        Style::Huge => 4000.0 * random.signed(),
         Style::Whole => random.between(-3.5, 3.5).round(),
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let mut tally = Tally { compared: is_f64(kit, point)?, kinks: 0 };
     for (kind, rounding, greatest) in COARSE {
         // Half precision is for numbers of moderate size.
-        if kind == Kind::Float || point.greatest() <= 8.0 {
+        if kind == Kind::Float || point.greatest() <= 32.0 {
             tally.compared += coarse(kit, point, kind, rounding, greatest)?;
         }
     }

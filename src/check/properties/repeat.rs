@@ -14,7 +14,7 @@ pub(super) fn deterministic(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop>
     let mut tally = first.compare(&second, allowed, "two equal calls give different numbers")?;
 
     let applied = runs::apply::<Var>(kit.subject, point.given(&needs))?;
-    let other: Flat = point.x.iter().map(|x| x.as_ref().map(halved)).collect();
+    let other = shrunk(&point.x);
     let other = runs::Given { x: &other, ..point.given(&needs) };
     // It may be outside the domain: what counts is that it ran.
     let between = runs::apply::<Var>(kit.subject, other);
@@ -27,8 +27,10 @@ pub(super) fn deterministic(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop>
     Ok(tally)
 }
 
-fn halved(x: &Tensor) -> Tensor {
-    if x.is_floating_point() { x * 0.75 } else { x.copy() }
+/// Other numbers, likely to be in the domain too.
+pub(super) fn shrunk(x: &Flat) -> Flat {
+    let shrunk = |x: &Tensor| if x.is_floating_point() { x * 0.75 } else { x.copy() };
+    x.iter().map(|x| x.as_ref().map(shrunk)).collect()
 }
 
 pub(super) fn second_pass(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {

@@ -28,7 +28,7 @@ fn forms(kit: &Kit<'_>, x: &Flat) -> Vec<(Flat, String)> {
                 forms.push((resized(x, size, to), format!("dimensions of {size} made {to}")));
             }
         }
-        if (2..LONG).contains(&size) {
+        if (1..LONG).contains(&size) {
             forms.push((grown(x, size, random), format!("dimensions of {size} made {LONG}")));
         }
     }

@@ -1,49 +1,53 @@
 use super::*;
 use crate::Var;
+use crate::check::layout::Layout;
+use crate::check::subject::Subject;
 use tch::Tensor;
 
 const THREADS: usize = 8;
 
+/// Every second thread works on other numbers: what they share by mistake shows.
 pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
-    let needs = point.floating();
     let seeds = point.seeds(&mut kit.random(Property::Threads));
     let expected = Results::at::<Var>(kit, point, &seeds)?;
-    let allowed = allowed(kit, Property::Threads, point);
-    let shared = runs::apply::<Var>(kit.subject, point.given(&needs))?;
+    let other = repeat::shrunk(&point.x);
+    // Where that is outside the domain, all work on the same.
+    let of_other = at(kit, point, &other, &seeds).ok();
+    let shared = runs::apply::<Var>(kit.subject, point.given(&point.floating()))?;
     let mut found = Vec::new();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
-            .map(|_| {
-                // Tensors are Send and not Sync: each thread gets its own.
-                let mine = Mine {
-                    layout: point.layout,
-                    x: copies(&point.x),
-                    seeds: copies(&seeds),
-                    needs: needs.clone(),
-                    shared: Applied {
-                        leaves: shared.leaves.clone(),
-                        inputs: Vec::new(),
-                        versions: Vec::new(),
-                        outputs: shared.outputs.clone(),
-                    },
-                };
+            .map(|i| {
+                let is_other = i % 2 == 1 && of_other.is_some();
+                let x = if is_other { &other } else { &point.x };
+                let mine = Mine::new(point, x, &seeds, &shared);
                 let subject = kit.subject;
-                scope.spawn(move || mine.run(subject))
+                (is_other, scope.spawn(move || mine.run(subject)))
             })
             .collect();
-        found.extend(threads.into_iter().map(|thread| thread.join()));
+        found.extend(threads.into_iter().map(|(is_other, thread)| (is_other, thread.join())));
     });
+    let allowed = allowed(kit, Property::Threads, point);
+    let message = "eight threads at once give other numbers than one";
     let mut tally = Tally::default();
-    for results in found {
-        let results = results
+    for (is_other, results) in found {
+        let (own, of_shared) = results
             .map_err(|_| Stop::failed("a thread panicked"))?
             .map_err(|e| Stop::failed(format!("on eight threads at once: {e}")))?;
-        for results in results {
-            let message = "eight threads at once give other numbers than one";
-            tally.compared += expected.compare(&results, allowed, message)?.compared;
+        let expected_own = of_other.as_ref().filter(|_| is_other).unwrap_or(&expected);
+        for (expected, list) in [(expected_own, own), (&expected, of_shared)] {
+            for results in list {
+                tally.compared += expected.compare(&results, allowed, message)?.compared;
+            }
         }
     }
     Ok(tally)
+}
+
+fn at(kit: &Kit<'_>, point: &Point, x: &Flat, seeds: &Flat) -> Result<Results> {
+    let needs = point.floating();
+    let given = runs::Given { x, ..point.given(&needs) };
+    Results::of(&runs::apply::<Var>(kit.subject, given)?, seeds, &needs)
 }
 
 /// What one thread works on.
@@ -57,17 +61,30 @@ struct Mine {
 }
 
 impl Mine {
-    fn run(self, subject: &dyn crate::check::subject::Subject) -> Result<Vec<Results>> {
-        let lies = crate::check::layout::Layout::Contiguous;
-        let given = runs::Given { layout: self.layout, x: &self.x, needs: &self.needs, lies };
-        let mut results = Vec::new();
-        for _ in 0..3 {
-            let own = runs::apply::<Var>(subject, given)?;
-            results.push(Results::of(&own, &self.seeds, &self.needs)?);
-            let torch = runs::apply::<Tensor>(subject, given)?;
-            results.push(Results::of(&torch, &self.seeds, &self.needs)?);
-            results.push(Results::of(&self.shared, &self.seeds, &self.needs)?);
+    /// Tensors are Send and not Sync: each thread gets its own.
+    fn new(point: &Point, x: &Flat, seeds: &Flat, shared: &Applied<Var>) -> Mine {
+        let (leaves, outputs) = (shared.leaves.clone(), shared.outputs.clone());
+        Mine {
+            layout: point.layout,
+            x: copies(x),
+            seeds: copies(seeds),
+            needs: point.floating(),
+            shared: Applied { leaves, inputs: Vec::new(), versions: Vec::new(), outputs },
         }
-        Ok(results)
+    }
+
+    /// What it finds of its own numbers, and of the graph that all share.
+    fn run(self, subject: &dyn Subject) -> Result<(Vec<Results>, Vec<Results>)> {
+        let lies = Layout::Contiguous;
+        let given = runs::Given { layout: self.layout, x: &self.x, needs: &self.needs, lies };
+        let (mut own, mut shared) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let here = runs::apply::<Var>(subject, given)?;
+            own.push(Results::of(&here, &self.seeds, &self.needs)?);
+            let torch = runs::apply::<Tensor>(subject, given)?;
+            own.push(Results::of(&torch, &self.seeds, &self.needs)?);
+            shared.push(Results::of(&self.shared, &self.seeds, &self.needs)?);
+        }
+        Ok((own, shared))
     }
 }
