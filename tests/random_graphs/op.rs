@@ -198,7 +198,8 @@ impl Op {
             Op::SquaredError => (x[1] - a).square().sum(None) / 2.0,
             Op::SinCos => return vec![a.sin(), a.cos()],
             Op::SumProduct => return vec![a + x[1], a * x[1]],
-            Op::Rows => return a.unbind(0),
+            // Strides decide which way a product is computed.
+            Op::Rows => return a.unbind(0).iter().map(Tensor::copy).collect(),
             Op::Gate => {
                 let open = a.gt(0.0).to_kind(Kind::Double);
                 return vec![a * &open, open];
