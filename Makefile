@@ -2,6 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
+.PHONY: graphs valgrind fuzz mutants
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -13,6 +14,8 @@ help:
 	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
+	@echo "make graphs, make fuzz, make valgrind, make mutants"
+	@echo "               longer checks: docs/checks.md"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
 	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
 
@@ -43,6 +46,22 @@ doc: libtorch
 
 ci:
 	.ci/run
+
+# The longer checks: docs/checks.md has what they found.
+graphs: libtorch
+	TCH_FUNCTION_GRAPHS=$${GRAPHS:-100000} cargo test --test random_graphs
+
+fuzz: libtorch
+	PROPTEST_CASES=$${CASES:-100000} cargo test --test fuzz_shapes
+
+MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
+valgrind: libtorch
+	cargo test --test libtorch --test hooks --test faults --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
+	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads
+
+# Needs `cargo install cargo-mutants`.
+mutants: libtorch
+	cargo mutants --output target --file src/graph/pass.rs --file src/graph/queue.rs --file src/rules.rs -- --lib --test graphs --test rules
 
 libtorch: tools
 	@python3 scripts/fetch-libtorch

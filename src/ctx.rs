@@ -157,8 +157,8 @@ impl Ctx {
         }
     }
 
-    /// Tells outputs and declared constants from other saved tensors; dirty
-    /// inputs are outputs now.
+    /// Tells outputs and constants from other saved tensors; dirty inputs are
+    /// outputs now. Constants are those declared, and outputs without a gradient.
     #[inline]
     pub(crate) fn settle_origins(
         &mut self,
@@ -171,6 +171,7 @@ impl Ctx {
     fn settle_saved(&mut self, outputs: &[Output], marks: Option<&Marks>) -> Result<()> {
         let op = self.op;
         let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
+        let mut found = 0;
         for saved in self.saved.iter_mut().flatten() {
             match saved.origin {
                 Origin::LeafFor(_) => continue,
@@ -180,16 +181,19 @@ impl Ctx {
             let identity = |t: &Tensor| Ok(ffi::describe(op, t)?.identity);
             let own = identity(&saved.tensor)?;
             if let Some(k) = outputs.iter().position(|y| y.identity == own) {
-                saved.origin = Origin::Output(k as u32);
+                saved.origin = match outputs[k].differentiable {
+                    true => Origin::Output(k as u32),
+                    false => Origin::Constant,
+                };
             }
             for declared in marks.iter().flat_map(|marks| &marks.constant) {
                 if identity(declared)? == own {
                     saved.origin = Origin::Constant;
+                    found += 1;
                 }
             }
         }
         let declared = marks.map_or(0, |marks| marks.constant.len());
-        let found = self.saved().iter().filter(|saved| saved.origin == Origin::Constant).count();
         if self.recording && found < declared {
             let message = "mark_constant was given a tensor that is an input or an output, or that \
                            save_for_backward was not given";

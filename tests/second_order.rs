@@ -151,6 +151,35 @@ fn a_declared_constant_has_no_second_path() -> Result<()> {
     Ok(())
 }
 
+/// `(x m, m)` with `m` 1 where `x > 0`: a floating-point output without a
+/// gradient, which is saved.
+struct Gate;
+impl Function for Gate {
+    type Inputs = Tensor;
+    type Outputs = (Tensor, Tensor);
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let open = x.gt(0.0).to_kind(Kind::Double);
+        ctx.save_for_backward([&open])?;
+        ctx.mark_non_differentiable(&open);
+        Ok((x * &open, open))
+    }
+    fn backward(&self, ctx: &Ctx, (dy, dopen): (&Tensor, &Tensor)) -> Result<Option<Tensor>> {
+        let [open] = ctx.saved_tensors()?;
+        Ok(Some(dy * open + dopen))
+    }
+}
+
+#[test]
+fn a_saved_output_without_a_gradient_has_no_second_path() -> Result<()> {
+    let (x, w) = (leaf(&[2.0]), leaf(&[5.0]));
+    let first = d(&(&Gate.apply(&x)?.0 * &w), &x)?; // w m
+    let options = GradOptions::new().allow_unused(true);
+    let [dx, dw] = options.grad(&first, [&x, &w])?;
+    assert!(dx.is_none(), "{dx:?}");
+    assert_eq!(number(dw.unwrap().value()), 1.0);
+    Ok(())
+}
+
 #[test]
 fn once_differentiable_says_so() -> Result<()> {
     let x = leaf(&[2.0]);

@@ -165,10 +165,7 @@ impl<'a> Step<'a> {
     fn var_of(&self, kept: &Saved) -> Option<Var> {
         let edge = match kept.origin {
             Origin::Input(i) | Origin::LeafFor(i) => self.recorded.edges[i as usize].clone()?,
-            // None flows to integers, though their node has one.
-            Origin::Output(output) if is_differentiable(&kept.tensor) => {
-                Edge { node: self.node.clone(), output }
-            }
+            Origin::Output(output) => Edge { node: self.node.clone(), output },
             _ => return None,
         };
         Some(Var::stand_in(kept.tensor.shallow_clone(), &edge))
@@ -208,8 +205,4 @@ impl<'a> Step<'a> {
         ctx.set_needs(|i| self.ctx.needs(i));
         Ok(ctx)
     }
-}
-
-fn is_differentiable(t: &Tensor) -> bool {
-    t.is_floating_point() || t.is_complex()
 }
