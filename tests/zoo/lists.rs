@@ -167,22 +167,51 @@ fn nest(a: &Tensor, b: &Tensor, list: &[Tensor]) -> (Tensor, (Vec<Tensor>, Tenso
     (a * b, (list.iter().map(|t| t * a).collect(), a + b))
 }
 
+/// An optional output: `x` less its mean, and the mean where it is asked for.
+struct Centre {
+    with_mean: bool,
+}
+
+impl Function for Centre {
+    type Inputs = Tensor;
+    type Outputs = (Tensor, Option<Tensor>);
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let mean = x.mean(None);
+        Ok((x - &mean, self.with_mean.then_some(mean)))
+    }
+    fn backward(&self, ctx: &Ctx, (dy, dmean): (&Tensor, Option<&Tensor>)) -> Grad {
+        let n = ctx.input_size(0)?.iter().product::<i64>();
+        let dmean = dmean.map_or_else(|| -dy.sum(None), |dmean| dmean - dy.sum(None));
+        Ok(Some(dy + dmean / n as f64))
+    }
+}
+
 tch_function::check_tests! {
     sum_of_list => Check::new(SumOfList, [vec![x(), row(), x() * 2.0], vec![x()]])
         .reference(|x| x.iter().fold(Tensor::from(0.0), |sum, x| sum + x).to_kind(x[0].kind()));
     concat => Check::new(Concat, [vec![x(), x().narrow(0, 0, 1) * 2.0], vec![row()]])
         .reference(|x| Tensor::cat(x, 0));
     columns => Check::new(Columns, [x()]).reference(|x| x.unbind(-1));
-    neighbours => Check::new(Neighbours, [vec![x(), x() + 1.0, x() * 0.5], vec![row(), row() * 2.0]])
+    neighbours => Check::new(Neighbours, [
+        vec![x(), x() + 1.0, x() * 0.5],
+        vec![row(), row() * 2.0],
+    ])
         .reference(|x| x.windows(2).map(|x| &x[0] * &x[1]).collect());
     lerp => Check::new(Lerp, [[x(), x() * 0.5 + 1.0, row()]])
         .reference(|[a, b, t]| a * (1.0 - t) + b * t);
-    optional_affine_ => Check::new(OptionalAffine, [
+    optional_affine => Check::new(OptionalAffine, [
         (x(), Some(row()), Some(row() + 1.0)),
         (x(), None, Some(row())),
         (x(), Some(row()), None),
         (x(), None, None),
     ]).reference(|(x, w, b)| optional_affine(x, w, b));
-    nest_ => Check::new(Nest, [((x(), x() + 1.0), vec![x() * 0.5, x() - 2.0]), ((row(), row() * 2.0), vec![])])
+    centre => Check::new(Centre { with_mean: false }, [x()])
+        .reference(|x| (x - x.mean(None), None));
+    centre_and_mean => Check::new(Centre { with_mean: true }, [x()])
+        .reference(|x| (x - x.mean(None), Some(x.mean(None))));
+    nest => Check::new(Nest, [
+        ((x(), x() + 1.0), vec![x() * 0.5, x() - 2.0]),
+        ((row(), row() * 2.0), vec![]),
+    ])
         .reference(|((a, b), list)| nest(a, b, list));
 }

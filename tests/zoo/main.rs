@@ -3,6 +3,7 @@
 //! The Functions and their checks stand beside each other, a module for each
 //! kind. Where tch has the same op it is the reference.
 
+mod decompositions;
 mod elementwise;
 mod in_place;
 mod linear_algebra;
@@ -15,6 +16,7 @@ mod shapes;
 mod straight_through;
 
 use tch::Tensor;
+use tch_function::check::Random;
 
 type Grad = anyhow::Result<Option<Tensor>>;
 type Grads2 = anyhow::Result<(Option<Tensor>, Option<Tensor>)>;
@@ -41,6 +43,13 @@ fn row() -> Tensor {
 /// 3 x 2.
 fn column_pair() -> Tensor {
     vector(&[1.5, -0.5, 0.25, 0.75, -1.0, 2.0]).reshape([3, 2])
+}
+
+/// Numbers of which no two are alike.
+fn apart(random: &mut Random, _: usize, shape: &[i64]) -> Tensor {
+    let n = shape.iter().product::<i64>();
+    let steps = Tensor::arange(n, tch::kind::DOUBLE_CPU).reshape(shape);
+    (steps * 2.4).sin() * 3.0 + random.tensor(shape, -0.01, 0.01)
 }
 
 /// The list of tests that this program has.

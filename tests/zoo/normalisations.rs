@@ -138,10 +138,10 @@ impl Function for UnitRows {
 
 tch_function::check_tests! {
     softmax => Check::new(Softmax, [x()]).reference(|x| x.softmax(-1, None));
-    layer_norm_ => Check::new(LayerNorm, [(x(), row(), row() + 1.0)])
+    layer_norm => Check::new(LayerNorm, [(x(), row(), row() + 1.0)])
         .reference(|(x, w, b)| layer_norm(x, w, b));
     rms_norm => Check::new(RmsNorm, [(x(), row())])
         .reference(|(x, w)| x * (x.square().mean_dim(-1, true, None) + EPS).rsqrt() * w);
-    batch_norm_ => Check::new(BatchNorm, [column_pair()]).reference(batch_norm);
+    batch_norm => Check::new(BatchNorm, [column_pair()]).reference(batch_norm);
     unit_rows => Check::new(UnitRows, [x()]).reference(|x| x / x.norm_scalaropt_dim(2.0, -1, true));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use anyhow::Result;
-use tch_function::check::{Check, Domain, Random};
+use tch_function::check::{Check, Domain};
 use tch_function::{Ctx, DoubleBackward, Function};
 
 /// The sum of everything; saves nothing but the shape, which the context knows.
@@ -160,13 +160,6 @@ impl Function for MaxOfRows {
         let zeros = Tensor::zeros(ctx.input_size(0)?, (dy.kind(), dy.device()));
         Ok(Some(zeros.scatter_add(-1, index, dy)))
     }
-}
-
-/// Numbers of which no two are alike.
-fn apart(random: &mut Random, _: usize, shape: &[i64]) -> Tensor {
-    let n = shape.iter().product::<i64>();
-    let steps = Tensor::arange(n, tch::kind::DOUBLE_CPU).reshape(shape);
-    (steps * 2.4).sin() * 3.0 + random.tensor(shape, -0.01, 0.01)
 }
 
 tch_function::check_tests! {

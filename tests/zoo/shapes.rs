@@ -2,7 +2,7 @@
 
 use super::*;
 use anyhow::Result;
-use tch_function::check::{Check, Domain, Random};
+use tch_function::check::{Check, Domain};
 use tch_function::{Ctx, Function};
 
 /// Returns a view: the transpose of the last two dimensions.
@@ -235,13 +235,6 @@ fn upsample(x: &Tensor) -> Tensor {
     y.reshape([&size[..size.len() - 1], &[-1]].concat())
 }
 
-/// Numbers of which no two are alike.
-fn apart(random: &mut Random, _: usize, shape: &[i64]) -> Tensor {
-    let n = shape.iter().product::<i64>();
-    let steps = Tensor::arange(n, tch::kind::DOUBLE_CPU).reshape(shape);
-    (steps * 2.4).sin() * 3.0 + random.tensor(shape, -0.01, 0.01)
-}
-
 fn signal() -> Tensor {
     (Tensor::arange(20, tch::kind::DOUBLE_CPU) * 1.3).sin().reshape([2, 2, 5])
 }
@@ -262,9 +255,14 @@ tch_function::check_tests! {
     arg_max => Check::new(ArgMax, [x()]).reference(|x| x.argmax(-1, false));
     embedding => Check::new(Embedding, [(column_pair(), integers(&[2, 0, 2, 1]))])
         .reference(|(table, rows)| Tensor::embedding(table, rows, -1, false, false));
-    scatter_add => Check::new(ScatterAdd, [(row(), integers(&[2, 0, 2, 1]), signal().reshape(-1).narrow(0, 0, 4))])
+    scatter_add => Check::new(ScatterAdd, [
+        (row(), integers(&[2, 0, 2, 1]), vector(&[0.5, 1.0, -2.0, 0.1])),
+    ])
         .reference(|(x, index, s)| x.scatter_add(-1, index, s));
-    conv1d => Check::new(Conv1d { padding: 1 }, [(signal(), kernel(), None), (signal(), kernel(), Some(row()))])
+    conv1d => Check::new(Conv1d { padding: 1 }, [
+        (signal(), kernel(), None),
+        (signal(), kernel(), Some(row())),
+    ])
         .reference(|(x, w, b)| x.conv1d(w, b, 1, 1, 1, 1));
-    upsample_ => Check::new(Upsample, [x()]).reference(upsample);
+    upsample => Check::new(Upsample, [x()]).reference(upsample);
 }
