@@ -58,14 +58,17 @@ pub fn other_matrix() -> Tensor {
     Tensor::from_slice(&[1.5, 0.25, -0.5, 0.75, 2.0, 1.25, -1.0, 0.3, 0.9]).reshape([3, 3])
 }
 
-type Closure<F> = Box<F>;
 type Forward = dyn Fn(&mut Ctx, &Tensor) -> Result<Tensor> + Send + Sync;
 type Backward = dyn Fn(&Ctx, &Tensor) -> Result<Option<Tensor>> + Send + Sync;
+type Forward2 = dyn Fn(&Tensor, &Tensor) -> Tensor + Send + Sync;
+type Backward2 = dyn Fn(&Ctx, &Tensor, &Tensor, &Tensor) -> Pair + Send + Sync;
+type BackwardOfFork = dyn Fn(&Tensor, &Tensor, &Tensor) -> Tensor + Send + Sync;
+type Pair = (Option<Tensor>, Option<Tensor>);
 
 /// One input, one output.
 pub struct One {
-    forward: Closure<Forward>,
-    backward: Closure<Backward>,
+    forward: Box<Forward>,
+    backward: Box<Backward>,
 }
 
 impl One {
@@ -110,12 +113,10 @@ impl Function for One {
     }
 }
 
-type Pair = (Option<Tensor>, Option<Tensor>);
-
 /// Two inputs, saved, and one output.
 pub struct Two {
-    forward: Closure<dyn Fn(&Tensor, &Tensor) -> Tensor + Send + Sync>,
-    backward: Closure<dyn Fn(&Ctx, &Tensor, &Tensor, &Tensor) -> Pair + Send + Sync>,
+    forward: Box<Forward2>,
+    backward: Box<Backward2>,
 }
 
 impl Two {
@@ -153,7 +154,7 @@ impl Function for Two {
 
 /// `y = sin x` and `z = x^2`, with `dx` from `dy`, `dz` and `x`.
 pub struct Fork {
-    backward: Closure<dyn Fn(&Tensor, &Tensor, &Tensor) -> Tensor + Send + Sync>,
+    backward: Box<BackwardOfFork>,
     materialize: bool,
 }
 
