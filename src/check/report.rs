@@ -4,7 +4,7 @@ use super::gradcheck::Tolerances;
 use super::{failure::index, jacobian::Slope};
 use std::fmt;
 
-/// What [`gradcheck`](super::gradcheck) found. Printed, it is a table of the
+/// What [`gradcheck`](super::gradcheck()) found. Printed, it is a table of the
 /// derivatives that differ, and a summary.
 #[derive(Clone, Debug)]
 pub struct Report {
