@@ -5,7 +5,7 @@ mod support;
 
 use anyhow::Result;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use support::{number, numbers, vector};
+use support::{Op, number, numbers, vector};
 use tch::Tensor;
 use tch_function::{Ctx, Function, GradOptions, Var, backward, grad};
 
@@ -349,4 +349,18 @@ fn one_op_shared_by_several_calls() {
     let x = leaf(1.0);
     let y = table.clone().apply(&table.apply(&x).unwrap()).unwrap();
     assert_eq!(d(&y, &x), 9.0);
+}
+
+#[test]
+fn a_gradient_that_the_pass_does_not_need_is_let_go() {
+    // Which a wrong dtype shows: what is needed is checked.
+    let careless = Op::<(Tensor, Tensor), Tensor> {
+        forward: |_, (a, b)| Ok(a * b),
+        backward: |_, dy| Ok((Some(dy.shallow_clone()), Some(dy.to_kind(tch::Kind::Float)))),
+    };
+    let (a, b) = (leaf(2.0), leaf(3.0));
+    let y = careless.apply((&a, &b)).unwrap();
+    let keep = GradOptions::new().retain_graph(true);
+    assert_eq!(number(keep.grad(&y, &a).unwrap().unwrap().value()), 1.0);
+    assert!(keep.grad(&y, &b).is_err());
 }
