@@ -186,18 +186,14 @@ impl Builder {
             |rank: usize| (0..rank as i64).filter(|d| p >> (d + 1) & 1 == 1).collect::<Vec<_>>();
         let number = f64::from(p) / 64.0 - 2.0;
         match choice.op {
-            0..=6 => {
+            0..=5 => {
                 let b = self.broadcastable(a, b);
-                let ops = [
-                    Op::Add,
-                    Op::Sub,
-                    Op::Mul,
-                    Op::Maximum,
-                    Op::Minimum,
-                    Op::WhereLess,
-                    Op::SquaredError,
-                ];
+                let ops = [Op::Add, Op::Sub, Op::Mul, Op::Maximum, Op::Minimum, Op::WhereLess];
                 self.push(ops[choice.op].clone(), &[a, b]);
+            }
+            6 => {
+                let b = self.broadcastable(a, b);
+                self.push(Op::SquaredError, &[a, b]);
             }
             7 => {
                 let b = self.broadcastable(a, b);
