@@ -7,10 +7,11 @@
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use std::f64::consts::FRAC_1_SQRT_2;
 use std::hint::black_box;
 use std::time::Instant;
-use tch::{Kind, Tensor, kind::FLOAT_CPU};
-use tch_function::ops::{Gelu, GeluTanh, Log1pExp, Silu};
+use tch::{Kind, Reduction, Tensor, kind::FLOAT_CPU};
+use tch_function::ops::{CrossEntropy, Gelu, GeluTanh, HuberLoss, Log1pExp, RmsNorm, Silu};
 use tch_function::{Function, Var, backward};
 
 /// The length of a chain of small tensors.
@@ -39,6 +40,73 @@ fn gelu_tanh(x: &Tensor) -> Tensor {
 
 fn silu(x: &Tensor) -> Tensor {
     Silu.apply(x).expect("a plain tensor")
+}
+
+/// What the losses and the norm take beside `x`.
+struct Others {
+    target: Tensor,
+    classes: Tensor,
+    weight: Tensor,
+}
+
+const ROWS: i64 = 16_384;
+const SMOOTHING: f64 = 0.1;
+
+thread_local! {
+    static OTHERS: Others = Others {
+        target: Tensor::randn([LARGE], FLOAT_CPU) * 5.0,
+        classes: Tensor::randint(LARGE / ROWS, [ROWS], (Kind::Int64, tch::Device::Cpu)),
+        weight: Tensor::randn([LARGE / ROWS], FLOAT_CPU).set_requires_grad(true),
+    };
+}
+
+fn huber(x: &Tensor, op: fn(&Tensor, &Tensor) -> Tensor) {
+    OTHERS.with(|o| gradients(x, &[], |x| op(x, &o.target)));
+}
+
+fn cross_entropy(x: &Tensor, op: fn(&Tensor, &Tensor) -> Tensor) {
+    OTHERS.with(|o| gradients(x, &[], |x| op(&x.view([ROWS, -1]), &o.classes)));
+}
+
+fn rms_norm(x: &Tensor, op: fn(&Tensor, &Tensor) -> Tensor) {
+    OTHERS.with(|o| gradients(x, &[&o.weight], |x| op(&x.view([ROWS, -1]), &o.weight)));
+}
+
+/// Forward, and backward through `sum` to `x` and others.
+fn gradients(x: &Tensor, others: &[&Tensor], op: impl Fn(&Tensor) -> Tensor) {
+    let leaf = x.detach().set_requires_grad(true);
+    let y = op(&leaf).sum(Kind::Float);
+    let mut to = vec![&leaf];
+    to.extend(others);
+    drop(black_box(Tensor::run_backward(&[&y], &to, false, false)));
+}
+
+fn our_huber(x: &Tensor, t: &Tensor) -> Tensor {
+    HuberLoss::default().apply((x, t)).expect("plain tensors")
+}
+
+fn composed_huber(x: &Tensor, t: &Tensor) -> Tensor {
+    let d = x - t;
+    let a = d.abs();
+    (&d * &d * 0.5).where_self(&a.lt(1.0), &(&a - 0.5)).mean(Kind::Float)
+}
+
+fn our_cross_entropy(x: &Tensor, t: &Tensor) -> Tensor {
+    CrossEntropy { label_smoothing: SMOOTHING }.apply((x, t)).expect("plain tensors")
+}
+
+fn composed_cross_entropy(x: &Tensor, t: &Tensor) -> Tensor {
+    let log_p = x.log_softmax(-1, Kind::Float);
+    let hard = log_p.gather(1, &t.unsqueeze(1), false).mean(Kind::Float);
+    -(hard * (1.0 - SMOOTHING) + log_p.mean(Kind::Float) * SMOOTHING)
+}
+
+fn our_rms_norm(x: &Tensor, w: &Tensor) -> Tensor {
+    RmsNorm { eps: 1e-5 }.apply((x, w)).expect("plain tensors")
+}
+
+fn composed_rms_norm(x: &Tensor, w: &Tensor) -> Tensor {
+    x * (x.square().mean_dim(-1, true, Kind::Float) + 1e-5).rsqrt() * w
 }
 
 /// One program on a tensor.
@@ -120,6 +188,82 @@ fn pairs() -> Vec<Pair> {
             (9, 1),
         ),
         pair("silu, both", LARGE, 2, |x| both(silu, x), |x| both(Tensor::silu, x), 1.0, (9, 1)),
+        pair(
+            "gelu / composed",
+            LARGE,
+            2,
+            |x| both(gelu, x),
+            |x| both(|x| x * (((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5), x),
+            0.6,
+            (9, 1),
+        ),
+        pair(
+            "silu / composed",
+            LARGE,
+            2,
+            |x| both(silu, x),
+            |x| both(|x| x * x.sigmoid(), x),
+            0.6,
+            (9, 1),
+        ),
+        pair(
+            "huber, both",
+            LARGE,
+            2,
+            |x| huber(x, our_huber),
+            |x| huber(x, |x, t| x.huber_loss(t, Reduction::Mean, 1.0)),
+            1.0,
+            (9, 1),
+        ),
+        pair(
+            "huber / composed",
+            LARGE,
+            2,
+            |x| huber(x, our_huber),
+            |x| huber(x, composed_huber),
+            0.6,
+            (9, 1),
+        ),
+        pair(
+            "cross entropy, both",
+            LARGE,
+            2,
+            |x| cross_entropy(x, our_cross_entropy),
+            |x| {
+                cross_entropy(x, |x, t| {
+                    x.cross_entropy_loss::<Tensor>(t, None, Reduction::Mean, -100, SMOOTHING)
+                })
+            },
+            1.0,
+            (9, 1),
+        ),
+        pair(
+            "cross en. / composed",
+            LARGE,
+            2,
+            |x| cross_entropy(x, our_cross_entropy),
+            |x| cross_entropy(x, composed_cross_entropy),
+            0.6,
+            (9, 1),
+        ),
+        pair(
+            "rms norm, both",
+            LARGE,
+            2,
+            |x| rms_norm(x, our_rms_norm),
+            |x| rms_norm(x, |x, w| x.internal_fused_rms_norm([LARGE / ROWS], Some(w), 1e-5).0),
+            1.0,
+            (9, 1),
+        ),
+        pair(
+            "rms norm / composed",
+            LARGE,
+            2,
+            |x| rms_norm(x, our_rms_norm),
+            |x| rms_norm(x, composed_rms_norm),
+            0.6,
+            (9, 1),
+        ),
         pair("both / softplus", 100_000, 2, both_ours, both_softplus, 0.9, (41, 50)),
         pair("both / softplus", 100_000, 1, both_ours, both_softplus, 0.9, (41, 50)),
         pair("both / softplus", 1_000, 1, both_ours, both_softplus, 0.9, (41, 500)),

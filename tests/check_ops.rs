@@ -109,9 +109,48 @@ ops! {
     softmax: Check::new(ops::Softmax { dim: -1 }, [x()]).reference(|x| x.softmax(-1, None));
     log_softmax: Check::new(ops::LogSoftmax { dim: 0 }, [x()])
         .reference(|x| x.log_softmax(0, None));
-    cross_entropy: Check::new(ops::CrossEntropy, [(x(), integers(&[2, 0]))]).reference(|(x, t)| {
-        x.cross_entropy_loss::<Tensor>(t, None, Reduction::Mean, -100, 0.0)
-    });
     squared_error: Check::new(ops::SquaredError, pairs())
         .reference(|(y, t)| ((t - y) * (t - y) / 2.0).sum(None));
+}
+
+fn scores() -> Tensor {
+    Tensor::from_slice(&[0.5, -1.25, 2.0, 3.0, 0.1, -0.7, 1.5, -0.2, 0.3, 0.9, -2.0, 0.4])
+        .reshape([4, 3])
+}
+
+/// Of `smoothing`, as libtorch's.
+fn cross_entropy(smoothing: f64) -> Check<ops::CrossEntropy> {
+    let row = (scores(), integers(&[2, 0, -100, 1]));
+    let deep = (scores().reshape([2, 3, 2]), integers(&[2, 0, 1, 0]).reshape([2, 2]));
+    let single = (scores().select(0, 0), Tensor::from(1i64));
+    let op = ops::CrossEntropy { label_smoothing: smoothing };
+    Check::new(op, [row, deep, single]).reference(move |(x, t)| {
+        x.cross_entropy_loss::<Tensor>(t, None, Reduction::Mean, -100, smoothing)
+    })
+}
+
+/// With some differences on either side of `delta`.
+fn huber(reduction: Reduction) -> Check<ops::HuberLoss> {
+    let op = ops::HuberLoss { delta: 0.8, reduction };
+    Check::new(op, pairs()).reference(move |(x, t)| {
+        // libtorch's gradients are wrong where one broadcasts.
+        let both = Tensor::broadcast_tensors(&[x, t]);
+        both[0].huber_loss(&both[1], reduction, 0.8)
+    })
+}
+
+tch_function::check_tests! {
+    gelu => Check::new(ops::Gelu, [x(), Tensor::from(0.0)]).reference(|x| x.gelu("none"));
+    gelu_tanh => Check::new(ops::GeluTanh, [x(), Tensor::from(0.0)]).reference(|x| x.gelu("tanh"));
+    silu => Check::new(ops::Silu, [x(), Tensor::from(0.0)]).reference(|x| x.silu());
+    huber_mean => huber(Reduction::Mean);
+    huber_sum => huber(Reduction::Sum);
+    huber_none => huber(Reduction::None);
+    cross_entropy_plain => cross_entropy(0.0);
+    cross_entropy_smoothed => cross_entropy(0.3);
+    rms_norm => Check::new(ops::RmsNorm { eps: 1e-5 }, [(x(), row()), (row() + 1.0, row())])
+        .reference(|(x, w)| {
+            let r = (x.square().mean_dim(-1, true, None) + 1e-5).rsqrt();
+            x * r * w
+        });
 }

@@ -40,7 +40,21 @@ pub fn fold<A: Elements, S: Clone + Send + Sync>(
     step: impl Fn(S, usize, A) -> S + Sync,
     merge: impl Fn(S, S) -> S,
 ) -> Result<S> {
-    let op = "kernel::fold";
+    let block = |value, from, n, x: A::Slices<'_>| {
+        (0..n).fold(value, |value, i| step(value, from + i, A::get(x, i)))
+    };
+    blocks::<A, S>("kernel::fold", x, start, &block, merge)
+}
+
+/// As [`fold`]; `step` gets a block of elements: the place of the first one,
+/// how many there are, and the elements.
+pub(super) fn blocks<A: Elements, S: Clone + Send + Sync>(
+    op: &'static str,
+    x: A::Tensors<'_>,
+    start: S,
+    step: &(impl Fn(S, usize, usize, A::Slices<'_>) -> S + Sync),
+    merge: impl Fn(S, S) -> S,
+) -> Result<S> {
     let inputs = operands::<A>(op, Role::Input, x)?;
     let layout = Layout::in_order(op, &inputs)?;
     let mut each = inputs.iter();
@@ -54,7 +68,7 @@ pub fn fold<A: Elements, S: Clone + Send + Sync>(
         for from in (from..end).step_by(BLOCK) {
             let n = BLOCK.min(end - from);
             let x = A::slices(&sources, from..from + n, &mut buffers);
-            value = (0..n).fold(value, |value, i| step(value, from + i, A::get(x, i)));
+            value = step(value, from, n, x);
         }
         value
     };

@@ -12,11 +12,7 @@ pub(super) type Formula = fn(&Tensor) -> Result<Tensor>;
 /// `y` of `x`.
 #[inline]
 pub(super) fn forward(kernel: &impl Lanes<1, 1>, x: &Tensor, formula: Formula) -> Result<Tensor> {
-    match simd::map(kernel, [x]) {
-        Ok([y]) => Ok(y),
-        Err(e) if is_elsewhere(&e) => composed(x, formula),
-        Err(e) => Err(e.into()),
-    }
+    elsewhere(simd::map(kernel, [x]).map(|[y]| y), || composed(x, formula))
 }
 
 /// `dx` of `x` and `dy`, `dy` times the `slope` of `x`.
@@ -27,10 +23,19 @@ pub(super) fn backward(
     dy: &Tensor,
     slope: Formula,
 ) -> Result<Tensor> {
-    match simd::map(kernel, [x, dy]) {
-        Ok([dx]) => Ok(dx),
-        Err(e) if is_elsewhere(&e) => Ok(dy.f_mul(&composed(x, slope)?)?),
-        Err(e) => Err(e.into()),
+    let done = simd::map(kernel, [x, dy]).map(|[dx]| dx);
+    elsewhere(done, || Ok(dy.f_mul(&composed(x, slope)?)?))
+}
+
+/// What a kernel has made, or what `formula` makes where it does not run.
+#[inline]
+pub(super) fn elsewhere(
+    done: crate::Result<Tensor>,
+    formula: impl FnOnce() -> Result<Tensor>,
+) -> Result<Tensor> {
+    match done {
+        Err(e) if is_elsewhere(&e) => formula(),
+        done => Ok(done?),
     }
 }
 

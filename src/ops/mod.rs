@@ -26,13 +26,16 @@
 mod arithmetic;
 mod cast;
 mod compare;
+mod cross_entropy;
 mod exp_log;
 mod fused;
 mod gelu;
+mod huber;
 mod linear;
 mod log1p_exp;
 mod piecewise;
 mod reduce;
+mod rms_norm;
 mod shape;
 mod softmax;
 mod squared_error;
@@ -42,14 +45,17 @@ pub use arithmetic::{
 };
 pub use cast::ToKind;
 pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
+pub use cross_entropy::CrossEntropy;
 pub use exp_log::{Exp, Log, Sigmoid, Sqrt, Tanh};
 pub use gelu::{Gelu, GeluTanh, Silu};
+pub use huber::HuberLoss;
 pub use linear::{Matmul, Transpose};
 pub use log1p_exp::Log1pExp;
 pub use piecewise::{Abs, Maximum, Minimum, Relu, Where};
 pub use reduce::{Amax, Amin, Max, Mean, Min, Sum};
+pub use rms_norm::RmsNorm;
 pub use shape::{Gather, IndexSelect, Reshape};
-pub use softmax::{CrossEntropy, LogSoftmax, Softmax};
+pub use softmax::{LogSoftmax, Softmax};
 pub use squared_error::SquaredError;
 
 use crate::Ctx;

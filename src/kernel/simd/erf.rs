@@ -3,8 +3,8 @@
 //! In f64 the rational functions of FreeBSD's msun (`s_erf.c`): Copyright (C)
 //! 1993 by Sun Microsystems, Inc. All rights reserved; permission to use, copy,
 //! modify, and distribute this software is freely granted, provided that this
-//! notice is preserved. In f32 polynomials of N. Juffa's
-//! (stackoverflow.com/a/35148199, BSD 2-clause).
+//! notice is preserved. In f32 the coefficients of N. Juffa's `erff`
+//! (stackoverflow.com/a/35148199; MLX's `erf.h` has the same).
 #![expect(clippy::excessive_precision, reason = "constants as in their sources")]
 
 use super::Float;

@@ -131,7 +131,7 @@ pub(super) fn exp<V: Float>(x: V) -> V {
 
 /// `e^-|x|`; of NaN, any number.
 #[inline(always)]
-fn decayed<V: Float>(x: V) -> V {
+pub(super) fn decayed<V: Float>(x: V) -> V {
     let (n, power) = exp_of_parts((-x.abs()).max(least(x)));
     let far = f64::from(V::MAX_EXPONENT / 2);
     power * (n + far).power_of_2() * (-far).exp2()
@@ -212,7 +212,8 @@ pub(super) fn ln_1p<V: Float>(x: V) -> V {
 }
 
 /// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` as in Cephes
-/// (`tanh.c`, `tanhf.c`, by S. Moshier; free of restrictions).
+/// (`tanh.c` and `tanhf.c`, release 2.2, by S. L. Moshier; its readme: "may be
+/// used freely but it comes with no support or guarantee").
 #[inline(always)]
 pub(super) fn tanh<V: Float>(x: V) -> V {
     let z = x * x;

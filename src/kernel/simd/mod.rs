@@ -2,8 +2,10 @@
 
 mod erf;
 mod math;
+mod slices;
 mod vector;
 
+pub use slices::{accumulate, apply, max, sum, sum_of, update};
 pub use vector::Float;
 
 use super::element::{Element, sealed::Element as _};
@@ -142,21 +144,34 @@ impl<F: Lanes<I, O>, T: Lane, const I: usize, const O: usize> WithSimd for Run<'
     }
 }
 
-/// A type that vectors are made of.
-trait Lane: Element {
+/// A type that vectors are made of: `f32` or `f64`.
+pub trait Lane: Element + Into<f64> {
+    /// `value`, rounded.
+    fn of(value: f64) -> Self;
+    #[doc(hidden)]
     type Vector<S: Simd>: Float;
+    #[doc(hidden)]
     fn lanes<S: Simd>() -> usize;
+    #[doc(hidden)]
     fn splat<S: Simd>(s: S, value: Self) -> Self::Vector<S>;
+    #[doc(hidden)]
     /// At most `lanes` of them; the rest are zeros.
     fn load<S: Simd>(s: S, from: &[Self]) -> Self::Vector<S>;
+    #[doc(hidden)]
     /// As many as there is room for.
     fn store<S: Simd>(vector: Self::Vector<S>, to: &mut [MaybeUninit<Self>]);
+    #[doc(hidden)]
+    /// As `store`.
+    fn store_in<S: Simd>(vector: Self::Vector<S>, to: &mut [Self]);
 }
 
 macro_rules! lane {
-    ($T:ty, $V:ident, $splat:ident, $lanes:ident, $load:ident, $split:ident, $room:ident) => {
+    ($T:ty, $V:ident, $splat:ident, $lanes:ident, $load:ident, $split:ident, $room:ident, $mut:ident) => {
         impl Lane for $T {
             type Vector<S: Simd> = $V<S>;
+            fn of(value: f64) -> $T {
+                value as $T
+            }
             #[inline(always)]
             fn lanes<S: Simd>() -> usize {
                 S::$lanes
@@ -184,11 +199,39 @@ macro_rules! lane {
                     to.write(*x);
                 }
             }
+            #[inline(always)]
+            fn store_in<S: Simd>(vector: $V<S>, to: &mut [$T]) {
+                if let (&mut [ref mut to], _) = S::$mut(to) {
+                    *to = vector.1;
+                    return;
+                }
+                let vector = [vector.1];
+                let lanes: &[$T] = pulp::bytemuck::cast_slice(&vector);
+                to.iter_mut().zip(lanes).for_each(|(to, x)| *to = *x);
+            }
         }
     };
 }
-lane!(f32, F32, splat_f32s, F32_LANES, partial_load_f32s, as_simd_f32s, as_uninit_mut_simd_f32s);
-lane!(f64, F64, splat_f64s, F64_LANES, partial_load_f64s, as_simd_f64s, as_uninit_mut_simd_f64s);
+lane!(
+    f32,
+    F32,
+    splat_f32s,
+    F32_LANES,
+    partial_load_f32s,
+    as_simd_f32s,
+    as_uninit_mut_simd_f32s,
+    as_mut_simd_f32s
+);
+lane!(
+    f64,
+    F64,
+    splat_f64s,
+    F64_LANES,
+    partial_load_f64s,
+    as_simd_f64s,
+    as_uninit_mut_simd_f64s,
+    as_mut_simd_f64s
+);
 
 /// Each instruction set of this machine gives what the best one gives, which
 /// `tests/kernel_math.rs` compares with exact values.

@@ -1,0 +1,132 @@
+//! Huber loss: squares near the target, distances far from it.
+
+use super::fused::elsewhere;
+use super::gradient;
+use crate::kernel::simd::{self, Float, Lanes};
+use crate::{Ctx, Function, Var};
+use anyhow::{Result, ensure};
+use tch::{Kind, Reduction, Tensor};
+
+/// `l = d^2 / 2` where `|d| <= delta`, else `delta (|d| - delta / 2)`, with
+/// `d = x - t`; `dl/dx = -dl/dt = min(max(d, -delta), delta)`; `d2l/dx2` is 1
+/// inside and 0 outside. (P. J. Huber, Robust Estimation of a Location
+/// Parameter, 1964.)
+///
+/// Inputs `(x, t)`, output and target; shapes broadcast. The losses are averaged,
+/// summed or given as they are; the mean of none is NaN. A `delta` that is not
+/// positive is an error.
+///
+/// Losses and gradients are within 3 epsilon of their exact values, relatively
+/// to them; a sum or a mean, whose terms are all positive, within 32.
+/// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
+#[derive(Clone, Copy, Debug)]
+pub struct HuberLoss {
+    /// Where squares end.
+    pub delta: f64,
+    /// What is made of the losses.
+    pub reduction: Reduction,
+}
+
+impl Default for HuberLoss {
+    /// As in PyTorch: `delta = 1`, the mean.
+    fn default() -> Self {
+        HuberLoss { delta: 1.0, reduction: Reduction::Mean }
+    }
+}
+
+impl Function for HuberLoss {
+    type Inputs = (Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, (x, t): (&Tensor, &Tensor)) -> Result<Tensor> {
+        let delta = self.delta;
+        ensure!(delta > 0.0, "delta is {delta}; give a positive number");
+        ctx.save_for_backward([x, t])?;
+        let loss = Loss { delta };
+        let done = match self.reduction {
+            Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y),
+            _ => simd::sum_of(&loss, [x, t])
+                .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
+        };
+        elsewhere(done, || {
+            // libtorch divides by the number of elements of `x` otherwise.
+            let both = Tensor::f_broadcast_tensors(&[x, t])?;
+            Ok(both[0].f_huber_loss(&both[1], self.reduction, delta)?)
+        })
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, t] = ctx.saved_tensors()?;
+        let (delta, factor) = (self.delta, self.factor(x, t));
+        let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
+        let dx = elsewhere(done, || {
+            let d = wide(x)?.f_sub(&wide(t)?)?;
+            Ok(d.f_clamp(-delta, delta)?.f_mul_scalar(factor)?.f_mul(dy)?)
+        })?;
+        let dt = gradient(ctx, 1, || Ok(dx.f_neg()?))?;
+        Ok((gradient(ctx, 0, || Ok(dx))?, dt))
+    }
+}
+
+impl HuberLoss {
+    /// Of the sum.
+    fn factor(&self, x: &Tensor, t: &Tensor) -> f64 {
+        match self.reduction {
+            Reduction::Mean => 1.0 / broadcast_count(&x.size(), &t.size()) as f64,
+            _ => 1.0,
+        }
+    }
+}
+
+fn broadcast_count(a: &[i64], b: &[i64]) -> i64 {
+    let size = |s: &[i64], i: usize| s.len().checked_sub(i + 1).map_or(1, |at| s[at]);
+    let sizes = (0..a.len().max(b.len())).map(|i| (size(a, i), size(b, i)));
+    sizes.map(|(a, b)| if a == 1 { b } else { a }).product()
+}
+
+/// In f32 at least.
+fn wide(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.kind() {
+        Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
+        _ => x.shallow_clone(),
+    })
+}
+
+struct Loss {
+    delta: f64,
+}
+
+impl Lanes<2, 1> for Loss {
+    #[inline(always)]
+    fn call<V: Float>(&self, [x, t]: [V; 2]) -> [V; 1] {
+        let d = (x - t).abs();
+        // Of NaN the second one, which is NaN.
+        let near = d.lt(x.of(self.delta));
+        [V::select(near, d * d * 0.5, (d - 0.5 * self.delta) * self.delta)]
+    }
+}
+
+struct Slope {
+    delta: f64,
+    factor: f64,
+}
+
+impl Lanes<3, 1> for Slope {
+    #[inline(always)]
+    fn call<V: Float>(&self, [x, t, dy]: [V; 3]) -> [V; 1] {
+        let d = x - t;
+        let clamped = d.max(x.of(-self.delta)).min(x.of(self.delta));
+        [V::select(d.eq(d), clamped, d) * self.factor * dy]
+    }
+}
+
+impl Var {
+    /// [`HuberLoss`] of this output against `target`, averaged.
+    ///
+    /// # Errors
+    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message, and for
+    /// a `delta` that is not positive.
+    pub fn huber_loss(&self, target: &Var, delta: f64) -> crate::Result<Var> {
+        HuberLoss { delta, reduction: Reduction::Mean }.apply((self, target))
+    }
+}
