@@ -65,44 +65,6 @@ mutants: libtorch
 	  --file src/graph/pass.rs --file src/graph/queue.rs -C=--lib -C=--test=graphs -C=--test=rules
 
 libtorch: tools
-	scripts/test-libtorch $(VERSION)
-
-bench: libtorch
-	cargo bench
-
-# With the benches, whose dependencies make cargo build torch-sys in their way.
-bench-compare: libtorch
-	python=$$(scripts/python-env) && \
-	cargo build --release --workspace --lib --bench libtorch && \
-	"$$python" benches/compare/compare.py
-
-gallery-pytorch: libtorch
-	python=$$(scripts/python-env) && \
-	cargo test --test gallery | "$$python" -B tests/gallery/pytorch
-
-doc: libtorch
-	cargo doc --no-deps
-
-ci:
-	.ci/run
-
-# The longer checks: docs/checks.md has what they found.
-graphs: libtorch
-	TCH_FUNCTION_GRAPHS=$${GRAPHS:-100000} cargo test --test random_graphs
-
-fuzz: libtorch
-	PROPTEST_CASES=$${CASES:-100000} cargo test --test fuzz_shapes
-
-MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
-valgrind: libtorch
-	cargo test --test libtorch --test hooks --test faults --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
-	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads
-
-# Needs `cargo install cargo-mutants`.
-mutants: libtorch
-	cargo mutants --output target --file src/graph/pass.rs --file src/graph/queue.rs --file src/rules.rs -- --lib --test graphs --test rules
-
-libtorch: tools
 	@python3 scripts/fetch-libtorch
 
 tools:
