@@ -1,5 +1,6 @@
 //! What a step of a graph does, as a Function and in plain tch.
 
+use super::common;
 use super::functions::*;
 use tch::{Kind, Reduction, Tensor};
 use tch_function::{Differentiable, Function, Result, ops};
@@ -133,7 +134,9 @@ impl Op {
             }
             Op::Softmax(dim) => ops::Softmax { dim: *dim }.apply(a),
             Op::LogSoftmax(dim) => ops::LogSoftmax { dim: *dim }.apply(a),
-            Op::CrossEntropy => ops::CrossEntropy.apply((a, &constant(&classes(a.tensor())))),
+            Op::CrossEntropy => {
+                ops::CrossEntropy::default().apply((a, &constant(&classes(a.tensor()))))
+            }
             Op::SquaredError => ops::SquaredError.apply((a, x[1])),
             Op::SinCos => return both(SinCos.apply(a)),
             Op::SumProduct => return SumProduct.apply((a, x[1])).map(Vec::from),
@@ -192,9 +195,7 @@ impl Op {
             Op::Gather(dim, count) => a.gather(*dim, &places(a, *dim, *count), false),
             Op::Softmax(dim) => a.softmax(*dim, None),
             Op::LogSoftmax(dim) => a.log_softmax(*dim, None),
-            Op::CrossEntropy => {
-                a.cross_entropy_loss::<Tensor>(&classes(a), None, Reduction::Mean, -100, 0.0)
-            }
+            Op::CrossEntropy => cross_entropy(a),
             Op::SquaredError => (x[1] - a).square().sum(None) / 2.0,
             Op::SinCos => return vec![a.sin(), a.cos()],
             Op::SumProduct => return vec![a + x[1], a * x[1]],
@@ -222,6 +223,7 @@ fn both<V>(y: Result<(V, V)>) -> Result<Vec<V>> {
 /// `y`, which `value` equals but for rounding, with that value: what comes
 /// after may have a kink just there.
 fn with_value(y: Tensor, value: &Tensor) -> Tensor {
+    common::assert_close(value, &y.detach(), 1e-13).expect("the same but for rounding");
     &y - y.detach() + value
 }
 
@@ -229,6 +231,14 @@ fn with_value(y: Tensor, value: &Tensor) -> Tensor {
 fn softplus(x: &Tensor) -> Tensor {
     let ours = ops::Log1pExp.apply(&x.detach()).expect("a float tensor");
     with_value(x.softplus(), &ours)
+}
+
+/// So does its cross entropy.
+fn cross_entropy(x: &Tensor) -> Tensor {
+    let classes = classes(x);
+    let y = x.cross_entropy_loss::<Tensor>(&classes, None, Reduction::Mean, -100, 0.0);
+    let ours = ops::CrossEntropy::default().apply((&x.detach(), &classes));
+    with_value(y, &ours.expect("scores and classes"))
 }
 
 /// libtorch takes another path through its kernels where a gradient is wanted:
