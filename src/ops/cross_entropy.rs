@@ -74,12 +74,14 @@ impl CrossEntropy {
                 return stray.store(true, Ordering::Relaxed);
             };
             let max: f64 = simd::max(x).into();
-            let [sum] = simd::sum(&ExpOf { max }, [x]);
-            let mut below = (1.0 - s) * (max - target.into());
-            if s > 0.0 {
-                let [sum] = simd::sum(&Below { max }, [x]);
-                below += s / x.len() as f64 * sum;
-            }
+            let hard = (1.0 - s) * (max - target.into());
+            let (sum, below) = if s > 0.0 {
+                let [sum, below] = simd::sum(&ExpAndBelow { max }, [x]);
+                (sum, hard + s / x.len() as f64 * below)
+            } else {
+                let [sum] = simd::sum(&ExpOf { max }, [x]);
+                (sum, hard)
+            };
             loss.copy_from_slice(&[sum.ln() + below, 1.0]);
         })?;
         if stray.into_inner() {
@@ -187,14 +189,15 @@ impl Lanes<1, 1> for ExpOf {
     }
 }
 
-struct Below {
+struct ExpAndBelow {
     max: f64,
 }
 
-impl Lanes<1, 1> for Below {
+impl Lanes<1, 2> for ExpAndBelow {
     #[inline(always)]
-    fn call<V: Float>(&self, [x]: [V; 1]) -> [V; 1] {
-        [-(x - self.max)]
+    fn call<V: Float>(&self, [x]: [V; 1]) -> [V; 2] {
+        let below = x - self.max;
+        [below.exp(), -below]
     }
 }
 

@@ -1,7 +1,7 @@
 //! Vectors over slices, for the rows of [`rows`](crate::kernel::rows); and
 //! sums over tensors.
 
-use super::{Float, Lane, Lanes, arch};
+use super::{AHEAD, Float, Lane, Lanes, arch, prefetch};
 use crate::Result;
 use crate::kernel::element::sealed::Element as _;
 use crate::kernel::fold::blocks;
@@ -285,6 +285,7 @@ impl<T: Lane> WithSimd for Max<'_, T> {
         let rest = chunks.remainder();
         for chunk in chunks {
             for i in 0..CHAINS {
+                prefetch(chunk, i * lanes + AHEAD / size_of::<T>());
                 found[i] = found[i].max(T::load(s, &chunk[i * lanes..(i + 1) * lanes]));
             }
         }
