@@ -212,7 +212,7 @@ pub(super) fn ln_1p<V: Float>(x: V) -> V {
 }
 
 /// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` as in Cephes
-/// (`tanh.c` and `tanhf.c`, release 2.2, by S. L. Moshier; its readme: "may be
+/// (`tanh.c` and `tanhf.c`, by S. L. Moshier; its readme: "may be
 /// used freely but it comes with no support or guarantee").
 #[inline(always)]
 pub(super) fn tanh<V: Float>(x: V) -> V {
