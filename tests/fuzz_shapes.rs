@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use common::{Outcome, Random, assert_same, tolerance};
 use functions::{Fma, Silu, SinCos, SumProduct};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use tch::{Kind, Tensor};
 use tch_function::{Differentiable, Function, GradOptions, Value, Var, ops};
 
@@ -172,10 +173,18 @@ fn check(case: &Case, shape: &[i64], inputs: &[Input], seed: &Layout) -> Result<
     assert_same(&inside, &expected, 4.0 * rounding).context("inside libtorch")
 }
 
+/// The same cases in every `cargo test`, others whenever a number is asked for.
+fn config() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig { rng_seed: RngSeed::Fixed(0), ..ProptestConfig::with_cases(2000) },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(ProptestConfig::default().cases.max(2000))
+        ..config()
     })]
 
     #[test]
