@@ -226,7 +226,7 @@ impl Var {
     /// [`CrossEntropy`] of these scores and the classes `targets`, averaged.
     ///
     /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message, also
+    /// [`Error::Forward`] with libtorch's message, also
     /// for a target that is no class.
     pub fn cross_entropy(&self, targets: &Var) -> crate::Result<Var> {
         CrossEntropy::default().apply((self, targets))

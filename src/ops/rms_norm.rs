@@ -200,7 +200,7 @@ impl Var {
     /// [`RmsNorm`] of rows along the last dimension.
     ///
     /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message, and for
+    /// [`Error::Forward`] with libtorch's message, and for
     /// a weight of another shape than the last dimension's.
     pub fn rms_norm(&self, weight: &Var, eps: f64) -> crate::Result<Var> {
         RmsNorm { eps }.apply((self, weight))

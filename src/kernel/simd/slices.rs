@@ -1,4 +1,4 @@
-//! Vectors over slices, for the rows of [`rows`](crate::kernel::rows); and
+//! Vectors over slices, for the rows of [`rows`](crate::kernel::rows()); and
 //! sums over tensors.
 
 use super::{AHEAD, Float, Lane, Lanes, arch, prefetch};
