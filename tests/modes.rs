@@ -25,6 +25,8 @@ impl Function for Product {
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, w] = ctx.saved_tensors()?;
         assert_eq!(dy.kind(), x.kind());
+        assert_eq!(ctx.input_kind(1)?, self.sees);
+        assert!(matches!(ctx.input_kind(2), Err(Error::NoInput { input: 2, count: 2, .. })));
         Ok((Some(dy.f_matmul(&w.tr())?), Some(x.tr().f_matmul(dy)?)))
     }
     fn cast_inputs(&self) -> Option<Kind> {
@@ -94,6 +96,12 @@ fn autocast_ends_with_its_closure_also_after_a_panic() -> Result<()> {
     assert!(std::panic::catch_unwind(panics).is_err());
     assert_eq!(x.matmul(&w).kind(), Kind::Float);
     Ok(())
+}
+
+#[test]
+fn a_device_without_autocast_is_an_error() {
+    let failed = autocast(Device::Vulkan, Kind::Half, || ());
+    assert_error!(failed, Error::Torch { op: "autocast", .. }, "device type");
 }
 
 #[test]
