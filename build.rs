@@ -101,8 +101,18 @@ fn compile_shim(include: &Path) {
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
         .files(
-            ["shim", "node", "hooks", "modes", "memory", "parallel"]
-                .map(|file| format!("src/ffi/{file}.cpp")),
+            [
+                "shim",
+                "node",
+                "hooks",
+                "modes",
+                "memory",
+                "parallel",
+                "dispatcher",
+                "dispatch_node",
+                "batched",
+            ]
+            .map(|file| format!("src/ffi/{file}.cpp")),
         );
     // Set by .ci/run: a warning of another compiler must not break a user's build.
     if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {

@@ -423,6 +423,22 @@ impl Ctx {
         self.kept = (0..self.inputs.len()).map(keep).collect();
     }
 
+    /// Takes over what another context saved.
+    pub(crate) fn restore(&mut self, saved: impl Iterator<Item = Saved>, materialize_grads: bool) {
+        self.saved = Some(saved.collect());
+        self.materialize_grads = materialize_grads;
+    }
+
+    /// Whether `forward` kept state that is not a tensor.
+    pub(crate) fn has_state(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// The inputs that `forward` has marked dirty until now.
+    pub(crate) fn dirty(&self) -> &[usize] {
+        self.marks.as_ref().map_or(&[], |marks| &marks.dirty)
+    }
+
     /// What `keep_inputs` kept.
     pub(crate) fn kept_inputs(&self) -> &[Option<Saved>] {
         &self.kept

@@ -386,6 +386,14 @@ pub enum Error {
         /// The op that was applied.
         op: &'static str,
     },
+    /// An op could not be registered with libtorch's dispatcher.
+    #[error("{what} cannot be registered: {message}")]
+    Registration {
+        /// The op, or the namespace.
+        what: String,
+        /// What was expected, what was found, what to do.
+        message: String,
+    },
     /// Something this version does not do yet.
     #[error("{what} is not supported yet; {instead}")]
     NotYet {
@@ -447,6 +455,7 @@ impl Error {
             | InputNoGrad { .. }
             | Unused { .. }
             | Hook { .. }
+            | Registration { .. }
             | NotYet { .. } => None,
         }
     }
@@ -464,6 +473,18 @@ impl Error {
             return wrap(op, source);
         }
         source.downcast().unwrap_or_else(|source| wrap(op, source))
+    }
+
+    /// Whether it says that a kernel cannot run, somewhere in its chain.
+    pub(crate) fn is_about_kernels(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if matches!(error.downcast_ref(), Some(Error::NoKernel { .. })) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     pub(crate) fn forward(op: &'static str, source: anyhow::Error) -> Error {

@@ -113,6 +113,28 @@ pub trait Function: Send + Sync + Sized + 'static {
         Err(crate::Error::NoForwardMode { op: ctx.op() }.into())
     }
 
+    /// Makes outputs of the right shape and dtype from inputs that have no data:
+    /// meta tensors, and the fake ones that `torch.compile` and `torch.export`
+    /// trace with (`torch.library.register_fake`). It saves as many tensors as
+    /// `forward` does. Unless overridden, `forward` itself runs, which is right
+    /// for formulas of tch ops; one that reads the data needs this.
+    ///
+    /// # Errors
+    /// As for `forward`.
+    fn fake(
+        &self,
+        ctx: &mut Ctx,
+        x: Refs<'_, Self::Inputs>,
+    ) -> anyhow::Result<Of<Self::Outputs, tch::Tensor>> {
+        self.forward(ctx, x)
+    }
+
+    /// How the op, once [registered](crate::dispatcher), runs under
+    /// `torch.func.vmap`.
+    fn vmap(&self) -> Vmap {
+        Vmap::Loop
+    }
+
     /// The op's name in errors; the type's name without its path unless
     /// overridden.
     fn name(&self) -> &'static str {
@@ -193,6 +215,18 @@ pub enum DoubleBackward {
     Once = 2,
 }
 
+/// How an op runs on a batch of inputs, under `torch.func.vmap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Vmap {
+    /// Once for each entry of the batch. Right for every op.
+    Loop,
+    /// Once, on tensors that libtorch has batched: each shows the shape of one
+    /// entry, and libtorch's ops work on all of them. For ops that are formulas
+    /// of tch ops, and ask no tensor for its values.
+    Formulas,
+}
+
 /// Shares one op, with its parameters, between several calls.
 impl<F: Function> Function for Arc<F> {
     type Inputs = F::Inputs;
@@ -206,6 +240,16 @@ impl<F: Function> Function for Arc<F> {
     }
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
         (**self).backward(ctx, dy)
+    }
+    fn fake(
+        &self,
+        ctx: &mut Ctx,
+        x: Refs<'_, F::Inputs>,
+    ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
+        (**self).fake(ctx, x)
+    }
+    fn vmap(&self) -> Vmap {
+        (**self).vmap()
     }
     fn name(&self) -> &'static str {
         (**self).name()

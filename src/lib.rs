@@ -415,6 +415,7 @@
 
 pub mod check;
 mod ctx;
+pub mod dispatcher;
 mod erased;
 mod error;
 mod ffi;
@@ -437,7 +438,7 @@ pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use ctx::Ctx;
 pub use error::Error;
 pub use forward_ad::DualLevel;
-pub use function::{DoubleBackward, Function};
+pub use function::{DoubleBackward, Function, Vmap};
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};
 pub use libtorch::{FunctionModule, GradFn, HookHandle, NodeGradients, grad_fn, register_hook};

@@ -1,7 +1,8 @@
 //! [`Tensors`]: the shapes that a Function's inputs and outputs take.
 
 use crate::value::Value;
-use sealed::Shape;
+use sealed::{Shape, Slot};
+use smallvec::{SmallVec, smallvec};
 use tch::Tensor;
 
 /// The inputs or outputs of a [`Function`](crate::Function): `Tensor`, tuples
@@ -61,6 +62,13 @@ pub(crate) mod sealed {
         ) -> Self::Of<V>;
         fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a>;
         fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor>;
+        /// How a schema of libtorch's writes it; `None` where none does.
+        fn slots(slots: &mut Vec<Option<Slot>>);
+        /// How many positions each slot of a layout has.
+        fn lengths(layout: &Self::Layout, lengths: &mut impl FnMut(usize));
+        /// The layout of values that are given slot by slot: for each, whether
+        /// its tensors are there.
+        fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout;
         /// As `take`; without a `layout` the value is absent and so must its
         /// gradients be.
         fn take_grads(
@@ -68,6 +76,25 @@ pub(crate) mod sealed {
             layout: Option<&Self::Layout>,
             f: &mut impl FnMut(Option<Tensor>),
         ) -> Result<(), Mismatch>;
+    }
+
+    /// One argument or result of a schema.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Slot {
+        Tensor,
+        Optional,
+        List,
+        OptionalList,
+    }
+
+    /// The slot of a list or of an optional value, by that of its content.
+    pub(super) fn slot_of<T: Shape>(inside: impl Fn(Slot) -> Option<Slot>) -> Option<Slot> {
+        let mut slots = Vec::new();
+        T::slots(&mut slots);
+        match slots[..] {
+            [Some(one)] => inside(one),
+            _ => None,
+        }
     }
 
     /// The gradients of a list, or of an optional value, are not as many as
@@ -113,6 +140,15 @@ impl Shape for Tensor {
     fn lend<'s>(held: &'s &Tensor) -> &'s Tensor {
         held
     }
+    fn slots(slots: &mut Vec<Option<Slot>>) {
+        slots.push(Some(Slot::Tensor));
+    }
+    fn lengths(_: &(), lengths: &mut impl FnMut(usize)) {
+        lengths(1);
+    }
+    fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) {
+        next();
+    }
     #[inline]
     fn take_grads(
         grads: Option<Tensor>,
@@ -156,6 +192,19 @@ impl<T: Shape> Shape for Vec<T> {
     fn lend<'s>(held: &'s Self::Held<'_>) -> &'s [T::Of<Tensor>] {
         held
     }
+    fn slots(slots: &mut Vec<Option<Slot>>) {
+        slots.push(sealed::slot_of::<T>(|inside| match inside {
+            Slot::Tensor => Some(Slot::List),
+            Slot::Optional => Some(Slot::OptionalList),
+            Slot::List | Slot::OptionalList => None,
+        }));
+    }
+    fn lengths(layout: &Self::Layout, lengths: &mut impl FnMut(usize)) {
+        lengths(layout.len());
+    }
+    fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout {
+        next().into_iter().map(|is_there| T::arrange(&mut || smallvec![is_there])).collect()
+    }
     fn take_grads(
         grads: Self::Grads,
         layout: Option<&Self::Layout>,
@@ -197,6 +246,15 @@ impl<T: Shape, const N: usize> Shape for [T; N] {
     }
     fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
         held.each_ref().map(T::lend)
+    }
+    fn slots(slots: &mut Vec<Option<Slot>>) {
+        (0..N).for_each(|_| T::slots(slots));
+    }
+    fn lengths(layout: &Self::Layout, lengths: &mut impl FnMut(usize)) {
+        layout.iter().for_each(|layout| T::lengths(layout, lengths));
+    }
+    fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout {
+        std::array::from_fn(|_| T::arrange(next))
     }
     fn take_grads(
         grads: Self::Grads,
@@ -248,6 +306,17 @@ impl<T: Shape> Shape for Option<T> {
     }
     fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
         held.as_ref().map(T::lend)
+    }
+    fn slots(slots: &mut Vec<Option<Slot>>) {
+        let inside = |inside| (inside == Slot::Tensor).then_some(Slot::Optional);
+        slots.push(sealed::slot_of::<T>(inside));
+    }
+    fn lengths(_: &Self::Layout, lengths: &mut impl FnMut(usize)) {
+        lengths(1);
+    }
+    fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout {
+        let is_there = next().first() == Some(&true);
+        is_there.then(|| T::arrange(&mut || smallvec![true]))
     }
     fn take_grads(
         grads: T::Grads,
@@ -302,6 +371,15 @@ macro_rules! tuple {
             }
             fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor> {
                 ($($T::lend(&held.$i),)+)
+            }
+            fn slots(slots: &mut Vec<Option<Slot>>) {
+                $($T::slots(slots);)+
+            }
+            fn lengths(layout: &Self::Layout, lengths: &mut impl FnMut(usize)) {
+                $($T::lengths(&layout.$i, lengths);)+
+            }
+            fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout {
+                ($($T::arrange(next),)+)
             }
             #[inline]
             fn take_grads(

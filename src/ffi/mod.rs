@@ -1,6 +1,7 @@
 //! The border to libtorch: every extern declaration and every callback.
 #![allow(unsafe_code)]
 
+pub(crate) mod dispatcher;
 pub(crate) mod hooks;
 pub(crate) mod memory;
 pub(crate) mod modes;

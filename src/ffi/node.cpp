@@ -1,6 +1,7 @@
 // A Rust Function as a node of libtorch's autograd.
 #include "guard.h"
 #include "node_ptr.h"
+#include "refusal.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -25,50 +26,15 @@
 namespace {
 
 using tf::guarded;
+using tf::Name;
 using tf::NodePtr;
+using tf::refusing;
 using tf::version_of;
 using torch::autograd::CreationMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-struct Name {
-  const char* text;  // static
-  size_t len;
-};
-
-// Stands where a derivative would silently be lost, and refuses when a
-// gradient reaches it. Its edges lead to what the lost path led to: without
-// them the engine would think that nobody needs it and not visit it.
-struct Refusal : Node {
-  Refusal(edge_list&& edges, const tf_callbacks* callbacks, Name op,
-          ptrdiff_t position)
-      : Node(std::move(edges)), callbacks(callbacks), op(op), position(position) {}
-
-  variable_list apply(variable_list&&) override {
-    throw tf::RustError(callbacks,
-                        callbacks->no_second_order(op.text, op.len, position));
-  }
-
-  std::string name() const override {
-    return std::string(op.text, op.len) + "SecondBackward";
-  }
-
-  const tf_callbacks* callbacks;
-  Name op;
-  ptrdiff_t position;
-};
-
-at::Tensor refusing(const at::Tensor& t, edge_list&& edges,
-                    const tf_callbacks* callbacks, Name op,
-                    ptrdiff_t position) {
-  at::Tensor out = t.detach();
-  const NodePtr node =
-      tf::hold(new Refusal(std::move(edges), callbacks, op, position));
-  torch::autograd::set_history(out, node);
-  return out;
-}
 
 struct Saved {
   SavedVariable variable;

@@ -278,4 +278,79 @@ size_t tf_threads() noexcept;
 // among them, and waits for all. `body` must not throw.
 void tf_parallel(void (*body)(void*), void* data) noexcept;
 
+// --- The dispatcher ---------------------------------------------------------
+
+// An argument of an op. Lists and texts are borrowed for the call.
+enum tf_tag : uint8_t {
+  TF_NONE = 0,
+  TF_TENSOR_VALUE,  // `data` is an at::Tensor*
+  TF_TENSORS,       // an array of at::Tensor*, null where absent
+  TF_INT,
+  TF_FLOAT,
+  TF_BOOL,
+  TF_TEXT,
+  TF_INTS,
+  TF_FLOATS,
+  TF_BOOLS,  // an array of int64_t
+  TF_OTHER
+};
+
+struct tf_value {
+  tf_tag tag;
+  size_t len;
+  const void* data;
+  int64_t i;
+  double f;
+};
+
+// What a dispatcher op asks of Rust.
+enum tf_kernel : uint8_t {
+  // (arguments) -> outputs, recorded if grad mode is on.
+  TF_APPLY = 0,
+  // (arguments, needs) -> outputs, saved intermediates, plan.
+  TF_FORWARD = 1,
+  // (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
+  TF_BACKWARD = 2
+};
+
+struct tf_op {
+  const tf_callbacks* errors;
+  void* state;  // owned by the registration
+  // Null on success, else an error. `no_formula` says that the backward runs a
+  // kernel of its own, which libtorch cannot record.
+  void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
+                size_t n, void* results, bool* no_formula);
+  // The dtype that autocast is to convert the inputs to; -1 for none.
+  int8_t (*cast)(const void* state, const tf_value* args, size_t n);
+  // Whether the op's own formulas run on tensors that vmap has batched.
+  bool (*batches)(const void* state, const tf_value* args, size_t n);
+  void (*drop)(void* state);
+};
+
+// The next result of a call; takes the handles.
+void tf_give_tensor(void* results, at::Tensor* t) noexcept;
+void tf_give_tensors(void* results, at::Tensor* const* t, size_t n) noexcept;
+void tf_give_ints(void* results, const int64_t* ints, size_t n) noexcept;
+
+// Calls `visit` for each argument and return of a schema. False (with an error)
+// for a text that is not a schema.
+bool tf_read_schema(const char* schema,
+                    void (*visit)(void* data, bool is_return, const char* name,
+                                  const char* type, bool is_written),
+                    void* data) noexcept;
+
+// A namespace of ops, which is this library's alone; null on failure.
+void* tf_open_library(const char* ns) noexcept;
+// Defines an op and its inner forward and backward ops. Takes the op.
+bool tf_define(void* library, const char* ns, const char* schema,
+               const tf_op* op) noexcept;
+// Takes every definition back. A library that is not closed stays for good.
+void tf_close_library(void* library) noexcept;
+
+// Keeps the shared object that `address` lies in until the process ends.
+void tf_stay_loaded(const void* address) noexcept;
+// In a Python process, on its main thread: raises RuntimeError there. False
+// elsewhere.
+bool tf_raise_in_python(const char* message) noexcept;
+
 }  // extern "C"

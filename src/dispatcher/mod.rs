@@ -1,0 +1,200 @@
+//! Functions as ops of libtorch's dispatcher: `torch.ops.<namespace>.<op>` in
+//! Python and in TorchScript.
+//!
+//! [`library!`](crate::library) defines them. Each entry is a schema, as in
+//! `TORCH_LIBRARY`, and a closure that makes the Function from the arguments that
+//! are not tensors:
+//!
+//! ```
+//! use anyhow::Result;
+//! use tch::Tensor;
+//! use tch_function::{Ctx, Function};
+//!
+//! struct Leaky {
+//!     slope: f64,
+//! }
+//!
+//! impl Function for Leaky {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         ctx.save_for_backward([x])?;
+//!         Ok(x.maximum(&(x * self.slope)))
+//!     }
+//!
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [x] = ctx.saved_tensors()?;
+//!         Ok(Some(dy.where_self(&x.gt(0.0), &(dy * self.slope))))
+//!     }
+//! }
+//!
+//! tch_function::library! {
+//!     /// Registers this crate's ops.
+//!     pub fn register() for "doc_ops" {
+//!         "leaky(Tensor x, float slope=0.01) -> Tensor" => |slope: f64| Leaky { slope },
+//!     }
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! register()?; // in a Rust program, before a TorchScript module is loaded
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In a crate of type `cdylib` that is all: `torch.ops.load_library("lib<crate>.so")`
+//! in Python registers the ops, which are then `torch.ops.doc_ops.leaky(x, 0.2)`.
+//!
+//! - Tensor arguments, in order, are the Function's inputs: `Tensor` is `Tensor`,
+//!   `Tensor?` is `Option<Tensor>`, `Tensor[]` is `Vec<Tensor>`, `Tensor?[]` is
+//!   `Vec<Option<Tensor>>`; returns are its outputs in the same way. The other
+//!   arguments, in order, are the constructor's parameters ([`Argument`]).
+//! - `Tensor(a!)` is an argument that the op changes and marks dirty.
+//! - What a Function returns in an argument's memory is copied, since the schema
+//!   says that it is new.
+//! - Besides `ns::op` itself there are `ns::_op_forward` and `ns::_op_backward`,
+//!   which `torch.compile` and `torch.func` see where a gradient is wanted.
+
+mod argument;
+mod constructor;
+mod fresh;
+mod op;
+mod plan;
+mod signature;
+
+pub use argument::Argument;
+pub use constructor::Constructor;
+
+use crate::ffi::dispatcher::{self as ffi, Definitions};
+use crate::{Error, Result};
+use op::Registered;
+use signature::Signature;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The ops of a namespace while they are defined.
+pub struct Ops {
+    namespace: &'static str,
+    definitions: Definitions,
+}
+
+impl Ops {
+    /// Defines an op: a schema without its namespace, and what makes a Function
+    /// from those of its arguments that are not tensors.
+    ///
+    /// # Errors
+    /// [`Error::Registration`] for a text that is not a schema, one that does not
+    /// fit the Function, and a name that is there already.
+    pub fn define<A: 'static>(
+        &mut self,
+        schema: &str,
+        constructor: impl Constructor<A>,
+    ) -> Result<()> {
+        self.define_one(schema, constructor)
+    }
+
+    fn define_one<A: 'static, C: Constructor<A>>(
+        &mut self,
+        schema: &str,
+        constructor: C,
+    ) -> Result<()> {
+        let signature = Signature::new::<C::Function>(self.namespace, schema, &C::parameters())?;
+        let what = signature.name;
+        let signature = Arc::new(signature);
+        let op = Registered { constructor, signature, parameters: PhantomData };
+        let defined = self.definitions.define(schema, Box::new(op));
+        defined.map_err(|e| Error::Registration { what: what.to_owned(), message: e.to_string() })
+    }
+}
+
+/// The ops that one [`library!`](crate::library) defines.
+pub struct Library {
+    namespace: &'static str,
+    /// What became of the registration.
+    outcome: Mutex<Option<Result<(), (String, String)>>>,
+}
+
+impl Library {
+    /// Of a namespace, with nothing in it.
+    pub const fn new(namespace: &'static str) -> Library {
+        Library { namespace, outcome: Mutex::new(None) }
+    }
+
+    /// Registers all that `define` defines, or nothing; afterwards says only what
+    /// became of it. It is for the life of the process.
+    ///
+    /// # Errors
+    /// [`Error::Registration`].
+    pub fn register(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = outcome.get_or_insert_with(|| self.open(define).map_err(in_words));
+        let failed = |(what, message): &mut (String, String)| Error::Registration {
+            what: what.clone(),
+            message: message.clone(),
+        };
+        outcome.as_mut().map(|_| ()).map_err(failed)
+    }
+
+    fn open(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
+        let namespace = self.namespace;
+        let definitions = Definitions::open(namespace).map_err(|e| Error::Registration {
+            what: format!("the namespace {namespace}"),
+            message: e.to_string(),
+        })?;
+        let mut ops = Ops { namespace, definitions };
+        define(&mut ops)?;
+        ops.definitions.keep();
+        Ok(())
+    }
+}
+
+fn in_words(error: Error) -> (String, String) {
+    match error {
+        Error::Registration { what, message } => (what, message),
+        error => ("a library".to_owned(), error.to_string()),
+    }
+}
+
+/// What runs when a library that [`library!`](crate::library) is in is loaded:
+/// registers it, and keeps it loaded. In Python an error is raised by the call
+/// that loads it; in a Rust program `register` itself returns it.
+#[doc(hidden)]
+pub fn on_load(register: fn() -> Result<()>) {
+    ffi::stay_loaded(register);
+    let done = std::panic::catch_unwind(register);
+    if let Ok(Err(error)) = done {
+        ffi::raise_in_python(&error.to_string());
+    }
+}
+
+/// Defines ops of libtorch's dispatcher, and the function that registers them.
+/// See [`dispatcher`](crate::dispatcher).
+#[macro_export]
+macro_rules! library {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $register:ident() for $namespace:literal {
+            $($schema:literal => $constructor:expr),+ $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility fn $register() -> $crate::Result<()> {
+            static LIBRARY: $crate::dispatcher::Library =
+                $crate::dispatcher::Library::new($namespace);
+            LIBRARY.register(|ops| {
+                $(ops.define($schema, $constructor)?;)+
+                ::core::result::Result::Ok(())
+            })
+        }
+
+        const _: () = {
+            extern "C" fn on_load() {
+                $crate::dispatcher::on_load($register)
+            }
+            #[allow(unsafe_code)]
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static ON_LOAD: extern "C" fn() = on_load;
+        };
+    };
+}

@@ -1,0 +1,274 @@
+//! [`Registered`]: what the kernels of an op run.
+
+use super::constructor::{Constructor, sealed::Construct};
+use super::fresh::{Fresh, has_no_data};
+use super::plan::{Plan, Source};
+use super::signature::{Signature, arranged};
+use crate::ctx::{Input, Origin, Saved};
+use crate::erased::{Applied, Backward};
+use crate::ffi::dispatcher::{Op, Results, Value};
+use crate::forward::{Output, check_unchanged};
+use crate::meta::{self, Meta};
+use crate::tensors::{
+    Of,
+    sealed::{Shape, Slot},
+};
+use crate::{Ctx, DoubleBackward, Error, Function, Result, Vmap, error::run_user, ffi, rules};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use tch::Tensor;
+
+pub(super) struct Registered<C, A> {
+    pub constructor: C,
+    pub signature: Arc<Signature>,
+    pub parameters: PhantomData<fn(A)>,
+}
+
+type Made<C, A> = Fresh<<C as Construct<A>>::Function>;
+type Inputs<C, A> = <<C as Construct<A>>::Function as Function>::Inputs;
+type Outputs<C, A> = <<C as Construct<A>>::Function as Function>::Outputs;
+
+impl<A: 'static, C: Constructor<A>> Registered<C, A> {
+    fn make(&self, args: &[Value<'_>]) -> Result<Made<C, A>> {
+        let signature = self.signature.clone();
+        let mut parameters = signature.parameters(args);
+        let f = self.constructor.construct(signature.name, &mut parameters)?;
+        drop(parameters);
+        Ok(Fresh { f, signature })
+    }
+
+    /// The inputs, as `forward` takes them.
+    fn inputs(&self, args: &[Value<'_>]) -> Of<Inputs<C, A>, Tensor> {
+        let (flat, layout) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
+        let mut flat = flat.into_iter();
+        Inputs::<C, A>::build(&layout, &mut || flat.next().flatten())
+    }
+
+    fn give_outputs(&self, y: Of<Outputs<C, A>, Tensor>, results: &mut Results<'_>) {
+        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
+        let mut flat = Vec::new();
+        Outputs::<C, A>::take(y, &mut |t: Option<Tensor>| flat.push(t));
+        if self.signature.returns {
+            give::<Outputs<C, A>>(&self.signature.outputs, &layout, flat, results);
+        }
+    }
+}
+
+/// Gives tensors as the slots of a schema.
+fn give<T: Shape>(
+    slots: &[Slot],
+    layout: &T::Layout,
+    flat: Vec<Option<Tensor>>,
+    results: &mut Results<'_>,
+) {
+    let (mut flat, mut slots) = (flat.into_iter(), slots.iter());
+    T::lengths(layout, &mut |n| match slots.next() {
+        Some(Slot::List | Slot::OptionalList) => results.tensors(flat.by_ref().take(n)),
+        _ => results.tensor(flat.next().flatten()),
+    });
+}
+
+impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
+    fn name(&self) -> &'static str {
+        self.signature.name
+    }
+
+    fn apply(&self, args: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        let x = self.inputs(args);
+        let y = self.make(args)?.apply::<Tensor>(Inputs::<C, A>::borrow(&x))?;
+        self.give_outputs(y, results);
+        Ok(())
+    }
+
+    fn forward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        let (needs, args) = split_needs(self.name(), values)?;
+        let f = self.make(args)?;
+        let op = f.name();
+        let x = self.inputs(args);
+        let x = Inputs::<C, A>::borrow(&x);
+        let mut inputs = Vec::new();
+        Inputs::<C, A>::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
+        let mut ctx = context(op, inputs.iter().copied(), needs)?;
+        let y = run_user(op, "forward", Error::forward, || f.forward(&mut ctx, x))?;
+
+        let mut outputs = Vec::new();
+        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
+        Outputs::<C, A>::take(y, &mut |t: Option<Tensor>| outputs.push(Output::new(t)));
+        for (i, output) in outputs.iter_mut().enumerate() {
+            output.describe(&mut ctx, i, false)?;
+            output.unfollow();
+        }
+        let marks = ctx.take_marks();
+        if let Some(marks) = &marks {
+            marks.settle(&ctx, &mut outputs)?;
+        }
+        ctx.settle_origins(&outputs, marks.as_deref())?;
+        check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
+        let second_order = f.double_backward();
+        if ctx.has_state() && second_order != DoubleBackward::Recompute {
+            return Err(lost_state(op));
+        }
+        let (intermediates, sources) = sort(op, ctx.take_saved()?, &outputs)?;
+        let plan = Plan {
+            second_order,
+            materialize: ctx.materialize_grads(),
+            differentiable: outputs.iter().map(|y| y.differentiable).collect(),
+            saved: sources,
+        };
+        let flat = outputs.into_iter().map(|y| y.tensor).collect();
+        give::<Outputs<C, A>>(&self.signature.outputs, &layout, flat, results);
+        results.tensors(intermediates.into_iter().map(Some));
+        results.ints(&plan.write());
+        Ok(())
+    }
+
+    fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        let (dy, rest) = values.split_at(self.signature.outputs.len());
+        let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] = *rest
+        else {
+            return Err(misused(self.name()));
+        };
+        let f = self.make(args)?;
+        let op = f.name();
+        let (x, inputs) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
+        let mut ctx = context(op, x.iter().map(Option::as_ref), needs)?;
+        let (materialize, origins) = Plan::read(op, plan)?;
+        let saved = saved.iter().filter_map(|t| t.handle());
+        ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);
+
+        let (mut dy, outputs) = arranged::<Outputs<C, A>>(dy.iter().copied());
+        for t in &mut dy {
+            t.get_or_insert_with(Tensor::new);
+        }
+        let applied = Applied { f, inputs, outputs };
+        if applied.double_backward() == DoubleBackward::Recompute {
+            ctx = applied.recompute(&ctx, x.iter().map(share).collect())?;
+        }
+        let mut grads: Vec<Option<Tensor>> = x.iter().map(|_| None).collect();
+        let done = applied.backward(&ctx, &mut dy, &mut |i, grad| {
+            if let (Some(grad), true) = (grad, ctx.needs(i)) {
+                rules::check_gradient(&ctx, i, &grad)?;
+                grads[i] = Some(grad);
+            }
+            Ok(())
+        });
+        let traced = x.iter().flatten().any(has_no_data);
+        done.or_else(|e| if traced && e.is_about_kernels() { Ok(()) } else { Err(e) })?;
+        self.give_gradients(&ctx, &applied.inputs, &x, grads, results);
+        Ok(())
+    }
+
+    fn cast(&self, args: &[Value<'_>]) -> Option<i8> {
+        Some(meta::dtype_of(self.make(args).ok()?.cast_inputs()?))
+    }
+
+    fn batches(&self, args: &[Value<'_>]) -> bool {
+        self.make(args).is_ok_and(|f| f.vmap() == Vmap::Formulas)
+    }
+}
+
+impl<A: 'static, C: Constructor<A>> Registered<C, A> {
+    /// A graph that was traced counts on a tensor for each input that needs one,
+    /// so that `None` is zeros; a list has no holes.
+    fn give_gradients(
+        &self,
+        ctx: &Ctx,
+        layout: &<Inputs<C, A> as Shape>::Layout,
+        x: &[Option<Tensor>],
+        mut grads: Vec<Option<Tensor>>,
+        results: &mut Results<'_>,
+    ) {
+        let mut i = 0;
+        let mut slots = self.signature.inputs.iter();
+        Inputs::<C, A>::lengths(layout, &mut |n| {
+            let is_list = matches!(slots.next(), Some(Slot::List | Slot::OptionalList));
+            let mut next = || {
+                let x = x[i].as_ref();
+                let wanted = is_list || ctx.needs(i);
+                i += 1;
+                grads[i - 1].take().or_else(|| x.filter(|_| wanted).map(Tensor::zeros_like))
+            };
+            match is_list {
+                true => results.tensors((0..n).map(|_| next()).collect::<Vec<_>>()),
+                false => results.tensor(next()),
+            }
+        });
+    }
+}
+
+fn share(t: &Option<Tensor>) -> Option<Tensor> {
+    t.as_ref().map(Tensor::shallow_clone)
+}
+
+/// A recording context for these inputs.
+fn context<'a>(
+    op: &'static str,
+    inputs: impl Iterator<Item = Option<&'a Tensor>>,
+    needs: &[i64],
+) -> Result<Ctx> {
+    let mut ctx = Ctx::new(op, true);
+    for (i, t) in inputs.enumerate() {
+        let Some(t) = t else {
+            ctx.push_input(Input::absent());
+            continue;
+        };
+        let d = ffi::describe(op, t)?;
+        let needs_grad = needs.get(i).is_some_and(|&needs| needs != 0);
+        ctx.push_input(Input {
+            meta: Meta::of(&d),
+            identity: d.identity,
+            version: d.version,
+            needs_grad,
+            in_leaf: false,
+        });
+    }
+    Ok(ctx)
+}
+
+/// The needs stand behind the arguments.
+fn split_needs<'a, 'v>(
+    op: &'static str,
+    values: &'a [Value<'v>],
+) -> Result<(&'v [i64], &'a [Value<'v>])> {
+    match values {
+        [args @ .., Value::Bools(needs)] => Ok((needs, args)),
+        _ => Err(misused(op)),
+    }
+}
+
+/// The saved tensors that are neither inputs nor outputs, and where each is.
+fn sort(
+    op: &'static str,
+    saved: impl IntoIterator<Item = Saved>,
+    outputs: &[Output],
+) -> Result<(Vec<Tensor>, Vec<Source>)> {
+    let (mut intermediates, mut sources) = (Vec::new(), Vec::new());
+    for Saved { tensor, origin, .. } in saved {
+        let identity = ffi::describe(op, &tensor)?.identity;
+        let output = outputs.iter().position(|y| y.identity == identity);
+        let next = intermediates.len();
+        sources.push(match (origin, output) {
+            (Origin::Input(i) | Origin::LeafFor(i), _) => Source::Input(i as usize),
+            (Origin::Output(i), _) => Source::Output(i as usize),
+            (Origin::Constant, Some(i)) => Source::ConstantOutput(i),
+            (Origin::Constant, None) => Source::Constant(next),
+            (Origin::Intermediate, _) => Source::Intermediate(next),
+        });
+        if matches!(sources.last(), Some(Source::Constant(_) | Source::Intermediate(_))) {
+            intermediates.push(tensor);
+        }
+    }
+    Ok((intermediates, sources))
+}
+
+fn misused(op: &'static str) -> Error {
+    let message = "its inner forward and backward ops are called by it alone".to_owned();
+    Error::Argument { op, message }
+}
+
+fn lost_state(op: &'static str) -> Error {
+    let message = "what ctx.save keeps is not a tensor, and cannot go through torch.compile, \
+                   torch.func or a mode of PyTorch's; save a tensor, make it a field of the \
+                   Function, or let double_backward return DoubleBackward::Recompute";
+    Error::Argument { op, message: message.to_owned() }
+}

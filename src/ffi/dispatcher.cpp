@@ -1,0 +1,364 @@
+// Rust's ops in libtorch's dispatcher: definitions, arguments and results, and
+// the kernels below autograd.
+#include "dispatcher.h"
+#include "guard.h"
+#include "shim.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/enum_tag.h>
+#include <ATen/ops/empty_strided.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/jit/frontend/function_schema_parser.h>
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <forward_list>
+#include <optional>
+#include <vector>
+
+namespace at::autocast {
+TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
+}
+
+namespace tf {
+namespace {
+
+// Values as Rust reads them, borrowed from IValues.
+class Borrowed {
+ public:
+  explicit Borrowed(Values from) {
+    values_.reserve(from.size());
+    for (const IValue& value : from) values_.push_back(borrow(value));
+  }
+  const tf_value* data() const { return values_.data(); }
+  size_t size() const { return values_.size(); }
+
+ private:
+  tf_value borrow(const IValue& v) {
+    tf_value out{};
+    if (v.isNone()) {
+      out.tag = TF_NONE;
+    } else if (v.isTensor()) {
+      out.tag = v.toTensor().defined() ? TF_TENSOR_VALUE : TF_NONE;
+      out.data = &v.toTensor();
+    } else if (v.isInt() || v.isSymInt()) {
+      out.tag = TF_INT;
+      out.i = integer(v);
+    } else if (v.isDouble()) {
+      out.tag = TF_FLOAT;
+      out.f = v.toDouble();
+    } else if (v.isBool()) {
+      out.tag = TF_BOOL;
+      out.i = v.toBool();
+    } else if (v.isString()) {
+      out.tag = TF_TEXT;
+      out.data = v.toStringRef().data();
+      out.len = v.toStringRef().size();
+    } else if (v.isTensorList() || v.isOptionalTensorList()) {
+      out.tag = TF_TENSORS;
+      list(out, tensors_, v, [](const IValue& item) {
+        return item.isTensor() && item.toTensor().defined() ? &item.toTensor() : nullptr;
+      });
+    } else if (v.isIntList() || v.isSymIntList()) {
+      out.tag = TF_INTS;
+      list(out, ints_, v, integer);
+    } else if (v.isDoubleList()) {
+      out.tag = TF_FLOATS;
+      list(out, floats_, v, [](const IValue& item) { return item.toDouble(); });
+    } else if (v.isBoolList()) {
+      out.tag = TF_BOOLS;
+      list(out, ints_, v, [](const IValue& item) { return int64_t{item.toBool()}; });
+    } else {
+      out.tag = TF_OTHER;
+    }
+    return out;
+  }
+
+  // Rust's ints are plain: a symbolic one is fixed to its value.
+  static int64_t integer(const IValue& v) {
+    return v.isInt() ? v.toInt() : v.toSymInt().guard_int(__FILE__, __LINE__);
+  }
+
+  template <typename T, typename F>
+  static void list(tf_value& out, std::forward_list<std::vector<T>>& store,
+                   const IValue& v, F&& item) {
+    std::vector<T>& items = store.emplace_front();
+    for (const IValue& value : v.toListRef()) items.push_back(item(value));
+    out.data = items.data();
+    out.len = items.size();
+  }
+
+  c10::SmallVector<tf_value, 8> values_;
+  std::forward_list<std::vector<const at::Tensor*>> tensors_;
+  std::forward_list<std::vector<int64_t>> ints_;
+  std::forward_list<std::vector<double>> floats_;
+};
+
+bool is_symbolic(const at::Tensor& t) {
+  return t.defined() && t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+// A tensor without data whose sizes are the ones that the symbols have now.
+at::Tensor specialised(const at::Tensor& t) {
+  if (!is_symbolic(t)) return t;
+  const auto plain = [](c10::SymIntArrayRef symbols) {
+    std::vector<int64_t> out;
+    for (const c10::SymInt& s : symbols) out.push_back(s.guard_int(__FILE__, __LINE__));
+    return out;
+  };
+  return at::empty_strided(plain(t.sym_sizes()), plain(t.sym_strides()), t.options());
+}
+
+const c10::StorageImpl* memory(const at::Tensor& t) {
+  return t.defined() && t.has_storage() ? t.storage().unsafeGetStorageImpl() : nullptr;
+}
+
+// Gives each result memory of its own. (Returned inputs are what the schema says.)
+void separate(Stack& results, Values args, bool returns_args) {
+  std::vector<const c10::StorageImpl*> taken;
+  if (!returns_args)
+    visit_all(args, [&](const at::Tensor& t) { taken.push_back(memory(t)); });
+  const auto own = [&](const at::Tensor& t) {
+    const bool shared = memory(t) && std::find(taken.begin(), taken.end(), memory(t)) != taken.end();
+    const at::Tensor out = shared ? t.clone() : t;
+    taken.push_back(memory(out));
+    return out;
+  };
+  for (IValue& result : results) result = map_tensors(result, own);
+}
+
+struct Below : OpKernel {
+  Below(OpPtr op, tf_kernel kernel) : OpKernel(std::move(op)), kernel(kernel) {}
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet,
+                  Stack* stack) {
+    const Stack args = take(*stack, handle.schema().arguments().size());
+    give(*stack, op->compute(kernel, args));
+  }
+  tf_kernel kernel;
+};
+
+using c10::Argument;
+using c10::FunctionSchema;
+
+std::vector<Argument> unaliased(const std::vector<Argument>& from) {
+  std::vector<Argument> out;
+  for (const Argument& a : from) out.emplace_back(a.name(), a.type(), a.real_type(), a.N());
+  return out;
+}
+
+bool is_list(const Argument& a) { return a.type()->kind() == c10::TypeKind::ListType; }
+
+const auto& tensor_type() { return c10::TensorType::get(); }
+c10::TypePtr list_of(c10::TypePtr type) { return c10::ListType::create(std::move(type)); }
+c10::TypePtr optional_tensor() { return c10::OptionalType::create(tensor_type()); }
+
+std::string inner_name(const FunctionSchema& of, const char* suffix) {
+  const std::string& name = of.name();  // ns::name
+  const size_t at = name.find("::") + 2;
+  return name.substr(0, at) + "_" + name.substr(at) + suffix;
+}
+
+// (arguments, needs) -> (outputs, saved intermediates, plan)
+FunctionSchema forward_schema(const FunctionSchema& of) {
+  auto args = unaliased(of.arguments());
+  args.emplace_back("tf_needs", list_of(c10::BoolType::get()));
+  auto returns = unaliased(of.returns());
+  returns.emplace_back("", list_of(tensor_type()));
+  returns.emplace_back("", list_of(c10::IntType::get()));
+  return FunctionSchema(inner_name(of, "_forward"), of.overload_name(), args, returns);
+}
+
+// (gradients, saved, plan, needs, arguments) -> gradients of the tensor arguments
+FunctionSchema backward_schema(const FunctionSchema& of) {
+  std::vector<Argument> args, returns;
+  for (size_t i = 0; i < of.returns().size(); ++i)
+    args.emplace_back("tf_grad" + std::to_string(i),
+                      is_list(of.returns()[i]) ? list_of(tensor_type()) : optional_tensor());
+  args.emplace_back("tf_saved", list_of(tensor_type()));
+  args.emplace_back("tf_plan", list_of(c10::IntType::get()));
+  args.emplace_back("tf_needs", list_of(c10::BoolType::get()));
+  for (Argument& a : unaliased(of.arguments())) args.push_back(std::move(a));
+  for (const Argument& a : of.arguments())
+    if (holds_tensors(a)) returns.emplace_back("", is_list(a) ? list_of(tensor_type()) : tensor_type());
+  return FunctionSchema(inner_name(of, "_backward"), of.overload_name(), args, returns);
+}
+
+// The definitions of one namespace. They are undone in the order in which they
+// were made, reversed.
+struct Library {
+  ~Library() {
+    while (!held.empty()) held.pop_back();
+  }
+  std::vector<c10::RegistrationHandleRAII> held;
+
+  void define(FunctionSchema schema, const OpPtr& op, tf_kernel kernel) {
+    auto& dispatcher = c10::Dispatcher::singleton();
+    const auto name = schema.operator_name();
+    held.push_back(dispatcher.registerDef(std::move(schema), "tch-function",
+                                          {at::Tag::pt2_compliant_tag}));
+    const auto impl = [&](c10::DispatchKey key, c10::KernelFunction function) {
+      held.push_back(dispatcher.registerImpl(name, key, std::move(function), std::nullopt,
+                                             nullptr, "tch-function"));
+    };
+    impl(c10::DispatchKey::CompositeExplicitAutograd,
+         c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Below>(op, kernel)));
+    impl(c10::DispatchKey::Autograd, autograd_of(op, kernel));
+    impl(c10::DispatchKey::FuncTorchBatched, batched_of(op, kernel));
+  }
+};
+
+}  // namespace
+
+bool holds_tensors(const c10::Argument& a) {
+  const std::string type = a.type()->str();
+  return type == "Tensor" || type == "Tensor?" || type == "Tensor[]" || type == "Tensor?[]";
+}
+
+Op::Op(const tf_op& rust, c10::FunctionSchema schema)
+    : rust(rust), schema(std::move(schema)), mutates(this->schema.is_mutable()),
+      name(this->schema.name()) {}
+
+Stack Op::call(tf_kernel kernel, Values values, bool* no_formula) const {
+  Stack results;
+  bool unused = false;
+  const Borrowed borrowed(values);
+  void* const error = rust.call(rust.state, kernel, borrowed.data(), borrowed.size(),
+                                &results, no_formula ? no_formula : &unused);
+  if (error) throw RustError(rust.errors, error);
+  return results;
+}
+
+Stack Op::compute(tf_kernel kernel, Values values) const {
+  const c10::NoGradGuard unrecorded;
+  Stack results;
+  try {
+    results = call(kernel, values);
+  } catch (const RustError&) {
+    // Code that asks for sizes has none while they are symbols.
+    bool symbolic = false;
+    visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
+    if (!symbolic) throw;
+    Stack plain;
+    for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));
+    results = call(kernel, plain);
+  }
+  separate(results, values, mutates && kernel == TF_APPLY);
+  return results;
+}
+
+bool Op::batches(Values args) const {
+  const Borrowed borrowed(args);
+  return rust.batches(rust.state, borrowed.data(), borrowed.size());
+}
+
+void Op::cast_inputs(Stack& args) const {
+  const Borrowed borrowed(args);
+  const int8_t dtype = rust.cast(rust.state, borrowed.data(), borrowed.size());
+  if (dtype < 0) return;
+  const auto cast = [&](const at::Tensor& t) {
+    const bool eligible = at::autocast::is_autocast_enabled(t.device().type()) &&
+                          t.is_floating_point() && t.scalar_type() != at::kDouble;
+    return eligible ? t.to(static_cast<at::ScalarType>(dtype)) : t;
+  };
+  for (IValue& arg : args) arg = map_tensors(arg, cast);
+}
+
+}  // namespace tf
+
+using tf::guarded;
+
+void tf_give_tensor(void* results, at::Tensor* t) noexcept {
+  static_cast<tf::Stack*>(results)->emplace_back(t ? std::move(*t) : at::Tensor());
+  delete t;
+}
+
+void tf_give_tensors(void* results, at::Tensor* const* t, size_t n) noexcept {
+  c10::List<at::Tensor> list;
+  for (size_t i = 0; i < n; ++i) {
+    list.push_back(t[i] ? std::move(*t[i]) : at::Tensor());
+    delete t[i];
+  }
+  static_cast<tf::Stack*>(results)->emplace_back(std::move(list));
+}
+
+void tf_give_ints(void* results, const int64_t* ints, size_t n) noexcept {
+  static_cast<tf::Stack*>(results)->emplace_back(std::vector<int64_t>(ints, ints + n));
+}
+
+bool tf_read_schema(const char* schema,
+                    void (*visit)(void*, bool, const char*, const char*, bool),
+                    void* data) noexcept {
+  return guarded(false, [&] {
+    const auto parsed = torch::jit::parseSchema(schema);
+    const auto all = [&](bool is_return, const std::vector<c10::Argument>& list) {
+      for (const c10::Argument& a : list) {
+        const bool is_written = a.alias_info() && a.alias_info()->isWrite();
+        visit(data, is_return, a.name().c_str(), a.real_type()->str().c_str(), is_written);
+      }
+    };
+    all(false, parsed.arguments());
+    all(true, parsed.returns());
+    return true;
+  });
+}
+
+void* tf_open_library(const char* ns) noexcept {
+  return guarded(static_cast<void*>(nullptr), [&] {
+    auto library = std::make_unique<tf::Library>();
+    library->held.push_back(
+        c10::Dispatcher::singleton().registerLibrary(ns, "tch-function"));
+    return static_cast<void*>(library.release());
+  });
+}
+
+bool tf_define(void* library, const char* ns, const char* schema,
+               const tf_op* rust) noexcept {
+  return guarded(false, [&] {
+    auto& in = *static_cast<tf::Library*>(library);
+    struct Unused {
+      const tf_op* rust;
+      ~Unused() {
+        if (rust) rust->drop(rust->state);
+      }
+    } unused{rust};
+    auto parsed = torch::jit::parseSchema(schema);
+    TORCH_CHECK(!parsed.getNamespace().has_value(), "the name stands without its namespace");
+    parsed.setNamespaceIfNotSet(ns);
+    const auto op = std::make_shared<tf::Op>(*rust, parsed);
+    unused.rust = nullptr;
+    if (!op->mutates) {
+      auto& dispatcher = c10::Dispatcher::singleton();
+      const auto forward = tf::forward_schema(parsed), backward = tf::backward_schema(parsed);
+      in.define(forward, op, TF_FORWARD);
+      in.define(backward, op, TF_BACKWARD);
+      op->forward = dispatcher.findSchema(forward.operator_name());
+      op->backward = dispatcher.findSchema(backward.operator_name());
+    }
+    in.define(std::move(parsed), op, TF_APPLY);
+    return true;
+  });
+}
+
+void tf_close_library(void* library) noexcept { delete static_cast<tf::Library*>(library); }
+
+void tf_stay_loaded(const void* address) noexcept {
+  Dl_info info;
+  if (dladdr(address, &info) && info.dli_fname)
+    dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+bool tf_raise_in_python(const char* message) noexcept {
+  using AddPendingCall = int (*)(int (*)(void*), void*);
+  const auto add = reinterpret_cast<AddPendingCall>(dlsym(RTLD_DEFAULT, "Py_AddPendingCall"));
+  if (!add || getpid() != gettid()) return false;
+  const auto raise = [](void* text) {
+    using SetString = void (*)(void*, const char*);
+    const auto set = reinterpret_cast<SetString>(dlsym(RTLD_DEFAULT, "PyErr_SetString"));
+    const auto type = static_cast<void**>(dlsym(RTLD_DEFAULT, "PyExc_RuntimeError"));
+    if (set && type) set(*type, static_cast<std::string*>(text)->c_str());
+    delete static_cast<std::string*>(text);
+    return -1;
+  };
+  return add(raise, new std::string(message)) == 0;
+}

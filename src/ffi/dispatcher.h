@@ -1,0 +1,117 @@
+// What the dispatcher's files share: an op that Rust registered.
+#pragma once
+
+#include "shim.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/function_schema.h>
+#include <ATen/core/stack.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace tf {
+
+using c10::IValue;
+using torch::jit::Stack;
+using Values = c10::ArrayRef<IValue>;
+
+// An op, as Rust defined it. Every kernel of its holds it.
+struct Op {
+  Op(const tf_op& rust, c10::FunctionSchema schema);
+  ~Op() { rust.drop(rust.state); }
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+  // Its number of arguments and of outputs.
+  size_t n_args() const { return schema.arguments().size(); }
+  size_t n_outputs() const { return schema.returns().size(); }
+
+  // What Rust's kernel gives. Throws Rust's error.
+  Stack call(tf_kernel kernel, Values values, bool* no_formula = nullptr) const;
+
+  // As `call`, below autograd: nothing recorded, no result in the memory of an
+  // argument or of another result.
+  Stack compute(tf_kernel kernel, Values values) const;
+
+  // With inputs in the dtype that the op wants under autocast.
+  void cast_inputs(Stack& args) const;
+
+  bool batches(Values args) const;
+
+  tf_op rust;
+  c10::FunctionSchema schema;
+  bool mutates;
+  // "ns::name", which errors and nodes show.
+  std::string name;
+  // Ops of their own, so that modes below autograd see them; an op that changes
+  // its arguments has none.
+  std::optional<c10::OperatorHandle> forward;
+  std::optional<c10::OperatorHandle> backward;
+};
+
+bool holds_tensors(const c10::Argument& a);
+
+using OpPtr = std::shared_ptr<const Op>;
+
+struct OpKernel : c10::OperatorKernel {
+  explicit OpKernel(OpPtr op) : op(std::move(op)) {}
+  OpPtr op;
+};
+
+// Calls `visit` with each tensor of a value, undefined where absent.
+template <typename F>
+void visit_tensors(const IValue& value, F&& visit) {
+  static const at::Tensor absent;
+  if (value.isTensor()) {
+    visit(value.toTensor());
+  } else if (value.isTensorList() || value.isOptionalTensorList()) {
+    for (const IValue& item : value.toListRef())
+      visit(item.isTensor() ? item.toTensor() : absent);
+  }
+}
+
+template <typename F>
+void visit_all(Values values, F&& visit) {
+  for (const IValue& value : values) visit_tensors(value, visit);
+}
+
+// The values with `map` applied to each of their tensors that are defined.
+template <typename F>
+IValue map_tensors(const IValue& value, F&& map) {
+  if (value.isTensor())
+    return value.toTensor().defined() ? IValue(map(value.toTensor())) : value;
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> out;
+    for (const IValue& item : value.toListRef())
+      out.push_back(item.toTensor().defined() ? map(item.toTensor()) : at::Tensor());
+    return out;
+  }
+  if (value.isOptionalTensorList()) {
+    c10::List<std::optional<at::Tensor>> out;
+    for (const IValue& item : value.toListRef())
+      out.push_back(item.isTensor() ? std::optional(map(item.toTensor())) : std::nullopt);
+    return out;
+  }
+  return value;
+}
+
+// Takes the last `n` values off the stack.
+inline Stack take(Stack& stack, size_t n) {
+  Stack out(std::make_move_iterator(stack.end() - n),
+            std::make_move_iterator(stack.end()));
+  torch::jit::drop(stack, n);
+  return out;
+}
+
+inline void give(Stack& stack, Stack&& results) {
+  for (IValue& result : results) stack.push_back(std::move(result));
+}
+
+// The kernels for the Autograd key, of an op, of its forward and its backward op;
+// and the one for a level of vmap, of each.
+c10::KernelFunction autograd_of(const OpPtr& op, tf_kernel kernel);
+c10::KernelFunction batched_of(const OpPtr& op, tf_kernel kernel);
+
+}  // namespace tf
