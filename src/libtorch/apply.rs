@@ -2,7 +2,7 @@
 //! outputs get a node of libtorch's as their history.
 
 use super::jvp;
-use crate::ctx::{Input, Marks, Origin, gather};
+use crate::ctx::{Input, Marks};
 use crate::erased::Applied;
 use crate::ffi::node::Recording;
 use crate::forward::{self, Output};
@@ -83,13 +83,10 @@ fn record<F: Function>(
         ctx.keep_inputs(|i| inputs[i].map(Tensor::shallow_clone));
     }
     let saved = ctx.take_saved()?;
-    let is_constant = |&i: &usize| saved[i].origin == Origin::Constant;
-    let constant: SmallVec<[usize; 4]> = gather((0..saved.len()).filter(is_constant));
-    let saved: SmallVec<[Tensor; 4]> = gather(saved.into_iter().map(|s| s.tensor));
     for &i in dirty {
         inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
     }
-    let recording = Recording { inputs, dirty, outputs, saved: &saved, constant: &constant };
+    let recording = Recording { inputs, dirty, outputs, saved: &saved };
     ffi::node::record(recording, applied, ctx.keep())
 }
 
