@@ -422,6 +422,10 @@ impl Ctx {
         self.materialize_grads
     }
 
+    pub(crate) fn has_marks(&self) -> bool {
+        self.marks.is_some()
+    }
+
     pub(crate) fn take_marks(&mut self) -> Option<Box<Marks>> {
         self.marks.take()
     }

@@ -158,10 +158,10 @@ struct FunctionNode : Node {
     unpack(handles, n_dy, recorded && second_order == TF_THROUGH_SAVED);
     for (size_t i = 0; i < n_dy; ++i)
       if (dy[i].defined()) handles.put(i, std::move(dy[i]));
-    c10::SmallVector<bool, 8> needs(n, true);
+    c10::SmallVector<bool, 8> needs;
     // A node with one input runs only if that is needed.
-    for (size_t i = 0; n > 1 && i < n; ++i)
-      needs[i] = task_should_compute_output(i);
+    for (size_t i = 0; i < n; ++i)
+      needs.push_back(n == 1 || task_should_compute_output(i));
     at::Tensor** const found = handles.from(n_dy + n_saved);
     void* error = nullptr;
     {

@@ -124,6 +124,7 @@ pub(crate) struct Recording<'a> {
 }
 
 /// Makes the outputs' history a new node.
+#[inline(always)]
 pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
     let name = kept.op();
     let state = ManuallyDrop::new(State { kept, op });
