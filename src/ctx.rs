@@ -24,19 +24,31 @@ use tch::{Kind, Tensor};
 pub struct Ctx {
     op: &'static str,
     inputs: SmallVec<[Input; 1]>,
-    /// Of the outputs, where there are several: a node with one output runs
-    /// only when its gradient is there, so nothing needs materialising.
-    outputs: Vec<Meta>,
-    saved: Option<SmallVec<[Saved; 2]>>,
-    kept: Vec<Option<Saved>>,
-    state: Option<Arc<dyn Any + Send + Sync>>,
+    saved: SavedList,
     marks: Option<Box<Marks>>,
+    rest: Option<Box<Rest>>,
+    /// `save_for_backward` was called.
+    has_saved: bool,
     recording: bool,
     /// `forward` runs a second time, for `DoubleBackward::Recompute`.
     recomputing: bool,
     /// An input carries a forward-mode tangent, so `jvp` will run.
     dual: bool,
     materialize_grads: bool,
+}
+
+pub(crate) type SavedList = SmallVec<[Saved; 1]>;
+
+/// What few contexts have, in a box of its own: a node holds its context, and
+/// the speed of small ops needs nodes that are small.
+#[derive(Default)]
+struct Rest {
+    /// Of the outputs, where there are several: a node with one output runs
+    /// only when its gradient is there, so nothing needs materialising.
+    outputs: Vec<Meta>,
+    /// The inputs, for `DoubleBackward::Recompute`.
+    kept: Vec<Option<Saved>>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What is known of one input tensor.
@@ -74,17 +86,26 @@ pub(crate) struct Marks {
     pub constant: Vec<Tensor>,
 }
 
+impl Rest {
+    fn share(&self) -> Rest {
+        Rest {
+            outputs: self.outputs.clone(),
+            kept: self.kept.iter().map(|kept| kept.as_ref().map(Saved::share)).collect(),
+            state: self.state.clone(),
+        }
+    }
+}
+
 impl Ctx {
     #[inline]
     pub(crate) fn new(op: &'static str, recording: bool) -> Ctx {
         Ctx {
             op,
             inputs: SmallVec::new(),
-            outputs: Vec::new(),
-            saved: None,
-            kept: Vec::new(),
-            state: None,
+            saved: SavedList::new(),
             marks: None,
+            rest: None,
+            has_saved: false,
             recording,
             recomputing: false,
             dual: false,
@@ -101,10 +122,10 @@ impl Ctx {
         &mut self,
         tensors: impl IntoIterator<Item = &'a Tensor>,
     ) -> Result<()> {
-        if self.saved.is_some() {
+        if self.has_saved {
             return Err(Error::SavedTwice { op: self.op });
         }
-        let mut saved = SmallVec::new();
+        let mut saved = SavedList::new();
         for (position, tensor) in tensors.into_iter().enumerate() {
             if !tensor.defined() {
                 let what = format!("tensor {position} given to save_for_backward");
@@ -114,7 +135,7 @@ impl Ctx {
                 saved.push(Saved::of(tensor.shallow_clone(), self.origin_among_inputs(tensor)?));
             }
         }
-        self.saved = Some(saved);
+        (self.saved, self.has_saved) = (saved, true);
         Ok(())
     }
 
@@ -153,7 +174,8 @@ impl Ctx {
     pub(crate) fn save_leaves(&mut self, tensors: &[Tensor]) {
         if self.recording {
             let saved = |(t, i): (&Tensor, u32)| Saved::of(t.shallow_clone(), Origin::LeafFor(i));
-            self.saved = Some(tensors.iter().zip(0..).map(saved).collect());
+            self.saved = tensors.iter().zip(0..).map(saved).collect();
+            self.has_saved = true;
         }
     }
 
@@ -165,14 +187,14 @@ impl Ctx {
         outputs: &[Output],
         marks: Option<&Marks>,
     ) -> Result<()> {
-        if self.saved.is_none() { Ok(()) } else { self.settle_saved(outputs, marks) }
+        if !self.has_saved { Ok(()) } else { self.settle_saved(outputs, marks) }
     }
 
     fn settle_saved(&mut self, outputs: &[Output], marks: Option<&Marks>) -> Result<()> {
         let op = self.op;
         let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
         let mut found = 0;
-        for saved in self.saved.iter_mut().flatten() {
+        for saved in &mut self.saved {
             match saved.origin {
                 Origin::LeafFor(_) => continue,
                 Origin::Input(i) if !dirty.contains(&(i as usize)) => continue,
@@ -203,7 +225,7 @@ impl Ctx {
     }
 
     pub(crate) fn saved(&self) -> &[Saved] {
-        self.saved.as_deref().unwrap_or_default()
+        &self.saved
     }
 
     /// Whether the gradient of input tensor `i` is wanted: in `forward`, whether
@@ -276,10 +298,12 @@ impl Ctx {
     /// # Errors
     /// [`Error::StateTwice`].
     pub fn save<T: Any + Send + Sync>(&mut self, state: T) -> Result<()> {
-        if self.state.is_some() {
-            return Err(Error::StateTwice { op: self.op });
+        let op = self.op;
+        let kept = &mut self.rest().state;
+        if kept.is_some() {
+            return Err(Error::StateTwice { op });
         }
-        self.state = Some(Arc::new(state));
+        *kept = Some(Arc::new(state));
         Ok(())
     }
 
@@ -289,7 +313,8 @@ impl Ctx {
     /// [`Error::State`] when there is none or it is of another type.
     pub fn state<T: Any + Send + Sync>(&self) -> Result<&T> {
         let missing = Error::State { op: self.op, expected: std::any::type_name::<T>() };
-        self.state.as_deref().and_then(|s| s.downcast_ref()).ok_or(missing)
+        let state = self.rest.as_ref().and_then(|rest| rest.state.as_deref());
+        state.and_then(|s| s.downcast_ref()).ok_or(missing)
     }
 
     /// The shape of input tensor `i`.
@@ -368,13 +393,16 @@ impl Ctx {
         self.inputs.push(input);
     }
 
-    #[inline]
     pub(crate) fn push_output(&mut self, output: Meta) {
-        self.outputs.push(output);
+        self.rest().outputs.push(output);
     }
 
     pub(crate) fn outputs(&self) -> &[Meta] {
-        &self.outputs
+        self.rest.as_ref().map_or(&[], |rest| &rest.outputs)
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 
     pub(crate) fn op(&self) -> &'static str {
@@ -394,6 +422,10 @@ impl Ctx {
         self.materialize_grads
     }
 
+    pub(crate) fn has_marks(&self) -> bool {
+        self.marks.is_some()
+    }
+
     pub(crate) fn take_marks(&mut self) -> Option<Box<Marks>> {
         self.marks.take()
     }
@@ -408,19 +440,24 @@ impl Ctx {
     /// A second context over the same saved tensors, for a pass that retains
     /// the graph.
     pub(crate) fn share(&self) -> Ctx {
-        let saved = self.saved.is_some().then(|| self.saved().iter().map(Saved::share).collect());
-        self.again(saved)
+        let saved = self.saved.iter().map(Saved::share).collect();
+        Ctx { has_saved: self.has_saved, ..self.again(saved) }
     }
 
     /// A context for a second run of `forward` on the same inputs.
     pub(crate) fn for_recomputation(&self) -> Ctx {
-        Ctx { state: None, recomputing: true, ..self.again(None) }
+        let mut ctx = Ctx { recomputing: true, ..self.again(SavedList::new()) };
+        if let Some(rest) = &mut ctx.rest {
+            rest.state = None;
+        }
+        ctx
     }
 
     /// Keeps the inputs, one per position, for `DoubleBackward::Recompute`.
     pub(crate) fn keep_inputs(&mut self, value: impl Fn(usize) -> Option<Tensor>) {
         let keep = |i| Some(Saved::of(value(i)?, Origin::Input(i as u32)));
-        self.kept = (0..self.inputs.len()).map(keep).collect();
+        let kept = (0..self.inputs.len()).map(keep).collect();
+        self.rest().kept = kept;
     }
 
     /// Takes over what another context saved.
@@ -441,13 +478,13 @@ impl Ctx {
 
     /// What `keep_inputs` kept.
     pub(crate) fn kept_inputs(&self) -> &[Option<Saved>] {
-        &self.kept
+        self.rest.as_ref().map_or(&[], |rest| &rest.kept)
     }
 
     /// A second context over tensors that were kept elsewhere.
     pub(crate) fn with_saved(&self, saved: Vec<Tensor>) -> Ctx {
         let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
-        self.again(Some(saved.collect()))
+        self.again(saved.collect())
     }
 
     /// Takes the saved tensors, each of the version that it was saved at, and
@@ -455,24 +492,24 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::SavedChanged`].
-    pub(crate) fn take_saved(&mut self) -> Result<SmallVec<[Saved; 2]>> {
-        let mut saved = self.saved.take().unwrap_or_default();
+    #[inline]
+    pub(crate) fn take_saved(&mut self) -> Result<SavedList> {
+        let mut saved = std::mem::take(&mut self.saved);
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
-        if !self.kept.is_empty() {
-            saved.extend(std::mem::take(&mut self.kept).into_iter().flatten());
+        if let Some(rest) = &mut self.rest {
+            saved.extend(std::mem::take(&mut rest.kept).into_iter().flatten());
         }
         Ok(saved)
     }
 
-    fn again(&self, saved: Option<SmallVec<[Saved; 2]>>) -> Ctx {
+    fn again(&self, saved: SavedList) -> Ctx {
         Ctx {
             op: self.op,
             inputs: self.inputs.clone(),
-            outputs: self.outputs.clone(),
             saved,
-            kept: self.kept.iter().map(|kept| kept.as_ref().map(Saved::share)).collect(),
-            state: self.state.clone(),
             marks: None,
+            rest: self.rest.as_ref().map(|rest| Box::new(rest.share())),
+            has_saved: false,
             recording: self.recording,
             recomputing: false,
             dual: false,

@@ -19,7 +19,7 @@ pub(crate) struct Kept(Ctx);
 
 impl Kept {
     pub(super) fn of(ctx: Ctx) -> Kept {
-        debug_assert!(ctx.saved.is_none() && ctx.kept.is_empty() && ctx.marks.is_none());
+        debug_assert!(ctx.saved.is_empty() && ctx.kept_inputs().is_empty() && ctx.marks.is_none());
         Kept(ctx)
     }
 
@@ -29,7 +29,7 @@ impl Kept {
 
     /// Whether user code runs when this is dropped.
     pub fn holds_state(&self) -> bool {
-        self.0.state.is_some()
+        self.0.rest.as_ref().is_some_and(|rest| rest.state.is_some())
     }
 
     /// How many inputs are there, of those that may be absent.
@@ -48,7 +48,7 @@ impl Kept {
     /// The context for a pass that needs the gradients that `needs` says.
     pub fn ctx(&self, saved: impl IntoIterator<Item = Tensor>, needs: &[bool]) -> Ctx {
         let saved = gather(saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate)));
-        let mut ctx = self.0.again(Some(saved));
+        let mut ctx = self.0.again(saved);
         ctx.set_needs(|i| needs[i]);
         ctx
     }

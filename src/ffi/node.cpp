@@ -43,61 +43,70 @@ struct Saved {
   bool intermediate;
 };
 
-// Tensors whose handles are given to Rust, or are this frame's if that fails.
+// Handles of three kinds in a row: some that are given to Rust, then those that
+// Rust gives. They are this frame's until given, and once received.
 class Handles {
  public:
-  explicit Handles(size_t n = 0) : handles_(n) {}
+  explicit Handles(size_t n) : handles_(n) {}
   ~Handles() {
     for (at::Tensor* t : handles_) delete t;
   }
   Handles(const Handles&) = delete;
   Handles& operator=(const Handles&) = delete;
-  at::Tensor*& operator[](size_t i) { return handles_[i]; }
-  at::Tensor** data() { return handles_.data(); }
-  size_t size() const { return handles_.size(); }
-  void resize(size_t n) { handles_.resize(n); }
-  void given() { std::fill(handles_.begin(), handles_.end(), nullptr); }
+  at::Tensor** from(size_t i) { return handles_.data() + i; }
+  void put(size_t i, at::Tensor&& t) { handles_[i] = new at::Tensor(std::move(t)); }
+  void given(size_t n) { std::fill_n(handles_.begin(), n, nullptr); }
 
  private:
-  c10::SmallVector<at::Tensor*, 4> handles_;
+  c10::SmallVector<at::Tensor*, 8> handles_;
 };
 
 struct FunctionNode : Node {
   FunctionNode(edge_list&& edges, const tf_recording& what)
       : Node(std::move(edges)),
         callbacks(what.callbacks),
-        op{what.name, what.name_len},
-        second_order(what.second_order) {}
+        second_order(what.second_order) {
+    // For the name; it is Rust's until all is recorded.
+    std::memcpy(state(), what.state, callbacks->state_size);
+  }
 
   ~FunctionNode() override {
-    if (state) callbacks->drop_state(state);
+    if (owns_state) callbacks->drop_state(state());
   }
 
   // Memory for a node with room for the state behind it.
-  static void* operator new(size_t size, const tf_recording& what) {
-    return ::operator new(size + what.state_size + what.state_align);
+  static void* operator new(size_t size, const tf_callbacks& callbacks) {
+    const size_t slack = callbacks.state_align - 1;
+    return ::operator new(size + callbacks.state_size + slack);
   }
   static void operator delete(void* node) { ::operator delete(node); }
-  static void operator delete(void* node, const tf_recording&) {
+  static void operator delete(void* node, const tf_callbacks&) {
     ::operator delete(node);
   }
 
-  void take_state(const tf_recording& what) {
-    void* room = this + 1;
-    size_t space = what.state_size + what.state_align;
-    std::align(what.state_align, what.state_size, room, space);
-    state = std::memcpy(room, what.state, what.state_size);
+  void* state() const {
+    const size_t align = callbacks->state_align;
+    const auto end = reinterpret_cast<uintptr_t>(this + 1);
+    return reinterpret_cast<void*>((end + align - 1) & ~(align - 1));
+  }
+
+
+  Name op() const {
+    Name op{};
+    op.text = callbacks->name(state(), &op.len);
+    return op;
   }
 
   std::string name() const override {
-    return std::string(op.text, op.len) + "Backward";
+    const Name name = op();
+    return std::string(name.text, name.len) + "Backward";
   }
 
   void release_variables() override {
     freed.store(true, std::memory_order_release);
-    if (!saves) return;
+    if (!saved) return;
     const std::lock_guard<std::mutex> lock(mutex_);
-    saved.clear();
+    saved->clear();
   }
 
   variable_list apply(variable_list&& dy) override {
@@ -110,26 +119,25 @@ struct FunctionNode : Node {
     edge_list seeds;
     if (once) seeds = torch::autograd::collect_next_edges(dy);
 
-    Handles unpacked;
-    unpack(unpacked, recorded && second_order == TF_THROUGH_SAVED);
-    Handles received(dy.size());
-    for (size_t i = 0; i < dy.size(); ++i)
-      if (dy[i].defined()) received[i] = new at::Tensor(std::move(dy[i]));
-    c10::SmallVector<bool, 8> needs(n, true);
+    const size_t n_dy = dy.size(), n_saved = this->n_saved;
+    Handles handles(n_dy + n_saved + n);
+    unpack(handles, n_dy, recorded && second_order == TF_THROUGH_SAVED);
+    for (size_t i = 0; i < n_dy; ++i)
+      if (dy[i].defined()) handles.put(i, std::move(dy[i]));
+    c10::SmallVector<bool, 8> needs;
     // A node with one input runs only if that is needed.
-    for (size_t i = 0; n > 1 && i < n; ++i)
-      needs[i] = task_should_compute_output(i);
-    Handles found(n);
+    for (size_t i = 0; i < n; ++i)
+      needs.push_back(n == 1 || task_should_compute_output(i));
+    at::Tensor** const found = handles.from(n_dy + n_saved);
     void* error = nullptr;
     {
       std::optional<c10::NoGradGuard> unrecorded;
       if (once) unrecorded.emplace();
-      error = callbacks->backward(state, received.data(), received.size(),
-                                  unpacked.data(), unpacked.size(),
-                                  needs.data(), n, found.data());
+      error = callbacks->backward(state(), handles.from(0), n_dy,
+                                  handles.from(n_dy), n_saved, needs.data(), n,
+                                  found);
     }
-    received.given();
-    unpacked.given();
+    handles.given(n_dy + n_saved);
     if (error) throw tf::RustError(callbacks, error);
 
     variable_list grads(n);
@@ -139,39 +147,44 @@ struct FunctionNode : Node {
     return grads;
   }
 
-  // Copies of the saved tensors, with their history where they have one.
-  void unpack(Handles& tensors, bool refuse_intermediates) {
+  // Puts copies of the saved tensors, with their history where they have one,
+  // at `at` and behind it.
+  void unpack(Handles& handles, size_t at, bool refuse_intermediates) {
     std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
-    if (saves) lock.lock();
-    if (freed) throw tf::RustError(callbacks, callbacks->graph_freed(op.text, op.len));
-    if (saved.empty()) return;
-    tensors.resize(saved.size());
-    for (size_t i = 0; i < saved.size(); ++i) {
-      tensors[i] = new at::Tensor(unpack_one(i));
-      if (refuse_intermediates && saved[i].intermediate) {
-        *tensors[i] = with_refusal(*tensors[i], edges_of_inputs(), i);
-      }
+    if (saved) lock.lock();
+    if (freed) {
+      const Name name = op();
+      throw tf::RustError(callbacks, callbacks->graph_freed(name.text, name.len));
+    }
+    for (size_t i = 0; saved && i < saved->size(); ++i) {
+      at::Tensor t = unpack_one(i);
+      if (refuse_intermediates && (*saved)[i].intermediate)
+        t = with_refusal(t, edges_of_inputs(), i);
+      handles.put(at + i, std::move(t));
     }
   }
 
   // libtorch checks the version too, but cannot name the tensor.
   at::Tensor unpack_one(size_t i) {
-    const auto raw = saved[i].variable.get_raw_data();
+    const Saved& kept = (*saved)[i];
+    const auto raw = kept.variable.get_raw_data();
     if (raw && raw->defined()) {
       const uint32_t version = version_of(*raw);
-      if (version != saved[i].version)
+      if (version != kept.version) {
+        const Name name = op();
         throw tf::RustError(callbacks,
-                            callbacks->saved_changed(
-                                op.text, op.len, i, saved[i].version, version));
+                            callbacks->saved_changed(name.text, name.len, i,
+                                                     kept.version, version));
+      }
     }
-    return saved[i].variable.unpack(getptr());
+    return kept.variable.unpack(getptr());
   }
 
   edge_list edges_of_inputs() const { return next_edges(); }
 
   at::Tensor with_refusal(const at::Tensor& t, edge_list&& edges,
                           ptrdiff_t position) const {
-    return refusing(t, std::move(edges), callbacks, op, position);
+    return refusing(t, std::move(edges), callbacks, op(), position);
   }
 
   void refuse(variable_list& grads, edge_list seeds) {
@@ -183,13 +196,14 @@ struct FunctionNode : Node {
     }
   }
 
+  // Little and close together: the speed of small ops needs nodes that are
+  // small. The state, whose size C++ does not know, lies behind the node.
   const tf_callbacks* callbacks;
-  Name op;
+  std::unique_ptr<std::vector<Saved>> saved;  // null, for good, if nothing is
+  uint32_t n_saved = 0;                       // as recorded
   tf_second_order second_order;
-  void* state = nullptr;
+  bool owns_state = false;
   std::atomic<bool> freed{false};
-  bool saves = false;  // constant once recorded: whether `saved` needs its lock
-  std::vector<Saved> saved;
 };
 
 using Impls = std::unordered_set<at::TensorImpl*>;
@@ -295,21 +309,19 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
 
 void save(const tf_recording& what, FunctionNode& node,
           const Returned& returned) {
-  node.saves = true;
-  node.saved.reserve(what.n_saved);
+  node.n_saved = static_cast<uint32_t>(what.n_saved);
+  node.saved = std::make_unique<std::vector<Saved>>();
+  node.saved->reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
-    const at::Tensor& t = *what.saved[i];
+    const at::Tensor& t = *what.saved[i].tensor;
     const bool output = std::find(returned.begin(), returned.end(),
                                   t.unsafeGetTensorImpl()) != returned.end();
-    const bool constant = std::find(what.constant,
-                                    what.constant + what.n_constant, i) !=
-                          what.constant + what.n_constant;
     // A tensor with a history of its own (a captured parameter) brings it.
-    const bool intermediate = !output && !is_input(t, what) && !constant &&
-                              !t.requires_grad() &&
+    const bool intermediate = !output && !is_input(t, what) &&
+                              !what.saved[i].constant && !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
     const bool is_output = t.grad_fn().get() == &node;
-    node.saved.push_back(
+    node.saved->push_back(
         {SavedVariable(t, is_output), version_of(t), intermediate});
   }
 }
@@ -333,7 +345,7 @@ const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 bool tf_record(const tf_recording* what) noexcept {
   return guarded(false, [&] {
     const auto node =
-        tf::hold(new (*what) FunctionNode(edges_of(*what), *what));
+        tf::hold(new (*what->callbacks) FunctionNode(edges_of(*what), *what));
     Returned returned;
     for (size_t i = 0; what->n_saved > 0 && i < what->n_outputs; ++i)
       if (what->outputs[i].tensor)
@@ -345,7 +357,7 @@ bool tf_record(const tf_recording* what) noexcept {
       wrap_outputs(*what, node);
     }
     if (what->n_saved > 0) save(*what, *node, returned);
-    node->take_state(*what);
+    node->owns_state = true;
     return true;
   });
 }

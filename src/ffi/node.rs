@@ -1,7 +1,7 @@
 //! A Function as a node of libtorch's autograd: what the C++ node calls back.
 
 use super::{check, grad_enabled};
-use crate::ctx::{Input, Kept, gather};
+use crate::ctx::{Input, Kept, Origin, Saved, gather};
 use crate::erased::{Backward, Give};
 use crate::forward::Output;
 use crate::{Ctx, DoubleBackward, Error, Result, rules};
@@ -25,24 +25,30 @@ pub(super) struct Callbacks {
         usize,
         *mut *mut C_tensor,
     ) -> *mut c_void,
+    name: extern "C" fn(*const c_void, *mut usize) -> *const c_char,
     graph_freed: extern "C" fn(*const c_char, usize) -> *mut c_void,
     saved_changed: extern "C" fn(*const c_char, usize, usize, u32, u32) -> *mut c_void,
     no_second_order: extern "C" fn(*const c_char, usize, isize) -> *mut c_void,
     error_text: extern "C" fn(*mut c_void) -> *const c_char,
     drop_error: extern "C" fn(*mut c_void),
     drop_state: extern "C" fn(*mut c_void),
+    state_size: usize,
+    state_align: usize,
 }
 
 /// For a node whose op is a `B`.
 const fn callbacks<B: Backward + 'static>() -> Callbacks {
     Callbacks {
         backward: backward::<B>,
+        name: name::<B>,
         graph_freed,
         saved_changed,
         no_second_order,
         error_text,
         drop_error,
         drop_state: drop_state::<B>,
+        state_size: size_of::<State<B>>(),
+        state_align: align_of::<State<B>>(),
     }
 }
 
@@ -53,26 +59,27 @@ struct RawOutput {
     differentiable: bool,
 }
 
+/// `tf_saved` of shim.h.
+#[repr(C)]
+struct RawSaved {
+    tensor: *const C_tensor,
+    constant: bool,
+}
+
 /// `tf_recording` of shim.h.
 #[repr(C)]
 struct RawRecording {
     callbacks: *const Callbacks,
-    name: *const c_char,
-    name_len: usize,
     inputs: *const *const C_tensor,
     n_inputs: usize,
     dirty: *const usize,
     n_dirty: usize,
     outputs: *const RawOutput,
     n_outputs: usize,
-    saved: *const *const C_tensor,
+    saved: *const RawSaved,
     n_saved: usize,
-    constant: *const usize,
-    n_constant: usize,
     second_order: u8,
     state: *const c_void,
-    state_size: usize,
-    state_align: usize,
 }
 
 unsafe extern "C" {
@@ -113,12 +120,11 @@ pub(crate) struct Recording<'a> {
     pub dirty: &'a [usize],
     /// They get their history in place, or are replaced.
     pub outputs: &'a mut [Output],
-    pub saved: &'a [Tensor],
-    /// Positions of saved tensors that were declared to be constants.
-    pub constant: &'a [usize],
+    pub saved: &'a [Saved],
 }
 
 /// Makes the outputs' history a new node.
+#[inline(always)]
 pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
     let name = kept.op();
     let state = ManuallyDrop::new(State { kept, op });
@@ -129,11 +135,11 @@ pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Ke
         differentiable: y.differentiable,
     };
     let outputs: SmallVec<[_; 2]> = gather(what.outputs.iter_mut().map(output));
-    let saved: SmallVec<[_; 4]> = gather(what.saved.iter().map(Tensor::as_ptr));
+    let save =
+        |s: &Saved| RawSaved { tensor: s.tensor.as_ptr(), constant: s.origin == Origin::Constant };
+    let saved: SmallVec<[_; 2]> = gather(what.saved.iter().map(save));
     let raw = RawRecording {
         callbacks: const { &callbacks::<B>() },
-        name: name.as_ptr().cast(),
-        name_len: name.len(),
         inputs: inputs.as_ptr(),
         n_inputs: inputs.len(),
         dirty: what.dirty.as_ptr(),
@@ -142,15 +148,11 @@ pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Ke
         n_outputs: outputs.len(),
         saved: saved.as_ptr(),
         n_saved: saved.len(),
-        constant: what.constant.as_ptr(),
-        n_constant: what.constant.len(),
         second_order: state.op.double_backward() as u8,
         state: (&raw const *state).cast(),
-        state_size: size_of::<State<B>>(),
-        state_align: align_of::<State<B>>(),
     };
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; `name` is static. The shim moves `state` into its node if
+    // lengths given; the callbacks are static. The shim moves `state` into its node if
     // and only if it returns true.
     let done = unsafe { tf_record(&raw) };
     if !done {
@@ -235,12 +237,25 @@ extern "C" fn drop_error(failure: *mut c_void) {
 }
 
 extern "C" fn drop_state<B>(state: *mut c_void) {
+    let state = state.cast::<State<B>>();
     // SAFETY: made by `record` for this `B`; whoever calls this owns it and
-    // forgets it.
-    let state = unsafe { state.cast::<State<B>>().read() };
-    if needs_drop::<B>() || state.kept.holds_state() {
-        drop_quietly(state);
+    // forgets it. The same holds below.
+    if needs_drop::<B>() || unsafe { &*state }.kept.holds_state() {
+        // SAFETY: see above.
+        drop_quietly(unsafe { state.read() });
+    } else {
+        // SAFETY: see above.
+        unsafe { state.drop_in_place() };
     }
+}
+
+extern "C" fn name<B>(state: *const c_void, len: *mut usize) -> *const c_char {
+    // SAFETY: the shim passes the state that its node owns, which `record` made
+    // for this `B`, and room for the length.
+    let name = unsafe { &*state.cast::<State<B>>() }.kept.op();
+    // SAFETY: see above.
+    unsafe { len.write(name.len()) };
+    name.as_ptr().cast()
 }
 
 /// Neither a panic nor a C++ exception in user code's drop must reach C++; there
@@ -250,7 +265,7 @@ pub(super) fn drop_quietly<T>(value: T) {
 }
 
 fn static_name(op: *const c_char, len: usize) -> &'static str {
-    // SAFETY: the shim passes back the static name that `record` gave it.
+    // SAFETY: the shim passes back the static name that `name` or `refuse` gave it.
     let op = unsafe { std::slice::from_raw_parts(op.cast::<u8>(), len) };
     std::str::from_utf8(op).unwrap_or("a Function")
 }

@@ -29,6 +29,30 @@ const AutogradMeta* autograd_meta(const at::TensorBase& t) {
       t.unsafeGetTensorImpl()->autograd_meta());
 }
 
+bool describe(const at::Tensor& t, tf_meta& out) {
+  const at::TensorImpl& impl = *t.unsafeGetTensorImpl();
+  if (!t.defined()) {
+    out = tf_meta{};
+    out.dtype = -1;
+    return true;
+  }
+  const auto sizes = impl.sizes();
+  const auto device = impl.device();
+  const AutogradMeta* meta = autograd_meta(t);
+  const bool by_itself = meta && meta->AutogradMeta::requires_grad();
+  const bool as_view = meta && !by_itself && meta->requires_grad();
+  out = {sizes.data(),
+         sizes.size(),
+         &impl,
+         version_of(t),
+         static_cast<int8_t>(t.scalar_type()),
+         static_cast<int8_t>(device.type()),
+         device.index(),
+         by_itself || as_view,
+         as_view};
+  return true;
+}
+
 // Whether it is worth while to ask libtorch, which takes its time over views.
 bool may_have_tangent(const at::Tensor& t) {
   const AutogradMeta* meta = autograd_meta(t);
@@ -94,26 +118,7 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 }  // namespace
 
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
-  return guarded(false, [&] {
-    *out = tf_meta{};
-    out->dtype = -1;
-    if (!t->defined()) return true;
-    const auto sizes = t->sizes();
-    const auto device = t->device();
-    out->sizes = sizes.data();
-    out->dim = sizes.size();
-    out->impl = t->unsafeGetTensorImpl();
-    out->version = version_of(*t);
-    out->dtype = static_cast<int8_t>(t->scalar_type());
-    out->device_type = static_cast<int8_t>(device.type());
-    out->device_index = device.index();
-    if (const AutogradMeta* meta = autograd_meta(*t)) {
-      const bool by_itself = meta->AutogradMeta::requires_grad();
-      out->requires_grad = by_itself || meta->requires_grad();
-      out->only_as_view = !by_itself && out->requires_grad;
-    }
-    return true;
-  });
+  return guarded(false, [&] { return describe(*t, *out); });
 }
 
 bool tf_describe_input(const at::Tensor* t, tf_meta* out,
@@ -121,7 +126,7 @@ bool tf_describe_input(const at::Tensor* t, tf_meta* out,
   return guarded(false, [&] {
     *has_tangent = t->defined() && may_have_tangent(*t) &&
                    t->_fw_grad(/*level=*/0).defined();
-    return tf_describe(t, out);
+    return describe(*t, *out);
   });
 }
 

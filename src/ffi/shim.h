@@ -83,6 +83,8 @@ struct tf_callbacks {
   void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy,
                     at::Tensor** saved, size_t n_saved, const bool* needs,
                     size_t n_inputs, at::Tensor** grads);
+  // The op's name: static, of the length that is written.
+  const char* (*name)(const void* state, size_t* len);
   // Errors of the engine's own, in Rust's words.
   void* (*graph_freed)(const char* op, size_t op_len);
   void* (*saved_changed)(const char* op, size_t op_len, size_t position,
@@ -93,6 +95,8 @@ struct tf_callbacks {
   void (*drop_error)(void* error);
   // Ends the state's life; its memory is the node's.
   void (*drop_state)(void* state);
+  size_t state_size;
+  size_t state_align;
 };
 
 // How a node is differentiated itself.
@@ -108,24 +112,23 @@ struct tf_output {
   bool differentiable;
 };
 
+struct tf_saved {
+  const at::Tensor* tensor;
+  bool constant;  // declared to be one
+};
+
 struct tf_recording {
   const tf_callbacks* callbacks;
-  const char* name;  // static, of length name_len
-  size_t name_len;
   const at::Tensor* const* inputs;  // null where an optional one is absent
   size_t n_inputs;
   const size_t* dirty;  // positions of inputs
   size_t n_dirty;
   const tf_output* outputs;
   size_t n_outputs;
-  const at::Tensor* const* saved;
+  const tf_saved* saved;
   size_t n_saved;
-  const size_t* constant;  // positions of saved tensors
-  size_t n_constant;
   tf_second_order second_order;
   const void* state;  // copied into the node: a Rust value that may be moved
-  size_t state_size;
-  size_t state_align;
 };
 
 // Makes the outputs' history a new node, which takes the state on success.

@@ -2,7 +2,7 @@
 //! outputs get a node of libtorch's as their history.
 
 use super::jvp;
-use crate::ctx::{Input, Marks, Origin, gather};
+use crate::ctx::{Input, Marks};
 use crate::erased::Applied;
 use crate::ffi::node::Recording;
 use crate::forward::{self, Output};
@@ -34,6 +34,9 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
         ffi::NoForwardMode::enter()
     });
     let y = run_user(op, "forward", Error::forward, || f.forward(&mut ctx, x))?;
+    if dx.is_none() && is_done::<F>(&ctx, F::Outputs::borrow(&y), &inputs) {
+        return Ok(y);
+    }
 
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = SmallVec::<[Output; 2]>::new();
@@ -61,15 +64,41 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
         let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
         record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
-    for (y, tangent) in outputs.iter().zip(tangents.into_iter().flatten()) {
-        if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
-            ffi::set_tangent(op, y, &tangent)?;
-        }
+    if let Some(tangents) = tangents {
+        set_tangents(op, &outputs, &tangents)?;
     }
     let mut outputs = outputs.iter_mut();
     Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
 }
 
+/// Whether nothing is left to do for the outputs, and nothing is wrong with
+/// them: most calls where no gradient is recorded.
+#[inline]
+fn is_done<F: Function>(
+    ctx: &Ctx,
+    y: Refs<'_, F::Outputs>,
+    inputs: &[Option<&Tensor>],
+) -> bool {
+    if ctx.is_recording() || ctx.has_marks() {
+        return false;
+    }
+    let is_plain =
+        |y| ffi::describe(ctx.op(), y).is_ok_and(|d| d.is_defined() && !d.requires_grad);
+    let mut done = forward::check_unchanged(ctx, None, |i| inputs[i]).is_ok();
+    F::Outputs::visit(y, &mut |y| done &= y.is_none_or(is_plain));
+    done
+}
+
+fn set_tangents(op: &'static str, outputs: &[Output], tangents: &[Option<Tensor>]) -> Result<()> {
+    for (y, tangent) in outputs.iter().zip(tangents) {
+        if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
+            ffi::set_tangent(op, y, tangent)?;
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
 fn record<F: Function>(
     applied: Applied<F>,
     mut ctx: Ctx,
@@ -83,13 +112,10 @@ fn record<F: Function>(
         ctx.keep_inputs(|i| inputs[i].map(Tensor::shallow_clone));
     }
     let saved = ctx.take_saved()?;
-    let is_constant = |&i: &usize| saved[i].origin == Origin::Constant;
-    let constant: SmallVec<[usize; 4]> = gather((0..saved.len()).filter(is_constant));
-    let saved: SmallVec<[Tensor; 4]> = gather(saved.into_iter().map(|s| s.tensor));
     for &i in dirty {
         inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
     }
-    let recording = Recording { inputs, dirty, outputs, saved: &saved, constant: &constant };
+    let recording = Recording { inputs, dirty, outputs, saved: &saved };
     ffi::node::record(recording, applied, ctx.keep())
 }
 
