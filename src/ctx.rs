@@ -322,7 +322,7 @@ impl Ctx {
     /// # Errors
     /// [`Error::NoInput`] past the last input.
     pub fn input_size(&self, i: usize) -> Result<&[i64]> {
-        Ok(self.input(i)?.meta.sizes())
+        self.input(i)?.meta.known_sizes(self.op)
     }
 
     /// The dtype of input tensor `i`.
@@ -358,7 +358,7 @@ impl Ctx {
     }
 
     fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
-        let summed = grad.f_sum_to_size(meta.sizes());
+        let summed = grad.f_sum_to_size(meta.known_sizes(self.op)?);
         summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op))
     }
 
@@ -462,13 +462,14 @@ impl Ctx {
 
     /// Takes over what another context saved.
     pub(crate) fn restore(&mut self, saved: impl Iterator<Item = Saved>, materialize_grads: bool) {
-        self.saved = Some(saved.collect());
+        self.saved = saved.collect();
+        self.has_saved = true;
         self.materialize_grads = materialize_grads;
     }
 
     /// Whether `forward` kept state that is not a tensor.
     pub(crate) fn has_state(&self) -> bool {
-        self.state.is_some()
+        self.rest.as_ref().is_some_and(|rest| rest.state.is_some())
     }
 
     /// The inputs that `forward` has marked dirty until now.

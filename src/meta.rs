@@ -10,6 +10,7 @@ pub(crate) struct Meta {
     sizes: SmallVec<[i64; 4]>,
     dtype: i8,
     device: (i8, i8),
+    symbolic: bool,
 }
 
 impl Clone for Meta {
@@ -23,16 +24,38 @@ impl Clone for Meta {
 impl Meta {
     #[inline]
     pub fn of(d: &ffi::Description) -> Meta {
-        Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device }
+        Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device, symbolic: d.symbolic }
     }
 
     pub fn undefined() -> Meta {
-        Meta { sizes: SmallVec::new(), dtype: -1, device: (0, 0) }
+        Meta { sizes: SmallVec::new(), dtype: -1, device: (0, 0), symbolic: false }
+    }
+
+    /// The sizes.
+    ///
+    /// # Errors
+    /// They are symbols, while `torch.compile` traces for sizes to come.
+    pub fn known_sizes(&self, op: &'static str) -> Result<&[i64], Error> {
+        if !self.symbolic {
+            return Ok(&self.sizes);
+        }
+        let message = "a tensor's sizes are symbols while torch.compile traces".to_owned();
+        Err(Error::Argument { op, message })
     }
 
     #[inline]
     pub fn fits(&self, d: &ffi::Description) -> bool {
-        self.dtype == d.dtype && self.device == d.device && self.sizes[..] == *d.sizes
+        self.is_alike(d) && self.sizes[..] == *d.sizes && !self.symbolic && !d.symbolic
+    }
+
+    /// Of the same dtype and device, and of sizes that do not contradict.
+    pub fn may_fit(&self, d: &ffi::Description) -> bool {
+        self.fits(d) || (self.symbolic || d.symbolic) && self.is_alike(d)
+    }
+
+    #[inline]
+    fn is_alike(&self, d: &ffi::Description) -> bool {
+        self.dtype == d.dtype && self.device == d.device
     }
 
     pub fn sizes(&self) -> &[i64] {
@@ -59,11 +82,11 @@ impl Meta {
     /// A zero that is read as if it had this shape, in the memory of one.
     pub fn expanded_zero(&self, op: &'static str) -> Result<Tensor, Error> {
         let zero = ffi::zeros(op, &[], self.dtype, self.device)?;
-        zero.f_expand(self.sizes(), false).map_err(crate::error::torch(op))
+        zero.f_expand(self.known_sizes(op)?, false).map_err(crate::error::torch(op))
     }
 
     pub fn zeros(&self, op: &'static str) -> Result<Tensor, Error> {
-        ffi::zeros(op, &self.sizes, self.dtype, self.device)
+        ffi::zeros(op, self.known_sizes(op)?, self.dtype, self.device)
     }
 }
 

@@ -124,17 +124,8 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
 
     fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
         let (dy, rest) = values.split_at(self.signature.outputs.len());
-        let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] = *rest
-        else {
-            return Err(misused(self.name()));
-        };
-        let f = self.make(args)?;
-        let op = f.name();
+        let (mut ctx, f, args) = self.restored(rest)?;
         let (x, inputs) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-        let mut ctx = context(op, x.iter().map(Option::as_ref), needs)?;
-        let (materialize, origins) = Plan::read(op, plan)?;
-        let saved = saved.iter().filter_map(|t| t.handle());
-        ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);
 
         let (mut dy, outputs) = arranged::<Outputs<C, A>>(dy.iter().copied());
         for t in &mut dy {
@@ -158,6 +149,26 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         Ok(())
     }
 
+    fn jvp(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        let (dx, rest) = values.split_at(self.signature.inputs.len());
+        let (y, rest) = rest.split_at(self.signature.outputs.len());
+        let (ctx, f, args) = self.restored(rest)?;
+        let op = f.name();
+        let x = self.inputs(args);
+        let (dx, layout) = arranged::<Inputs<C, A>>(dx.iter().copied());
+        let mut dx = dx.into_iter();
+        let dx = Inputs::<C, A>::build(&layout, &mut || dx.next().flatten());
+        let dy = run_user(op, "jvp", Error::forward, || {
+            f.jvp(&ctx, Inputs::<C, A>::borrow(&x), Inputs::<C, A>::borrow(&dx))
+        })?;
+        let (y, layout) = arranged::<Outputs<C, A>>(y.iter().copied());
+        let mut tangents = Vec::new();
+        Outputs::<C, A>::take(dy, &mut |t: Option<Tensor>| tangents.push(t));
+        check_tangents(op, &mut tangents, &y)?;
+        give::<Outputs<C, A>>(&self.signature.outputs, &layout, tangents, results);
+        Ok(())
+    }
+
     fn cast(&self, args: &[Value<'_>]) -> Option<i8> {
         Some(meta::dtype_of(self.make(args).ok()?.cast_inputs()?))
     }
@@ -167,7 +178,24 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
     }
 }
 
+type Restored<'a, 'v, C, A> = (Ctx, Made<C, A>, &'a [Value<'v>]);
+
 impl<A: 'static, C: Constructor<A>> Registered<C, A> {
+    /// The context that `forward` left, from (saved, plan, needs, arguments).
+    fn restored<'a, 'v>(&self, values: &'a [Value<'v>]) -> Result<Restored<'a, 'v, C, A>> {
+        let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] = *values
+        else {
+            return Err(misused(self.name()));
+        };
+        let f = self.make(args)?;
+        let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
+        let mut ctx = context(f.name(), x.iter().map(Option::as_ref), needs)?;
+        let (materialize, origins) = Plan::read(f.name(), plan)?;
+        let saved = saved.iter().filter_map(|t| t.handle());
+        ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);
+        Ok((ctx, f, args))
+    }
+
     /// A graph that was traced counts on a tensor for each input that needs one,
     /// so that `None` is zeros; a list has no holes.
     fn give_gradients(
@@ -259,6 +287,32 @@ fn sort(
         }
     }
     Ok((intermediates, sources))
+}
+
+/// One tangent for each output that can have one, like the output itself.
+fn check_tangents(
+    op: &'static str,
+    tangents: &mut [Option<Tensor>],
+    outputs: &[Option<Tensor>],
+) -> Result<()> {
+    let fail = |message| Err(Error::Argument { op, message });
+    if tangents.len() != outputs.len() {
+        let (found, expected) = (tangents.len(), outputs.len());
+        return fail(format!("jvp returned {found} tangents for {expected} outputs"));
+    }
+    for (i, (tangent, y)) in tangents.iter_mut().zip(outputs).enumerate() {
+        let (Some(dy), Some(y)) = (&*tangent, y) else { continue };
+        let (found, expected) = (ffi::describe(op, dy)?, ffi::describe(op, y)?);
+        if !expected.is_differentiable() {
+            *tangent = None;
+        } else if !Meta::of(&expected).may_fit(&found) {
+            let (found, expected) = (Meta::of(&found), Meta::of(&expected));
+            return fail(format!(
+                "jvp returned a tangent of {found} for output {i} of {expected}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn misused(op: &'static str) -> Error {

@@ -15,14 +15,24 @@ namespace {
 
 namespace functorch = at::functorch;
 
+// Whether an outer level, or nobody's level, may differentiate what comes of it.
+bool may_be_differentiated(const at::Tensor& t) {
+  if (const auto* batched = functorch::maybeGetBatchedImpl(t))
+    return may_be_differentiated(batched->value());
+  return t.key_set().has(c10::DispatchKey::FuncTorchGradWrapper) || t.requires_grad() ||
+         t._fw_grad(/*level=*/0).defined();
+}
+
 struct Batched : OpKernel {
   Batched(OpPtr op, tf_kernel kernel) : OpKernel(std::move(op)), kernel(kernel) {}
 
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
     const Stack args = take(*stack, handle.schema().arguments().size());
     const size_t own = kernel == TF_BACKWARD ? args.size() - op->n_args() : 0;
-    if (!op->mutates && op->batches(Values(args).slice(own, op->n_args())))
-      return give(*stack, op->call(kernel, args));
+    bool formulas = !op->mutates && op->batches(Values(args).slice(own, op->n_args()));
+    // Inside the op nothing is recorded, for no level.
+    visit_all(args, [&](const at::Tensor& t) { formulas &= !t.defined() || !may_be_differentiated(t); });
+    if (formulas) return give(*stack, op->call(kernel, args));
     give(*stack, loop(handle, args));
   }
 

@@ -10,6 +10,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -125,7 +126,7 @@ struct DispatchNode : Node {
     op->backward->callBoxed(&stack);
     variable_list grads = flat(stack);
     for (at::Tensor& grad : grads)
-      if (!lost.empty() && grad.defined()) grad = refuse(grad, lost, -1);
+      if (!lost.empty() && grad.defined()) grad = refuse(other_handle(grad), lost, -1);
     return grads;
   }
 
@@ -164,7 +165,7 @@ struct DispatchNode : Node {
     for (size_t i = 0; i < saved.size(); ++i) {
       const at::Tensor t = saved[i].unpack(getptr());
       const bool lost = refuse_intermediates && plan.source(i).kind == Plan::kIntermediate;
-      tensors.push_back(lost ? refuse(t, next_edges(), static_cast<ptrdiff_t>(i)) : t);
+      tensors.push_back(lost ? refuse(other_handle(t), next_edges(), static_cast<ptrdiff_t>(i)) : t);
     }
     stack.emplace_back(std::move(tensors));
     stack.emplace_back(plan.ints);
@@ -174,8 +175,8 @@ struct DispatchNode : Node {
     for (const IValue& arg : args) stack.push_back(map_tensors(arg, kept));
   }
 
-  at::Tensor refuse(const at::Tensor& t, edge_list edges, ptrdiff_t position) const {
-    return refusing(t, std::move(edges), op->rust.errors, {op->name.data(), op->name.size()},
+  at::Tensor refuse(at::Tensor t, edge_list edges, ptrdiff_t position) const {
+    return refusing(std::move(t), std::move(edges), op->rust.errors, {op->name.data(), op->name.size()},
                     position);
   }
 
@@ -194,18 +195,15 @@ IValue emptied(const IValue& arg) {
   return map_tensors(arg, [](const at::Tensor&) { return at::empty({0}, at::kCPU); });
 }
 
-// Runs the forward op and makes its outputs' history a node. Leaves the outputs
-// alone, or all that the forward op gave.
-void record(const OpPtr& op, Stack* stack, Stack args, bool outputs_alone) {
-  const variable_list x = inputs_of(*op, args);
+c10::List<bool> needs_of(const variable_list& x) {
   c10::List<bool> needs;
   for (const at::Tensor& t : x) needs.push_back(t.defined() && t.requires_grad());
-  Stack results = args;
-  results.emplace_back(needs);
-  {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    op->forward->callBoxed(&results);
-  }
+  return needs;
+}
+
+// Makes a node the history of what the forward op gave.
+void record(const OpPtr& op, Stack& results, const Stack& args) {
+  const variable_list x = inputs_of(*op, args);
   const Plan plan(results.back());
   const auto intermediates = results[results.size() - 2].toTensorList();
   const auto node = hold(new DispatchNode(op, torch::autograd::collect_next_edges(x), plan));
@@ -238,23 +236,39 @@ void record(const OpPtr& op, Stack* stack, Stack args, bool outputs_alone) {
   for (size_t i = 0; i < x.size(); ++i)
     if (x[i].defined()) node->inputs.emplace_back(is_saved[i] ? x[i] : stand_in(x[i]), false);
   for (const IValue& arg : args) node->args.push_back(emptied(arg));
-  if (outputs_alone) {
-    results.resize(op->n_outputs());
-  } else {
-    // Whoever differentiates what this saved must not lose the way through it.
-    size_t i = 0;
-    const auto lost = [&](const at::Tensor& t) {
-      const auto j = static_cast<int64_t>(i++);
-      for (size_t s = 0; s < plan.n_saved(); ++s)
-        if (plan.source(s).kind == Plan::kIntermediate && plan.source(s).index == static_cast<size_t>(j) &&
-            torch::autograd::isDifferentiableType(t.scalar_type()))
-          return node->refuse(t, node->next_edges(), static_cast<ptrdiff_t>(s));
-      return t;
-    };
-    IValue& kept = results[results.size() - 2];
-    kept = map_tensors(kept, lost);
-  }
-  give(*stack, std::move(results));
+  // Whoever differentiates what this saved must not lose the way through it.
+  size_t i = 0;
+  const auto lost = [&](const at::Tensor& t) {
+    const size_t position = i++;
+    for (size_t s = 0; s < plan.n_saved(); ++s) {
+      const auto [kind, index] = plan.source(s);
+      if (kind == Plan::kIntermediate && index == position &&
+          torch::autograd::isDifferentiableType(t.scalar_type()))
+        return node->refuse(t, node->next_edges(), static_cast<ptrdiff_t>(s));
+    }
+    return t;
+  };
+  IValue& kept = results[results.size() - 2];
+  kept = map_tensors(kept, lost);
+}
+
+// Gives the outputs the tangents that the op's jvp makes.
+void set_tangents(const OpPtr& op, Stack& results, const Stack& args) {
+  Stack values;
+  const auto tangent = [](const at::Tensor& t) {
+    const at::Tensor& dx = t._fw_grad(/*level=*/0);
+    return dx.defined() ? dx : at::zeros_like(t);
+  };
+  const auto primal = [](const at::Tensor& t) { return t._fw_primal(/*level=*/0); };
+  for (size_t i = 0; i < args.size(); ++i)
+    if (holds_tensors(op->schema.arguments()[i])) values.push_back(map_tensors(args[i], tangent));
+  for (const IValue& result : results) values.push_back(result);
+  values.emplace_back(needs_of(inputs_of(*op, args)));
+  for (const IValue& arg : args) values.push_back(map_tensors(arg, primal));
+  const variable_list dy = flat(op->call(TF_JVP, values));
+  const variable_list y = flat(Values(results).slice(0, op->n_outputs()));
+  for (size_t k = 0; k < y.size(); ++k)
+    if (dy[k].defined()) y[k]._set_fw_grad(dy[k], /*level=*/0, /*is_inplace_op=*/false);
 }
 
 void call_below(const c10::OperatorHandle& handle, Stack* stack) {
@@ -262,26 +276,40 @@ void call_below(const c10::OperatorHandle& handle, Stack* stack) {
   handle.callBoxed(stack);
 }
 
+// The forward op below this level, and what this level makes of it. Null where it
+// has nothing to make of it.
+std::optional<Stack> forward(const OpPtr& op, const Stack& args) {
+  const bool recorded = c10::GradMode::is_enabled() && requires_grad(args);
+  const bool dual = has_tangents(args);
+  if (!recorded && !dual) return std::nullopt;
+  TORCH_CHECK(op->forward, op->name, ": it changes an argument in place, and its gradient is "
+              "not there under torch.compile, torch.func or a mode of PyTorch's; register a "
+              "form that returns a new tensor, or call it under no_grad");
+  Stack results = args;
+  results.emplace_back(needs_of(inputs_of(*op, args)));
+  call_below(*op->forward, &results);
+  if (recorded) record(op, results, args);
+  if (dual) set_tangents(op, results, args);
+  return results;
+}
+
 // The op itself.
 struct Public : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
-    const auto args = torch::jit::last(*stack, op->n_args());
-    if ((keys & kWatched).empty() || has_tangents(args)) {
-      Stack results = op->call(TF_APPLY, args);
+    if ((keys & kWatched).empty()) {
+      Stack results = op->call(TF_APPLY, torch::jit::last(*stack, op->n_args()));
       torch::jit::drop(*stack, op->n_args());
       return give(*stack, std::move(results));
     }
-    Stack owned = take(*stack, op->n_args());
-    op->cast_inputs(owned);
-    if (!c10::GradMode::is_enabled() || !requires_grad(owned)) {
-      give(*stack, std::move(owned));
-      return call_below(handle, stack);
+    Stack args = take(*stack, op->n_args());
+    op->cast_inputs(args);
+    if (auto results = forward(op, args)) {
+      results->resize(op->n_outputs());
+      return give(*stack, *std::move(results));
     }
-    TORCH_CHECK(op->forward, op->name, ": it changes an argument in place, and its gradient is "
-                "not there under torch.compile, torch.func or a mode of PyTorch's; register a "
-                "form that returns a new tensor, or call it under no_grad");
-    record(op, stack, std::move(owned), /*outputs_alone=*/true);
+    give(*stack, std::move(args));
+    call_below(handle, stack);
   }
 };
 
@@ -289,12 +317,20 @@ struct Public : OpKernel {
 struct Forward : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
-    const auto args = torch::jit::last(*stack, op->n_args() + 1);
-    TORCH_CHECK(!has_tangents(args), op->name,
-                ": forward mode over reverse mode does not go through it; use reverse mode twice");
-    if (!c10::GradMode::is_enabled() || !requires_grad(args)) return call_below(handle, stack);
-    torch::jit::drop(*stack, 1);  // what needs a gradient there
-    record(op, stack, take(*stack, op->n_args()), /*outputs_alone=*/false);
+    Stack args = take(*stack, op->n_args() + 1);
+    const IValue needs = std::move(args.back());
+    args.pop_back();
+    if (auto results = forward(op, args)) {
+      const Plan plan(results->back());
+      for (size_t i = 0; i < plan.n_saved(); ++i)
+        TORCH_CHECK(!has_tangents(args) || plan.source(i).kind != Plan::kIntermediate, op->name,
+                    ": it saves a tensor that is neither an input nor an output, so forward mode "
+                    "over reverse mode does not go through it; use reverse mode twice");
+      return give(*stack, *std::move(results));
+    }
+    give(*stack, std::move(args));
+    stack->push_back(needs);
+    call_below(handle, stack);
   }
 };
 

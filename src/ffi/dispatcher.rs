@@ -20,6 +20,8 @@ pub(crate) trait Op: Send + Sync {
     fn forward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
     /// (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
     fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
+    /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
+    fn jvp(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
     /// libtorch's number of the dtype that autocast is to convert inputs to.
     fn cast(&self, args: &[Value<'_>]) -> Option<i8>;
     /// Whether the op's formulas take tensors that vmap has batched.
@@ -195,7 +197,8 @@ extern "C" fn call(
     let run = AssertUnwindSafe(|| match kernel {
         0 => op.apply(&values, &mut results),
         1 => op.forward(&values, &mut results),
-        _ => op.backward(&values, &mut results),
+        2 => op.backward(&values, &mut results),
+        _ => op.jvp(&values, &mut results),
     });
     let done = catch_unwind(run).unwrap_or_else(|payload| {
         let message = crate::error::panic_message(payload);

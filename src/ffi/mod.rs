@@ -28,6 +28,7 @@ struct RawMeta {
     device_index: i8,
     requires_grad: bool,
     only_as_view: bool,
+    symbolic: bool,
 }
 
 unsafe extern "C-unwind" {
@@ -134,6 +135,8 @@ pub(crate) struct Description<'a> {
     pub requires_grad: bool,
     /// It requires a gradient because what it views does, not by itself.
     pub only_as_view: bool,
+    /// Its sizes are symbols of a tracer's; `sizes` is empty.
+    pub symbolic: bool,
 }
 
 /// Reads all that the checks need in one call.
@@ -184,6 +187,7 @@ fn description<'a>(raw: RawMeta) -> Description<'a> {
         device: (raw.device_type, raw.device_index),
         requires_grad: raw.requires_grad,
         only_as_view: raw.only_as_view,
+        symbolic: raw.symbolic,
     }
 }
 

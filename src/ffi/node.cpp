@@ -184,7 +184,7 @@ struct FunctionNode : Node {
 
   at::Tensor with_refusal(const at::Tensor& t, edge_list&& edges,
                           ptrdiff_t position) const {
-    return refusing(t, std::move(edges), callbacks, op(), position);
+    return refusing(tf::other_handle(t), std::move(edges), callbacks, op(), position);
   }
 
   void refuse(variable_list& grads, edge_list seeds) {
@@ -371,6 +371,6 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
     for (size_t i = 0; i < n_leaves; ++i)
       edges.push_back(torch::autograd::impl::gradient_edge(*leaves[i]));
     return new at::Tensor(
-        refusing(*t, std::move(edges), callbacks, {op, op_len}, position));
+        refusing(tf::other_handle(*t), std::move(edges), callbacks, {op, op_len}, position));
   });
 }

@@ -6,6 +6,7 @@
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/alias.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
@@ -41,15 +42,24 @@ struct Refusal : torch::autograd::Node {
   ptrdiff_t position;
 };
 
-// The values of `t`, refusing to be differentiated.
-inline at::Tensor refusing(const at::Tensor& t,
-                           torch::autograd::edge_list&& edges,
+// The values of `t` in a tensor that may get another history. At a level of
+// torch.func `detach` would take that of the outer ones.
+inline at::Tensor other_handle(const at::Tensor& t) {
+  constexpr c10::DispatchKeySet levels(
+      {c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::FuncTorchBatched});
+  return (t.key_set() & levels).empty() ? t.detach() : at::alias(t);
+}
+
+// `t`, a tensor that nobody else holds, refusing to be differentiated. (Once a
+// level of torch.func has ended, its tensors are those of an outer one, and have
+// a history there.)
+inline at::Tensor refusing(at::Tensor t, torch::autograd::edge_list&& edges,
                            const tf_callbacks* callbacks, Name op,
                            ptrdiff_t position) {
-  at::Tensor out = t.detach();
+  if (t.requires_grad()) edges.push_back(torch::autograd::impl::gradient_edge(t));
   const NodePtr node = hold(new Refusal(std::move(edges), callbacks, op, position));
-  torch::autograd::set_history(out, node);
-  return out;
+  torch::autograd::set_history(t, node);
+  return t;
 }
 
 }  // namespace tf

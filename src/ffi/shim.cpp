@@ -36,7 +36,8 @@ bool describe(const at::Tensor& t, tf_meta& out) {
     out.dtype = -1;
     return true;
   }
-  const auto sizes = impl.sizes();
+  const bool symbolic = impl.has_symbolic_sizes_strides();
+  const auto sizes = symbolic ? c10::IntArrayRef() : impl.sizes();
   const auto device = impl.device();
   const AutogradMeta* meta = autograd_meta(t);
   const bool by_itself = meta && meta->AutogradMeta::requires_grad();
@@ -49,7 +50,8 @@ bool describe(const at::Tensor& t, tf_meta& out) {
          static_cast<int8_t>(device.type()),
          device.index(),
          by_itself || as_view,
-         as_view};
+         as_view,
+         symbolic};
   return true;
 }
 

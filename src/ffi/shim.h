@@ -26,6 +26,7 @@ struct tf_meta {
   int8_t device_index;
   bool requires_grad;
   bool only_as_view;  // requires a gradient because what it views does
+  bool symbolic;      // its sizes are symbols, while torch.compile traces; no `sizes`
 };
 
 // The text of this thread's last failure; valid until its next failure.
@@ -313,7 +314,9 @@ enum tf_kernel : uint8_t {
   // (arguments, needs) -> outputs, saved intermediates, plan.
   TF_FORWARD = 1,
   // (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
-  TF_BACKWARD = 2
+  TF_BACKWARD = 2,
+  // (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
+  TF_JVP = 3
 };
 
 struct tf_op {
