@@ -35,7 +35,7 @@ bench: libtorch
 bench-compare: libtorch
 	python=$$(scripts/python-env) && \
 	cargo build --release --workspace --lib --bench libtorch && \
-	"$$python" benches/compare/compare.py
+	"$$python" benches/compare/compare.py && "$$python" -B benches/compare/ops.py
 
 gallery-pytorch: libtorch
 	python=$$(scripts/python-env) && \

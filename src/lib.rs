@@ -430,6 +430,7 @@ mod lift;
 mod meta;
 mod modes;
 pub mod ops;
+mod quiet;
 mod rules;
 mod tensors;
 mod value;

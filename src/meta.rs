@@ -24,7 +24,12 @@ impl Clone for Meta {
 impl Meta {
     #[inline]
     pub fn of(d: &ffi::Description) -> Meta {
-        Meta { sizes: SmallVec::from_slice(d.sizes), dtype: d.dtype, device: d.device, symbolic: d.symbolic }
+        Meta {
+            sizes: SmallVec::from_slice(d.sizes),
+            dtype: d.dtype,
+            device: d.device,
+            symbolic: d.symbolic,
+        }
     }
 
     pub fn undefined() -> Meta {

@@ -82,13 +82,13 @@ class Native:
         self.unrecorded.restype = None
 
 
-def compile_cpp():
-    library = TARGET / "compare/libfunctions.so"
+def compile_cpp(name):
+    library = TARGET / f"compare/lib{name}.so"
     library.parent.mkdir(parents=True, exist_ok=True)
     home = Path(torch.__file__).parent
     command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-fPIC", "-shared"]
     command += ["-isystem", home / "include", "-L", home / "lib"]
-    command += [HERE / "functions.cpp", "-ltorch_cpu", "-lc10", "-o", library]
+    command += [HERE / f"{name}.cpp", "-ltorch_cpu", "-lc10", "-o", library]
     subprocess.run(command, check=True)
     return library
 
@@ -163,5 +163,5 @@ def print_row(times, title, name, identity, sine, target, added):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rust = Native(TARGET / "release/libtch_function_compare.so", "rust")
-    cpp = Native(compile_cpp(), "cpp")
+    cpp = Native(compile_cpp("functions"), "cpp")
     print_table(Times({"Rust": rust, "C++": cpp, "Python": Python}))

@@ -3,9 +3,9 @@
 use super::kit::Kit;
 use super::points::{self, CloneFlat};
 use super::progress::Progress;
-use super::quiet::quietly;
 use super::subject::{Flat, Plain, PlainFn, Typed, plain};
 use super::{CheckReport, Domain, Outcome, Property};
+use crate::quiet::quietly;
 use crate::tensors::{Of, Refs, sealed::Shape};
 use crate::{Error, Function, Result};
 use std::collections::BTreeMap;

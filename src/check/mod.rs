@@ -28,7 +28,7 @@ mod points;
 mod progress;
 mod properties;
 mod property;
-mod quiet;
+
 mod random;
 mod report;
 mod runs;

@@ -183,7 +183,8 @@ type Restored<'a, 'v, C, A> = (Ctx, Made<C, A>, &'a [Value<'v>]);
 impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     /// The context that `forward` left, from (saved, plan, needs, arguments).
     fn restored<'a, 'v>(&self, values: &'a [Value<'v>]) -> Result<Restored<'a, 'v, C, A>> {
-        let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] = *values
+        let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] =
+            *values
         else {
             return Err(misused(self.name()));
         };
@@ -307,9 +308,7 @@ fn check_tangents(
             *tangent = None;
         } else if !Meta::of(&expected).may_fit(&found) {
             let (found, expected) = (Meta::of(&found), Meta::of(&expected));
-            return fail(format!(
-                "jvp returned a tangent of {found} for output {i} of {expected}"
-            ));
+            return fail(format!("jvp returned a tangent of {found} for output {i} of {expected}"));
         }
     }
     Ok(())

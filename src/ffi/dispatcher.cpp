@@ -219,25 +219,25 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
     : rust(rust), schema(std::move(schema)), mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
-Stack Op::call(tf_kernel kernel, Values values, bool* no_formula) const {
+Stack Op::call(tf_kernel kernel, Values values, bool* no_formula, bool attempt) const {
   Stack results;
   bool unused = false;
   const Borrowed borrowed(values);
   void* const error = rust.call(rust.state, kernel, borrowed.data(), borrowed.size(),
-                                &results, no_formula ? no_formula : &unused);
+                                &results, no_formula ? no_formula : &unused, attempt);
   if (error) throw RustError(rust.errors, error);
   return results;
 }
 
 Stack Op::compute(tf_kernel kernel, Values values) const {
   const c10::NoGradGuard unrecorded;
+  bool symbolic = false;
+  visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
   Stack results;
   try {
-    results = call(kernel, values);
+    results = call(kernel, values, nullptr, /*attempt=*/symbolic);
   } catch (const RustError&) {
     // Code that asks for sizes has none while they are symbols.
-    bool symbolic = false;
-    visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
     if (!symbolic) throw;
     Stack plain;
     for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));

@@ -29,7 +29,8 @@ struct Op {
   size_t n_outputs() const { return schema.returns().size(); }
 
   // What Rust's kernel gives. Throws Rust's error.
-  Stack call(tf_kernel kernel, Values values, bool* no_formula = nullptr) const;
+  Stack call(tf_kernel kernel, Values values, bool* no_formula = nullptr,
+             bool attempt = false) const;
 
   // As `call`, below autograd: nothing recorded, no result in the memory of an
   // argument or of another result.

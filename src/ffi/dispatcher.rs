@@ -2,7 +2,7 @@
 
 use super::check;
 use super::node::{Callbacks, ERRORS, into_raw};
-use crate::{Error, Result};
+use crate::{Error, Result, quiet::quietly};
 use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -137,6 +137,7 @@ struct RawOp {
         usize,
         *mut c_void,
         *mut bool,
+        bool,
     ) -> *mut c_void,
     cast: extern "C" fn(*const c_void, *const RawValue, usize) -> i8,
     batches: extern "C" fn(*const c_void, *const RawValue, usize) -> bool,
@@ -190,17 +191,19 @@ extern "C" fn call(
     n: usize,
     results: *mut c_void,
     no_formula: *mut bool,
+    attempt: bool,
 ) -> *mut c_void {
     // SAFETY: the shim's op, and values and results that it lends for this call.
     let (op, values) = unsafe { (op_of(state), read_all(values, n)) };
     let mut results = Results(results, std::marker::PhantomData);
-    let run = AssertUnwindSafe(|| match kernel {
+    let run = || match kernel {
         0 => op.apply(&values, &mut results),
         1 => op.forward(&values, &mut results),
         2 => op.backward(&values, &mut results),
         _ => op.jvp(&values, &mut results),
-    });
-    let done = catch_unwind(run).unwrap_or_else(|payload| {
+    };
+    let run = || if attempt { quietly(run) } else { run() };
+    let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
         let message = crate::error::panic_message(payload);
         Err(Error::Panic { op: op.name(), stage: "a kernel", message })
     });

@@ -323,9 +323,10 @@ struct tf_op {
   const tf_callbacks* errors;
   void* state;  // owned by the registration
   // Null on success, else an error. `no_formula` says that the backward runs a
-  // kernel of its own, which libtorch cannot record.
+  // kernel of its own, which libtorch cannot record. `attempt` says that a panic
+  // may be expected, and is not worth a message.
   void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
-                size_t n, void* results, bool* no_formula);
+                size_t n, void* results, bool* no_formula, bool attempt);
   // The dtype that autocast is to convert the inputs to; -1 for none.
   int8_t (*cast)(const void* state, const tf_value* args, size_t n);
   // Whether the op's own formulas run on tensors that vmap has batched.

@@ -309,7 +309,8 @@ fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
         Unfit::Undefined => return Error::Undefined { op, what: format!("{what} {i}") },
         Unfit::NoData => (
             "has no data: it is a meta or fake tensor or a wrapper, as under tracing or vmap",
-            "ask kernel::runs_on, and compute it with tch operators there",
+            "ask kernel::runs_on, and compute it with tch operators there; where the outputs' shapes \
+             are enough, write Function::fake",
         ),
         Unfit::OtherDevice => (
             "is not on the CPU",

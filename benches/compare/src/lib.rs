@@ -66,3 +66,10 @@ pub extern "C" fn rust_unrecorded(op: u32, n: u32) {
     let (op, x) = (OPS[op as usize], leaf());
     tch::no_grad(|| (0..n).for_each(|_| drop(black_box(op(&x)))));
 }
+
+tch_function::library! {
+    /// The op of `ops.py`.
+    fn register() for "tf_compare" {
+        "sine(Tensor x) -> Tensor" => || Sine,
+    }
+}

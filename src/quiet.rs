@@ -1,4 +1,4 @@
-//! [`quietly`]: panics that a check provokes on purpose are told in its report,
+//! [`quietly`]: panics that are expected are told in a report, or not at all, and
 //! not on stderr.
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +13,7 @@ thread_local! {
 /// Runs `f` without messages of panics that are caught on this thread. One that
 /// is not caught goes on, with its message.
 #[track_caller]
-pub(super) fn quietly<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let told = take_hook();
