@@ -74,16 +74,11 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
 /// Whether nothing is left to do for the outputs, and nothing is wrong with
 /// them: most calls where no gradient is recorded.
 #[inline]
-fn is_done<F: Function>(
-    ctx: &Ctx,
-    y: Refs<'_, F::Outputs>,
-    inputs: &[Option<&Tensor>],
-) -> bool {
+fn is_done<F: Function>(ctx: &Ctx, y: Refs<'_, F::Outputs>, inputs: &[Option<&Tensor>]) -> bool {
     if ctx.is_recording() || ctx.has_marks() {
         return false;
     }
-    let is_plain =
-        |y| ffi::describe(ctx.op(), y).is_ok_and(|d| d.is_defined() && !d.requires_grad);
+    let is_plain = |y| ffi::describe(ctx.op(), y).is_ok_and(|d| d.is_defined() && !d.requires_grad);
     let mut done = forward::check_unchanged(ctx, None, |i| inputs[i]).is_ok();
     F::Outputs::visit(y, &mut |y| done &= y.is_none_or(is_plain));
     done
