@@ -25,7 +25,6 @@ pub struct Ctx {
     op: &'static str,
     inputs: SmallVec<[Input; 1]>,
     saved: SavedList,
-    marks: Option<Box<Marks>>,
     rest: Option<Box<Rest>>,
     /// `save_for_backward` was called.
     has_saved: bool,
@@ -49,6 +48,8 @@ struct Rest {
     /// The inputs, for `DoubleBackward::Recompute`.
     kept: Vec<Option<Saved>>,
     state: Option<Arc<dyn Any + Send + Sync>>,
+    /// Until `forward` is over.
+    marks: Option<Box<Marks>>,
 }
 
 /// What is known of one input tensor.
@@ -92,6 +93,7 @@ impl Rest {
             outputs: self.outputs.clone(),
             kept: self.kept.iter().map(|kept| kept.as_ref().map(Saved::share)).collect(),
             state: self.state.clone(),
+            marks: None,
         }
     }
 }
@@ -103,7 +105,6 @@ impl Ctx {
             op,
             inputs: SmallVec::new(),
             saved: SavedList::new(),
-            marks: None,
             rest: None,
             has_saved: false,
             recording,
@@ -261,21 +262,24 @@ impl Ctx {
             return Err(Error::Argument { op: self.op, message: message.to_owned() });
         }
         let (identity, in_torch_leaf) = (ffi::describe(self.op, x)?.identity, ffi::in_leaf(x));
-        let mut found = false;
+        let mut dirty = Vec::new();
         for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
             if input.in_leaf || in_torch_leaf {
                 return Err(Error::DirtyLeaf { op: self.op, input: i });
             }
-            self.marks.get_or_insert_default().dirty.push(i);
-            found = true;
+            dirty.push(i);
         }
-        if found { Ok(()) } else { Err(Error::DirtyNotInput { op: self.op }) }
+        if dirty.is_empty() {
+            return Err(Error::DirtyNotInput { op: self.op });
+        }
+        self.marks().dirty.append(&mut dirty);
+        Ok(())
     }
 
     /// Says that no gradient flows through the output `y`. Integer and boolean
     /// outputs need not be marked.
     pub fn mark_non_differentiable(&mut self, y: &Tensor) {
-        self.marks.get_or_insert_default().non_differentiable.push(y.shallow_clone());
+        self.marks().non_differentiable.push(y.shallow_clone());
     }
 
     /// Says that a saved tensor that is neither input nor output does not
@@ -283,7 +287,7 @@ impl Ctx {
     /// need not go through it. Without this, a second derivative through such a
     /// tensor is [`Error::SavedIntermediate`].
     pub fn mark_constant(&mut self, saved: &Tensor) {
-        self.marks.get_or_insert_default().constant.push(saved.shallow_clone());
+        self.marks().constant.push(saved.shallow_clone());
     }
 
     /// Whether gradients that are not there reach `backward` as zeros (`true`,
@@ -405,6 +409,10 @@ impl Ctx {
         self.rest.get_or_insert_default()
     }
 
+    fn marks(&mut self) -> &mut Marks {
+        self.rest().marks.get_or_insert_default()
+    }
+
     pub(crate) fn op(&self) -> &'static str {
         self.op
     }
@@ -423,11 +431,11 @@ impl Ctx {
     }
 
     pub(crate) fn has_marks(&self) -> bool {
-        self.marks.is_some()
+        self.rest.as_ref().is_some_and(|rest| rest.marks.is_some())
     }
 
     pub(crate) fn take_marks(&mut self) -> Option<Box<Marks>> {
-        self.marks.take()
+        self.rest.as_mut()?.marks.take()
     }
 
     /// Says which gradients the pass that runs needs.
@@ -508,7 +516,6 @@ impl Ctx {
             op: self.op,
             inputs: self.inputs.clone(),
             saved,
-            marks: None,
             rest: self.rest.as_ref().map(|rest| Box::new(rest.share())),
             has_saved: false,
             recording: self.recording,

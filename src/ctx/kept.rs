@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use tch::Tensor;
 
 /// `collect` for lists of one or two: SmallVec's own costs more than they do.
-#[inline]
+#[inline(always)]
 pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
     let mut list = SmallVec::new();
     for item in items {
@@ -19,7 +19,7 @@ pub(crate) struct Kept(Ctx);
 
 impl Kept {
     pub(super) fn of(ctx: Ctx) -> Kept {
-        debug_assert!(ctx.saved.is_empty() && ctx.kept_inputs().is_empty() && ctx.marks.is_none());
+        debug_assert!(ctx.saved.is_empty() && ctx.kept_inputs().is_empty() && !ctx.has_marks());
         Kept(ctx)
     }
 

@@ -31,6 +31,7 @@ using tf::NodePtr;
 using tf::refusing;
 using tf::version_of;
 using torch::autograd::CreationMeta;
+using torch::autograd::DifferentiableViewMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
@@ -257,16 +258,18 @@ at::Tensor view_of(const at::Tensor& x) {
   const bool plain = typeid(data) == typeid(at::TensorImpl) &&
                      !data.has_symbolic_sizes_strides() && !x.is_inference();
   if (!plain || (view && !view->shared_view_info())) return at::alias(x);
-  const at::Tensor y = at::detail::make_tensor<at::TensorImpl>(
+  at::Tensor y = at::detail::make_tensor<at::TensorImpl>(
       at::TensorImpl::VIEW, c10::Storage(data.storage()), data.key_set(),
       data.dtype());
-  y.unsafeGetTensorImpl()->set_sizes_and_strides(data.sizes(), data.strides(),
-                                                 data.storage_offset());
-  return torch::autograd::make_variable_differentiable_view(
-      y,
+  at::TensorImpl* made = y.unsafeGetTensorImpl();
+  made->set_sizes_and_strides(data.sizes(), data.strides(),
+                              data.storage_offset());
+  made->set_autograd_meta(std::make_unique<DifferentiableViewMeta>(
+      made,
       view ? view->get_backward_view().chain(x, y)
            : torch::autograd::ViewInfo(x, nullptr, nullptr),
-      std::nullopt, /*shared_view_info=*/true, CreationMeta::DEFAULT);
+      std::nullopt, /*shared_view_info=*/true, CreationMeta::DEFAULT));
+  return y;
 }
 
 // What wrap_outputs does for a simple one.
