@@ -482,7 +482,8 @@ impl Ctx {
 
     /// The inputs that `forward` has marked dirty until now.
     pub(crate) fn dirty(&self) -> &[usize] {
-        self.marks.as_ref().map_or(&[], |marks| &marks.dirty)
+        let marks = self.rest.as_ref().and_then(|rest| rest.marks.as_deref());
+        marks.map_or(&[], |marks| &marks.dirty)
     }
 
     /// What `keep_inputs` kept.

@@ -1,4 +1,5 @@
 // The op of ops.py, registered from C++ as the tutorials do it.
+#include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 

@@ -196,7 +196,7 @@ extern "C" fn call(
     // SAFETY: the shim's op, and values and results that it lends for this call.
     let (op, values) = unsafe { (op_of(state), read_all(values, n)) };
     let mut results = Results(results, std::marker::PhantomData);
-    let run = || match kernel {
+    let mut run = || match kernel {
         0 => op.apply(&values, &mut results),
         1 => op.forward(&values, &mut results),
         2 => op.backward(&values, &mut results),

@@ -67,13 +67,10 @@ struct FunctionNode : Node {
       : Node(std::move(edges)),
         callbacks(what.callbacks),
         second_order(what.second_order) {
-    // For the name; it is Rust's until all is recorded.
     std::memcpy(state(), what.state, callbacks->state_size);
   }
 
-  ~FunctionNode() override {
-    if (owns_state) callbacks->drop_state(state());
-  }
+  ~FunctionNode() override { callbacks->drop_state(state()); }
 
   // Memory for a node with room for the state behind it.
   static void* operator new(size_t size, const tf_callbacks& callbacks) {
@@ -203,7 +200,6 @@ struct FunctionNode : Node {
   std::unique_ptr<std::vector<Saved>> saved;  // null, for good, if nothing is
   uint32_t n_saved = 0;                       // as recorded
   tf_second_order second_order;
-  bool owns_state = false;
   std::atomic<bool> freed{false};
 };
 
@@ -345,10 +341,11 @@ void* tf_take_error() noexcept {
 
 const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 
-bool tf_record(const tf_recording* what) noexcept {
+bool tf_record(const tf_recording* what, bool* taken) noexcept {
   return guarded(false, [&] {
     const auto node =
         tf::hold(new (*what->callbacks) FunctionNode(edges_of(*what), *what));
+    *taken = true;
     Returned returned;
     for (size_t i = 0; what->n_saved > 0 && i < what->n_outputs; ++i)
       if (what->outputs[i].tensor)
@@ -360,7 +357,6 @@ bool tf_record(const tf_recording* what) noexcept {
       wrap_outputs(*what, node);
     }
     if (what->n_saved > 0) save(*what, *node, returned);
-    node->owns_state = true;
     return true;
   });
 }

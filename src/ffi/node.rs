@@ -83,7 +83,7 @@ struct RawRecording {
 }
 
 unsafe extern "C" {
-    fn tf_record(what: *const RawRecording) -> bool;
+    fn tf_record(what: *const RawRecording, taken: *mut bool) -> bool;
     fn tf_refuse(
         t: *const C_tensor,
         leaves: *const *const C_tensor,
@@ -151,11 +151,12 @@ pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Ke
         second_order: state.op.double_backward() as u8,
         state: (&raw const *state).cast(),
     };
+    let mut taken = false;
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; the callbacks are static. The shim moves `state` into its node if
-    // and only if it returns true.
-    let done = unsafe { tf_record(&raw) };
-    if !done {
+    // lengths given; the callbacks are static. The shim says whether it has moved `state`
+    // into its node.
+    let done = unsafe { tf_record(&raw, &mut taken) };
+    if !taken {
         drop_quietly(ManuallyDrop::into_inner(state));
     }
     check(name, done)

@@ -132,8 +132,9 @@ struct tf_recording {
   const void* state;  // copied into the node: a Rust value that may be moved
 };
 
-// Makes the outputs' history a new node, which takes the state on success.
-bool tf_record(const tf_recording* what) noexcept;
+// Makes the outputs' history a new node. `taken`: the state is the node's, which
+// it may be on failure too.
+bool tf_record(const tf_recording* what, bool* taken) noexcept;
 
 // A new handle to the values of `t` that refuses to be differentiated further,
 // in the words of no_second_order, where the gradient would go on to `leaves`.
