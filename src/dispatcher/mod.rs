@@ -52,18 +52,26 @@
 //! - `Tensor(a!)` is an argument that the op changes and marks dirty.
 //! - What a Function returns in an argument's memory is copied, since the schema
 //!   says that it is new.
+//! - An op without a backward is made by [`forward_only`].
+//! - A Rust program loads TorchScript modules that call the ops after `register()`,
+//!   with [`load_module`] or [`load_trainable_module`], whose errors say which
+//!   registration is missing, or with `CModule` itself.
 //! - Besides `ns::op` itself there are `ns::_op_forward` and `ns::_op_backward`,
 //!   which `torch.compile` and `torch.func` see where a gradient is wanted.
 
 mod argument;
 mod constructor;
+mod forward_only;
 mod fresh;
+mod load;
 mod op;
 mod plan;
 mod signature;
 
 pub use argument::Argument;
 pub use constructor::Constructor;
+pub use forward_only::forward_only;
+pub use load::{load_module, load_trainable_module};
 
 use crate::ffi::dispatcher::{self as ffi, Definitions};
 use crate::{Error, Result};
