@@ -66,6 +66,7 @@ mod fresh;
 mod load;
 mod op;
 mod plan;
+mod reasons;
 mod signature;
 
 pub use argument::Argument;
@@ -111,7 +112,7 @@ impl Ops {
         let signature = Arc::new(signature);
         let op = Registered { constructor, signature, parameters: PhantomData };
         let defined = self.definitions.define(schema, Box::new(op));
-        defined.map_err(|e| Error::Registration { what: what.to_owned(), message: e.to_string() })
+        defined.map_err(|e| reasons::undefined(what, &e))
     }
 }
 
@@ -145,10 +146,9 @@ impl Library {
 
     fn open(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
         let namespace = self.namespace;
-        let definitions = Definitions::open(namespace).map_err(|e| Error::Registration {
-            what: format!("the namespace {namespace}"),
-            message: e.to_string(),
-        })?;
+        reasons::check_namespace(namespace)?;
+        let definitions =
+            Definitions::open(namespace).map_err(|e| reasons::taken(namespace, &e))?;
         let mut ops = Ops { namespace, definitions };
         define(&mut ops)?;
         ops.definitions.keep();

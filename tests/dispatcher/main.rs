@@ -5,6 +5,7 @@
 mod archive;
 mod failures;
 mod forward_only;
+mod from_python;
 mod loading;
 // The ops that the Python tests load, as a library.
 #[path = "../python/src/lib.rs"]

@@ -87,10 +87,8 @@ fn tensor(value: IValue) -> Result<Tensor> {
 
 #[test]
 fn an_optional_tensor_is_there_or_not() -> Result<()> {
-    let module = script(
-        "x: Tensor, bias: Optional[Tensor] -> Tensor",
-        "ops.tf_test.affine(x, bias, 2.)",
-    );
+    let module =
+        script("x: Tensor, bias: Optional[Tensor] -> Tensor", "ops.tf_test.affine(x, bias, 2.)");
     for _ in 0..RUNS {
         let (x, bias) = (leaf(&[1.0, 2.0]), leaf(&[10.0]));
         let given = |bias| [value(&x), bias];
@@ -129,10 +127,8 @@ fn lists_of_tensors_go_in_and_out() -> Result<()> {
 
 #[test]
 fn several_outputs_one_of_them_without_a_gradient() -> Result<()> {
-    let module = script(
-        "a: Tensor, b: Tensor -> Tuple[Tensor, Tensor, Tensor]",
-        "ops.tf_test.pair(a, b)",
-    );
+    let module =
+        script("a: Tensor, b: Tensor -> Tuple[Tensor, Tensor, Tensor]", "ops.tf_test.pair(a, b)");
     for _ in 0..RUNS {
         let [a, b] = [leaf(&[3.0, 5.0]), leaf(&[7.0, 2.0])];
         let y = module.forward_is(&[&a, &b].map(value))?;
@@ -158,8 +154,10 @@ fn lines(lines: &[&str]) -> CModule {
 
 #[test]
 fn an_op_in_place_changes_its_argument() -> Result<()> {
-    let returned = ["y = torch.mul(x, 2)", "z = ops.tf_test.increment_(y)", "return torch.mul(y, z)"];
-    let quiet = ["y = torch.mul(x, 2)", "ops.tf_test.increment_quietly_(y)", "return torch.mul(y, y)"];
+    let returned =
+        ["y = torch.mul(x, 2)", "z = ops.tf_test.increment_(y)", "return torch.mul(y, z)"];
+    let quiet =
+        ["y = torch.mul(x, 2)", "ops.tf_test.increment_quietly_(y)", "return torch.mul(y, y)"];
     for module in [lines(&returned), lines(&quiet)] {
         for _ in 0..RUNS {
             let x = leaf(&[1.0, 3.0]);
@@ -209,7 +207,8 @@ fn one_module_on_several_threads() -> Result<()> {
         anyhow::Ok(grad(&y, &x)?)
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..50).map(|_| run()).collect::<Vec<_>>())).collect();
+        let threads: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| (0..50).map(|_| run()).collect::<Vec<_>>())).collect();
         for thread in threads {
             for dx in thread.join().expect("no panic") {
                 assert_close(&dx?, &[0.2, 1.0]);
