@@ -249,6 +249,15 @@ pub enum Error {
         /// The op.
         op: &'static str,
     },
+    /// A gradient of an op that has a forward alone.
+    #[error(
+        "{op}: it has no backward, and a gradient was asked for through it; give it one (impl \
+         Function), or detach its inputs, or call it under no_grad"
+    )]
+    NoBackward {
+        /// The op.
+        op: &'static str,
+    },
     /// `save` was called a second time.
     #[error("{op}: ctx.save was called twice; save one struct or tuple")]
     StateTwice {
@@ -394,6 +403,20 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         message: String,
     },
+    /// A TorchScript module calls an op that nobody has registered.
+    #[error(
+        "{file} calls {op}, which is not registered: before loading it call the function that \
+         tch_function::library! makes in the crate of the namespace {namespace:?}, register() by \
+         custom, and see that it returns Ok; if it does, that crate has no op of this name"
+    )]
+    UnknownOp {
+        /// The module's file.
+        file: String,
+        /// The op, `namespace::name`.
+        op: String,
+        /// The namespace that it is in.
+        namespace: String,
+    },
     /// Something this version does not do yet.
     #[error("{what} is not supported yet; {instead}")]
     NotYet {
@@ -434,6 +457,7 @@ impl Error {
             | SavedChanged { op, .. }
             | SavedIntermediate { op, .. }
             | OnceDifferentiable { op }
+            | NoBackward { op }
             | StateTwice { op }
             | State { op, .. }
             | NoInput { op, .. }
@@ -456,6 +480,7 @@ impl Error {
             | Unused { .. }
             | Hook { .. }
             | Registration { .. }
+            | UnknownOp { .. }
             | NotYet { .. } => None,
         }
     }

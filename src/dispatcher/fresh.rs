@@ -25,26 +25,13 @@ impl<F: Function> Function for Fresh<F> {
     ) -> anyhow::Result<Of<F::Outputs, Tensor>> {
         let mut inputs = Vec::new();
         F::Inputs::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
-        let y = match inputs.iter().flatten().any(|t| has_no_data(t)) {
-            true => self.f.fake(ctx, x),
-            false => self.f.forward(ctx, x),
-        }?;
+        let is_fake = inputs.iter().flatten().any(|t| has_no_data(t));
+        let y = if is_fake { self.f.fake(ctx, x) } else { self.f.forward(ctx, x) }?;
         let written = self.signature.written::<F::Inputs>(&F::Inputs::layout(x));
-        if let Some(&i) = ctx.dirty().iter().find(|&&i| !written[i]) {
-            let message = format!("it changes input {i}, and its schema does not say so: (a!)");
-            return Err(Error::Argument { op: self.signature.name, message }.into());
-        }
-        let shared = |t: &Tensor| {
-            let of = inputs.iter().zip(&written).filter(|(_, written)| !**written);
-            of.flat_map(|(x, _)| x).any(|x| ffi::shares_storage(x, t))
-        };
-        let layout = F::Outputs::layout(F::Outputs::borrow(&y));
-        let mut outputs = Vec::new();
-        F::Outputs::take(y, &mut |t: Option<Tensor>| {
-            outputs.push(t.map(|t| if shared(&t) { t.copy() } else { t }));
-        });
-        let mut outputs = outputs.into_iter();
-        Ok(F::Outputs::build(&layout, &mut || outputs.next().flatten()))
+        self.check_written(ctx.dirty(), &written, |i| is_fake || inputs[i].is_none())?;
+        let kept = inputs.iter().zip(&written).filter(|(_, written)| !**written);
+        let kept: Vec<&Tensor> = kept.filter_map(|(x, _)| *x).collect();
+        Ok(separated::<F::Outputs>(y, &kept))
     }
 
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
@@ -75,6 +62,45 @@ impl<F: Function> Function for Fresh<F> {
     fn vmap(&self) -> Vmap {
         self.f.vmap()
     }
+}
+
+impl<F> Fresh<F> {
+    /// The inputs that the op marks dirty are those that its schema says it writes.
+    fn check_written(
+        &self,
+        dirty: &[usize],
+        written: &[bool],
+        is_excused: impl Fn(usize) -> bool,
+    ) -> Result<(), Error> {
+        let fail = |message| Err(Error::Argument { op: self.signature.name, message });
+        if let Some(&i) = dirty.iter().find(|&&i| !written[i]) {
+            return fail(format!("it changes input {i}, and its schema does not say so: (a!)"));
+        }
+        let unchanged = |i: &usize| written[*i] && !dirty.contains(i) && !is_excused(*i);
+        match (0..written.len()).find(unchanged) {
+            Some(i) => fail(format!(
+                "its schema says that it changes input {i}, (a!), and forward did not mark it dirty"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Outputs that share no memory with each other, or with inputs that stay as they
+/// are.
+fn separated<O: Shape>(y: Of<O, Tensor>, kept: &[&Tensor]) -> Of<O, Tensor> {
+    let layout = O::layout(O::borrow(&y));
+    let mut outputs = Vec::<Option<Tensor>>::new();
+    O::take(y, &mut |t: Option<Tensor>| {
+        let shares = |t: &Tensor| {
+            let others = outputs.iter().flatten().chain(kept.iter().copied());
+            others.into_iter().any(|other| ffi::shares_storage(other, t))
+        };
+        let own = t.map(|t| if shares(&t) { t.copy() } else { t });
+        outputs.push(own);
+    });
+    let mut outputs = outputs.into_iter();
+    O::build(&layout, &mut || outputs.next().flatten())
 }
 
 /// Whether it is a meta tensor, as fake ones are inside an op.

@@ -52,18 +52,27 @@
 //! - `Tensor(a!)` is an argument that the op changes and marks dirty.
 //! - What a Function returns in an argument's memory is copied, since the schema
 //!   says that it is new.
+//! - An op without a backward is made by [`forward_only`].
+//! - A Rust program loads TorchScript modules that call the ops after `register()`,
+//!   with [`load_module`] or [`load_trainable_module`], whose errors say which
+//!   registration is missing, or with `CModule` itself.
 //! - Besides `ns::op` itself there are `ns::_op_forward` and `ns::_op_backward`,
 //!   which `torch.compile` and `torch.func` see where a gradient is wanted.
 
 mod argument;
 mod constructor;
+mod forward_only;
 mod fresh;
+mod load;
 mod op;
 mod plan;
+mod reasons;
 mod signature;
 
 pub use argument::Argument;
 pub use constructor::Constructor;
+pub use forward_only::forward_only;
+pub use load::{load_module, load_trainable_module};
 
 use crate::ffi::dispatcher::{self as ffi, Definitions};
 use crate::{Error, Result};
@@ -103,7 +112,7 @@ impl Ops {
         let signature = Arc::new(signature);
         let op = Registered { constructor, signature, parameters: PhantomData };
         let defined = self.definitions.define(schema, Box::new(op));
-        defined.map_err(|e| Error::Registration { what: what.to_owned(), message: e.to_string() })
+        defined.map_err(|e| reasons::undefined(what, &e))
     }
 }
 
@@ -137,10 +146,9 @@ impl Library {
 
     fn open(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
         let namespace = self.namespace;
-        let definitions = Definitions::open(namespace).map_err(|e| Error::Registration {
-            what: format!("the namespace {namespace}"),
-            message: e.to_string(),
-        })?;
+        reasons::check_namespace(namespace)?;
+        let definitions =
+            Definitions::open(namespace).map_err(|e| reasons::taken(namespace, &e))?;
         let mut ops = Ops { namespace, definitions };
         define(&mut ops)?;
         ops.definitions.keep();

@@ -1,5 +1,6 @@
 //! [`Signature`]: a schema beside the Function that it is to fit.
 
+use super::reasons;
 use crate::ffi::dispatcher::{self, Part, Value};
 use crate::tensors::sealed::{Shape, Slot};
 use crate::{Error, Function, Result};
@@ -30,7 +31,10 @@ impl Signature {
         let name = schema.split('(').next().unwrap_or_default().trim();
         let what = format!("{namespace}::{name}");
         let fail = |message: String| Error::Registration { what: what.clone(), message };
-        let parts = dispatcher::read_schema(schema).map_err(|e| fail(e.to_string()))?;
+        if name.contains("::") {
+            return Err(fail("write its name without a namespace".to_owned()));
+        }
+        let parts = dispatcher::read_schema(schema).map_err(|e| fail(reasons::unreadable(&e)))?;
         let (returns, args): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|p| p.is_return);
         let (tensors, others): (Vec<&Part>, Vec<&Part>) =
             args.iter().partition(|p| slot(&p.dtype).is_some());
@@ -42,6 +46,7 @@ impl Signature {
         let returns_nothing = returns.is_empty() && args.iter().any(|p| p.is_written);
         if !returns_nothing {
             fit("return", &returns.iter().collect::<Vec<_>>(), &outputs).map_err(fail)?;
+            fit_written(&args, &returns).map_err(fail)?;
         }
         fit_parameters(&others, parameters).map_err(fail)?;
         Ok(Signature {
@@ -110,13 +115,12 @@ fn fit(what: &str, found: &[&Part], expected: &[Slot]) -> Result<(), String> {
     if found.len() != expected.len() {
         let (found, expected) = (found.len(), expected.len());
         return Err(format!(
-            "its schema has {found} {what}s, the Function has {expected}: write ({list})"
+            "the schema has {found} {what}(s) and the Function has {expected}: write ({list})"
         ));
     }
     match found.iter().zip(expected).position(|(part, slot)| part.dtype != wanted(slot)) {
         Some(i) => Err(format!(
-            "{what} {i} {} is {} in its schema and {} in the Function: write ({list})",
-            found[i].name,
+            "{what} {i} is {} in the schema and {} in the Function: write ({list})",
             found[i].dtype,
             wanted(&expected[i])
         )),
@@ -124,22 +128,34 @@ fn fit(what: &str, found: &[&Part], expected: &[Slot]) -> Result<(), String> {
     }
 }
 
+/// An argument that is written is returned as such, if anything is.
+fn fit_written(args: &[Part], returns: &[Part]) -> Result<(), String> {
+    let written = |parts: &[Part]| parts.iter().filter(|p| p.is_written).count();
+    match (written(args), written(returns)) {
+        (args, returns) if args == returns => Ok(()),
+        (args, returns) => Err(format!(
+            "the schema has {args} written argument(s) and {returns} written return(s): write each \
+             in both places, as in f_(Tensor(a!) x) -> Tensor(a!), or return nothing: -> ()"
+        )),
+    }
+}
+
 fn fit_parameters(found: &[&Part], expected: &[Vec<String>]) -> Result<(), String> {
+    let types: Vec<_> = expected.iter().map(|types| types.join(" or ")).collect();
+    let wrong = |(part, types): (&&Part, &Vec<String>)| !types.contains(&part.dtype);
     if found.len() != expected.len() {
         let names: Vec<_> = found.iter().map(|p| format!("{} {}", p.dtype, p.name)).collect();
+        let (names, types) = (names.join(", "), types.join(", "));
         return Err(format!(
-            "its schema has {} arguments that are not tensors ({}), and the constructor takes {}",
-            found.len(),
-            names.join(", "),
-            expected.len()
+            "the arguments of the schema that are not tensors are ({names}), and the parameters of \
+             the constructor are ({types}): let them be the same"
         ));
     }
-    match found.iter().zip(expected).position(|(part, types)| !types.contains(&part.dtype)) {
+    match found.iter().zip(expected).position(wrong) {
         Some(i) => Err(format!(
-            "argument {} is {} in its schema, and parameter {i} of the constructor takes {}",
-            found[i].name,
-            found[i].dtype,
-            expected[i].join(" or ")
+            "argument {} is {} in the schema, and parameter {i} of the constructor is {}: change \
+             one of them (dispatcher::Argument has the types)",
+            found[i].name, found[i].dtype, types[i]
         )),
         None => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
+use tch_function::dispatcher::forward_only;
 use tch_function::{Ctx, DoubleBackward, Function, Vmap, kernel, ops};
 
 /// `x` where it is positive, else `slope x`.
@@ -328,5 +329,10 @@ tch_function::library! {
         "product(Tensor a, Tensor b) -> Tensor" => || Product,
         "fails(Tensor x, str how) -> Tensor" => |how| Fails { how },
         "sleep(Tensor x) -> Tensor" => || Sleep,
+        "round_to(Tensor x, float step=1.) -> Tensor" => |step: f64| {
+            forward_only::<Tensor, Tensor>("tf_test::round_to", move |x| {
+                Ok((x / step).round() * step)
+            })
+        },
     }
 }

@@ -1,0 +1,68 @@
+//! What libtorch says about a registration, as what its user can do.
+
+use crate::Error;
+
+/// Whether libtorch can have ops of this namespace from here.
+pub(super) fn check_namespace(namespace: &str) -> Result<(), Error> {
+    let message = match namespace {
+        "aten" | "prim" | "prims" => "libtorch has its own ops there; take another name",
+        name if is_word(name) => return Ok(()),
+        _ => "a namespace is a word of letters, digits and _, as in \"my_ops\"",
+    };
+    Err(about_namespace(namespace, message.to_owned()))
+}
+
+fn is_word(name: &str) -> bool {
+    let continues = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(continues) && name.starts_with(|c: char| !c.is_ascii_digit())
+}
+
+/// Of a namespace that could not be opened.
+pub(super) fn taken(namespace: &str, error: &Error) -> Error {
+    let text = text(error);
+    let owner = between(text, "Previous registration of TORCH_LIBRARY was ", "; latest");
+    let message = match owner {
+        Some("tch-function") => {
+            "another tch_function::library! of this process has it; put all its ops into one, or \
+             take another name (one library that is loaded from two files is another, too)"
+                .to_owned()
+        }
+        Some(owner) => format!("it is taken ({owner}); take another name"),
+        None => text.to_owned(),
+    };
+    about_namespace(namespace, message)
+}
+
+fn about_namespace(namespace: &str, message: String) -> Error {
+    Error::Registration { what: format!("the namespace {namespace:?}"), message }
+}
+
+/// Of an op whose schema fits and that libtorch does not take.
+pub(super) fn undefined(what: &str, error: &Error) -> Error {
+    let text = text(error);
+    let message = match text.contains("with the same name and overload name multiple times") {
+        true => {
+            "its library has an op of this name (an op f brings _f_forward and _f_backward with \
+             it); take another name, or an overload's: f.second(Tensor x) -> Tensor"
+        }
+        false => text,
+    };
+    Error::Registration { what: what.to_owned(), message: message.to_owned() }
+}
+
+/// Of a text that is no schema.
+pub(super) fn unreadable(error: &Error) -> String {
+    let example = "f(Tensor x, float k=0.5) -> Tensor";
+    format!("its schema cannot be read; write it as in {example:?}: {}", text(error).trim())
+}
+
+fn text(error: &Error) -> &str {
+    match error {
+        Error::Torch { message, .. } => message,
+        _ => "",
+    }
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    Some(text.split_once(before)?.1.split_once(after)?.0)
+}
