@@ -1,0 +1,17 @@
+"""`ops`: the ops of tests/python/src/lib.rs, from the folder that
+TCH_FUNCTION_TEST_OPS names, or else from cargo's debug build.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("TCH_FUNCTION_TEST_OPS", ROOT / "target/debug"))
+LIBRARY = FOLDER / "libtch_function_test_ops.so"
+
+if not LIBRARY.exists():
+    raise ImportError(f"{LIBRARY} is not there; `cargo build --workspace --lib` makes it")
+torch.ops.load_library(LIBRARY)
+ops = torch.ops.tf_test
