@@ -90,6 +90,11 @@ class Rows(Dataset):
         return y.detach(), dx
 
 
+class Failing(Rows):
+    def __getitem__(self, i):
+        return ops.fails(torch.ones(1), "forward err")
+
+
 class Workers(unittest.TestCase):
     def check(self, method):
         # The parent has used the op and libtorch's threads before it forks.
@@ -106,6 +111,11 @@ class Workers(unittest.TestCase):
 
     def test_spawned(self):
         self.check("spawn")
+
+    def test_an_error_in_a_worker_comes_back(self):
+        loader = DataLoader(Failing(), num_workers=2, multiprocessing_context="fork", timeout=120)
+        with self.assertRaisesRegex(RuntimeError, "Fails: forward failed: no forward today"):
+            list(loader)
 
 
 class Ticks:
@@ -180,6 +190,18 @@ class Threads(unittest.TestCase):
             list(pool.map(backward, range(THREADS)))
         times = 20 * THREADS * 2.0
         torch.testing.assert_close(x.grad, torch.tensor([0.5 * times, times]))
+
+    def test_hooks_in_python_between_ops_in_several_threads(self):
+        def gradient(_):
+            x = torch.tensor([-2.0, 3.0], requires_grad=True)
+            y = ops.leaky(x, 0.5)
+            y.register_hook(lambda dy: dy * 10)
+            ops.leaky(y, 0.5).sum().backward()
+            return x.grad
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for dx in pool.map(gradient, range(10 * THREADS)):
+                torch.testing.assert_close(dx, torch.tensor([2.5, 10.0]))
 
     def test_an_error_in_a_thread_is_that_threads(self):
         def call(i):

@@ -17,7 +17,7 @@ _HERE = Path(__file__).resolve().parent
 
 def _library():
     """Beside this file, or else where cargo has put it: the newest build."""
-    target = _HERE.parents[2] / "target"
+    target = _HERE.parent.parent.parent / "target"
     places = [_HERE, target / "release", target / "debug"]
     found = [place / _LIBRARY for place in places if (place / _LIBRARY).exists()]
     if not found:
