@@ -2,7 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
-.PHONY: graphs valgrind fuzz mutants
+.PHONY: example-python test-python graphs valgrind fuzz mutants
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -11,6 +11,8 @@ help:
 	@echo "               the tests with that libtorch, which it fetches"
 	@echo "make bench     build with optimisation, and run the benchmarks"
 	@echo "make bench-compare  a Function beside C++'s and Python's (fetches PyTorch)"
+	@echo "make example-python  ops in Rust train a network in Python (fetches PyTorch)"
+	@echo "make test-python  Functions as ops in Python (fetches PyTorch)"
 	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
@@ -36,6 +38,17 @@ bench-compare: libtorch
 	python=$$(scripts/python-env) && \
 	cargo build --release --workspace --lib --bench libtorch && \
 	"$$python" benches/compare/compare.py && "$$python" -B benches/compare/ops.py
+
+# Without --workspace cargo would build torch-sys again, for other features.
+example-python: libtorch
+	python=$$(scripts/python-env) && \
+	cargo build --workspace --lib && \
+	"$$python" -B examples/python/train.py
+
+test-python: libtorch
+	python=$$(scripts/python-env) && \
+	cargo build --workspace --lib && \
+	"$$python" -B -m unittest discover -s tests/python -v
 
 gallery-pytorch: libtorch
 	python=$$(scripts/python-env) && \
