@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from ops_under_test import ops
@@ -75,6 +76,19 @@ class Copies(unittest.TestCase):
         self.assertTrue(copy.deepcopy(x).requires_grad)
         with self.assertRaisesRegex(RuntimeError, "deepcopy"):
             copy.deepcopy(ops.leaky(x))
+
+
+class Checkpoints(unittest.TestCase):
+    # use_reentrant=False ends the second forward by an exception from a hook on
+    # saved tensors, which the op's node turns into a RuntimeError without a text.
+    def test_the_gradients_of_a_forward_that_runs_again(self):
+        model = network()
+        expected = run(model)
+        x = torch.linspace(-2, 2, 12).reshape(3, 4).requires_grad_()
+        y = checkpoint(model, x, use_reentrant=True)
+        y.square().sum().backward()
+        found = [y.detach(), *(p.grad for p in model.parameters())]
+        torch.testing.assert_close(found, expected)
 
 
 class Rows(Dataset):
