@@ -128,6 +128,17 @@ void separate(Stack& results, Values args, bool returns_args) {
   for (IValue& result : results) result = map_tensors(result, own);
 }
 
+// Throws the error, or what it tells of: an exception of Python's, which goes on
+// as it is.
+[[noreturn]] void rethrow(const RustError& error) {
+  const Failure& last = last_failure();
+  const std::string text = error.what();
+  const size_t n = last.text.size();
+  if (last.foreign && text.size() >= n && text.compare(text.size() - n, n, last.text) == 0)
+    std::rethrow_exception(std::exchange(last_failure().foreign, nullptr));
+  throw error;
+}
+
 struct Below : OpKernel {
   Below(OpPtr op, tf_kernel kernel) : OpKernel(std::move(op)), kernel(kernel) {}
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet,
@@ -223,9 +234,10 @@ Stack Op::call(tf_kernel kernel, Values values, bool* no_formula, bool attempt) 
   Stack results;
   bool unused = false;
   const Borrowed borrowed(values);
+  last_failure().foreign = nullptr;
   void* const error = rust.call(rust.state, kernel, borrowed.data(), borrowed.size(),
                                 &results, no_formula ? no_formula : &unused, attempt);
-  if (error) throw RustError(rust.errors, error);
+  if (error) rethrow(RustError(rust.errors, error));
   return results;
 }
 

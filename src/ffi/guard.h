@@ -43,7 +43,8 @@ class RustError : public std::runtime_error {
 // This thread's last failure.
 struct Failure {
   std::string text;
-  std::exception_ptr rust;  // a RustError, or null
+  std::exception_ptr rust;     // a RustError, or null
+  std::exception_ptr foreign;  // neither Rust's nor libtorch's: Python's, say
 };
 inline Failure& last_failure() {
   thread_local Failure failure;
@@ -56,13 +57,14 @@ R guarded(R failure_value, F&& body) noexcept {
   try {
     return body();
   } catch (const RustError& e) {
-    last_failure() = {e.what(), std::current_exception()};
+    last_failure() = {e.what(), std::current_exception(), nullptr};
   } catch (const c10::Error& e) {
-    last_failure() = {e.what_without_backtrace(), nullptr};
+    last_failure() = {e.what_without_backtrace(), nullptr, nullptr};
   } catch (const std::exception& e) {
-    last_failure() = {e.what(), nullptr};
+    last_failure() = {e.what(), nullptr, std::current_exception()};
   } catch (...) {
-    last_failure() = {"a C++ exception that is not a std::exception", nullptr};
+    last_failure() = {"a C++ exception that is not a std::exception", nullptr,
+                      std::current_exception()};
   }
   return failure_value;
 }

@@ -79,16 +79,31 @@ class Copies(unittest.TestCase):
 
 
 class Checkpoints(unittest.TestCase):
-    # use_reentrant=False ends the second forward by an exception from a hook on
-    # saved tensors, which the op's node turns into a RuntimeError without a text.
     def test_the_gradients_of_a_forward_that_runs_again(self):
-        model = network()
-        expected = run(model)
-        x = torch.linspace(-2, 2, 12).reshape(3, 4).requires_grad_()
-        y = checkpoint(model, x, use_reentrant=True)
-        y.square().sum().backward()
-        found = [y.detach(), *(p.grad for p in model.parameters())]
-        torch.testing.assert_close(found, expected)
+        for use_reentrant in (True, False):
+            with self.subTest(use_reentrant=use_reentrant):
+                model = network()
+                expected = run(model)
+                model.zero_grad()
+                x = torch.linspace(-2, 2, 12).reshape(3, 4).requires_grad_()
+                y = checkpoint(model, x, use_reentrant=use_reentrant)
+                y.square().sum().backward()
+                found = [y.detach(), *(p.grad for p in model.parameters())]
+                torch.testing.assert_close(found, expected)
+
+    def test_an_exception_of_a_hook_on_saved_tensors_comes_back_as_it_is(self):
+        class Mine(Exception):
+            pass
+
+        def refuse(t):
+            raise Mine("not this one")
+
+        x = torch.ones(2, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(refuse, lambda t: t):
+            for op in (ops.leaky, ops.recomputed):
+                with self.assertRaisesRegex(Mine, "not this one"):
+                    op(x)
+        self.assertEqual(ops.leaky(x).tolist(), [1, 1])
 
 
 class Rows(Dataset):
