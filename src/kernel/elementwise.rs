@@ -117,7 +117,7 @@ fn each<A: Elements, R: Elements>(
 ) {
     let n = R::len(&y);
     let x = A::cut(x, n);
-    super::simd::here(move || {
+    super::simd::here(n, move || {
         for i in 0..n {
             R::put(&mut y, i, f(A::get(x, i)));
         }
