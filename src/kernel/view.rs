@@ -476,14 +476,14 @@ impl Work {
     }
 }
 
-/// Calls `body(start, slices, slots)` for blocks that are all of `work`, on
-/// libtorch's threads. After a panic the rest is left out.
+/// Calls `body(slices, slots)` for blocks that are all of `work`, on libtorch's
+/// threads. After a panic the rest is left out.
 #[inline]
 pub(super) fn drive<A: Blocks, R: Blocks>(
     work: Work,
     sources: &A::Sources<'_>,
     targets: &mut R::Targets<'_>,
-    body: &(impl Fn(usize, A::Slices<'_>, R::Slots<'_>) + Sync),
+    body: &(impl Fn(A::Slices<'_>, R::Slots<'_>) + Sync),
 ) -> Result<(), Payload> {
     let targets = &*targets;
     let run = |range| blocks::<A, R>(sources, targets, range, work.block, body);
@@ -502,7 +502,7 @@ fn blocks<A: Blocks, R: Blocks>(
     targets: &R::Targets<'_>,
     range: Range<usize>,
     block: usize,
-    body: &impl Fn(usize, A::Slices<'_>, R::Slots<'_>),
+    body: &impl Fn(A::Slices<'_>, R::Slots<'_>),
 ) {
     let (mut read, mut written) = (A::buffers(), R::buffers());
     let direct = A::sources_direct(sources) && R::targets_direct(targets);
@@ -514,7 +514,7 @@ fn blocks<A: Blocks, R: Blocks>(
         // SAFETY: `drive` has the targets for itself and gives `range` to this
         // call alone; the slots are gone before the next block.
         let y = unsafe { R::slots(targets, block.clone(), &mut written) };
-        body(start, x, y);
+        body(x, y);
         // SAFETY: as above.
         unsafe { R::flush(targets, block.clone(), &mut written) };
         start = block.end;

@@ -82,14 +82,21 @@ const TANH_Q: [f64; 4] =
 
 #[inline(always)]
 fn ln_2<V: Float>(x: V) -> [V; 2] {
-    (if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 }).map(|part| x.of(part))
+    let [high, low] = if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 };
+    [x.of(high), x.of(low)]
 }
 
-/// `c[0] + c[1] x + ...`
+/// `c[0] + c[1] x + ...`; as a bare loop, since closures and iterators are not
+/// always inlined, and what is not has no vector registers.
 #[inline(always)]
 pub(super) fn polynomial<V: Float>(x: V, coefficients: &[f64]) -> V {
-    let (last, rest) = coefficients.split_last().expect("a coefficient");
-    rest.iter().rev().fold(x.of(*last), |sum, c| sum.mul_add(x, x.of(*c)))
+    let mut i = coefficients.len() - 1;
+    let mut sum = x.of(coefficients[i]);
+    while i > 0 {
+        i -= 1;
+        sum = sum.mul_add(x, x.of(coefficients[i]));
+    }
+    sum
 }
 
 /// The nearest integer, of numbers below 2^(BITS - 2).

@@ -62,7 +62,7 @@ pub fn map<const I: usize, const O: usize>(
 ) -> Result<[Tensor; O]> {
     let name = "kernel::simd::map";
     const { assert!(I > 0 && O > 0, "an op has an input and an output") };
-    match alike::<f32, I, O>(x, GRAIN, |x, y| run(op, x, y)) {
+    match alike::<f32, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y)) {
         Some(done) => finish(name, done),
         None => map_any(name, op, x),
     }
@@ -74,9 +74,9 @@ fn map_any<const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     if ffi::describe(name, x[0])?.dtype == f64::DTYPE {
-        fresh::<[f64; I], [f64; O]>(name, x, &|_, x, y| run(op, x, y))
+        fresh::<[f64; I], [f64; O]>(name, x, &|n, x, y| run(op, n, x, y))
     } else {
-        fresh::<[f32; I], [f32; O]>(name, x, &|_, x, y| run(op, x, y))
+        fresh::<[f32; I], [f32; O]>(name, x, &|n, x, y| run(op, n, x, y))
     }
 }
 
@@ -104,7 +104,7 @@ fn arch_for(n: usize) -> Arch {
     arch()
 }
 
-/// Runs `f`, which goes through `n` elements, compiled for several instruction
+/// Runs `f`, which goes through some of `n` elements, compiled for several instruction
 /// sets, in the best one here.
 #[inline(always)]
 pub(super) fn here(n: usize, f: impl FnOnce()) {
@@ -165,10 +165,11 @@ impl<F: Lanes<I, O>, T: Lane, const I: usize, const O: usize> WithSimd for Run<'
 #[inline]
 fn run<T: Lane, const I: usize, const O: usize>(
     op: &impl Lanes<I, O>,
+    count: usize,
     x: [&[T]; I],
     y: [&mut [MaybeUninit<T>]; O],
 ) {
-    arch_for(y[0].len()).dispatch(Run { op, x, y });
+    arch_for(count).dispatch(Run { op, x, y });
 }
 
 /// A type that vectors are made of: `f32` or `f64`.
