@@ -51,17 +51,26 @@ impl Function for CrossEntropy {
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let saved = ctx.saved_tensors_vec()?;
         let (x, targets) = (saved[0], saved[1]);
-        let dx = gradient(ctx, 0, || {
-            let counted = targets.f_ne(LEFT_OUT)?;
-            let done = match (saved.get(2), x.kind()) {
-                (None, _) => Err(refused("scores that kernels cannot read")),
-                (Some(rows), Kind::Double) => self.slope::<f64>(x, targets, rows, dy, &counted),
-                (Some(rows), _) => self.slope::<f32>(x, targets, rows, dy, &counted),
-            };
-            elsewhere(done, || self.slope_formula(x, targets, dy, &counted))
-        })?;
+        let dx = gradient(ctx, 0, || self.times_slope(x, targets, saved.get(2).copied(), dy))?;
         Ok((dx, None))
     }
+
+    fn jvp(
+        &self,
+        ctx: &Ctx,
+        (x, targets): (&Tensor, &Tensor),
+        (dx, _): (&Tensor, &Tensor),
+    ) -> Result<Tensor> {
+        let rows = ctx.saved_tensors_vec()?.get(2).copied();
+        let wide = at_least_f32(x)?;
+        let one = Tensor::f_ones([0i64; 0], (wide.kind(), wide.device()))?;
+        let slope = self.times_slope(&wide, targets, rows, &one)?;
+        Ok(slope.f_mul(&at_least_f32(dx)?)?.f_sum(None)?.f_to_kind(x.kind())?)
+    }
+}
+
+fn at_least_f32(x: &Tensor) -> Result<Tensor> {
+    Ok(if x.kind() == Kind::Double { x.shallow_clone() } else { x.f_to_kind(Kind::Float)? })
 }
 
 /// libtorch's default `ignore_index`.
@@ -100,6 +109,23 @@ impl CrossEntropy {
         let sums = losses.reshape([-1, 2]).sum_dim_intlist(0, false, None);
         let mean = (sums.select(0, 0) / sums.select(0, 1)).to_kind(x.kind());
         Ok((mean, rows))
+    }
+
+    /// `dy/dx dy`, by a kernel if `forward` has left the numbers of the `rows`.
+    fn times_slope(
+        &self,
+        x: &Tensor,
+        targets: &Tensor,
+        rows: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Result<Tensor> {
+        let counted = targets.f_ne(LEFT_OUT)?;
+        let done = match (rows, x.kind()) {
+            (None, _) => Err(refused("scores that kernels cannot read")),
+            (Some(rows), Kind::Double) => self.slope::<f64>(x, targets, rows, dy, &counted),
+            (Some(rows), _) => self.slope::<f32>(x, targets, rows, dy, &counted),
+        };
+        elsewhere(done, || self.slope_formula(x, targets, dy, &counted))
     }
 
     fn slope<T: Lane>(
