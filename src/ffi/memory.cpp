@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/TracerMode.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/CPUAllocator.h>
@@ -164,6 +165,7 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
                 size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
                 size_t n_y, void** data_y) noexcept {
   return guarded(size_t{0}, [&]() -> size_t {
+    if (at::tracer::impl::is_dispatch_enabled()) return 0;
     const auto type = static_cast<at::ScalarType>(dtype);
     for (size_t i = 0; i < n_x; ++i)
       if (!fits(*x[i], *x[0], type, &data_x[i], &one_x[i])) return 0;
@@ -180,6 +182,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
   return guarded(TF_FAILED, [&] {
     if (!t->defined()) return TF_UNDEFINED;
     if (!is_plain(*t)) return why_not_plain(*t);
+    if (at::tracer::impl::is_dispatch_enabled()) return TF_TRACED;
     if (!t->has_storage()) return TF_NO_DATA;
     if (is_recorded(*t)) return TF_RECORDED;
     if (has_tangent(*t)) return TF_TANGENT;
