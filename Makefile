@@ -2,7 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
-.PHONY: example-python test-python graphs valgrind fuzz mutants
+.PHONY: example-python test-python graphs valgrind miri fuzz mutants
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -16,7 +16,7 @@ help:
 	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
-	@echo "make graphs, make fuzz, make valgrind, make mutants"
+	@echo "make graphs, make fuzz, make valgrind, make miri, make mutants"
 	@echo "               longer checks: docs/checks.md"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
 	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
@@ -69,8 +69,12 @@ fuzz: libtorch
 
 MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
 valgrind: libtorch
-	cargo test --test libtorch --test hooks --test faults --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
+	cargo test --lib --test libtorch --test hooks --test faults --test kernel --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads
+
+# Needs a nightly toolchain: rustup toolchain install nightly --component miri,rust-src
+miri:
+	cargo +nightly miri test --lib --features doc-only kernel::view
 
 # Needs `cargo install cargo-mutants`, and works in a copy without .libtorch.
 mutants: libtorch

@@ -7,7 +7,7 @@
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use std::f64::consts::FRAC_1_SQRT_2;
+use std::f64::consts::{FRAC_1_PI, FRAC_1_SQRT_2};
 use std::hint::black_box;
 use std::time::Instant;
 use tch::{Kind, Reduction, Tensor, kind::FLOAT_CPU};
@@ -36,6 +36,11 @@ fn gelu(x: &Tensor) -> Tensor {
 
 fn gelu_tanh(x: &Tensor) -> Tensor {
     GeluTanh.apply(x).expect("a plain tensor")
+}
+
+fn composed_gelu_tanh(x: &Tensor) -> Tensor {
+    let u = (x + x * x * x * 0.044715) * (2.0 * FRAC_1_PI).sqrt();
+    x * (u.tanh() + 1.0) * 0.5
 }
 
 fn silu(x: &Tensor) -> Tensor {
@@ -198,6 +203,15 @@ fn pairs() -> Vec<Pair> {
             (9, 1),
         ),
         pair(
+            "gelu tanh / composed",
+            LARGE,
+            2,
+            |x| both(gelu_tanh, x),
+            |x| both(composed_gelu_tanh, x),
+            0.6,
+            (9, 1),
+        ),
+        pair(
             "silu / composed",
             LARGE,
             2,
@@ -295,7 +309,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn print_ratios() {
     let head = ["elements", "threads", "ours us", "theirs us", "ratio", "target"];
     println!(
-        "\n{:<20} {:>10} {:>8} {:>11} {:>11} {:>8} {:>8}",
+        "\n{:<21} {:>10} {:>8} {:>11} {:>11} {:>8} {:>8}",
         "", head[0], head[1], head[2], head[3], head[4], head[5]
     );
     for Pair { name, elements, threads, ours, libtorch, target, runs } in pairs() {
@@ -310,7 +324,7 @@ fn print_ratios() {
         let of = |f: fn(&(f64, f64)) -> f64| median(times.iter().map(f).collect());
         let (ours, libtorch, ratio) = (of(|t| t.0), of(|t| t.1), of(|t| t.0 / t.1));
         println!(
-            "{name:<20} {elements:>10} {threads:>8} {ours:>11.1} {libtorch:>11.1} {ratio:>8.3} \
+            "{name:<21} {elements:>10} {threads:>8} {ours:>11.1} {libtorch:>11.1} {ratio:>8.3} \
              {target:>8.2}"
         );
     }

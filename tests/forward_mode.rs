@@ -91,6 +91,17 @@ fn forward_mode() -> Result<()> {
     assert!(level.tangent(&z).is_some());
     assert_eq!(numbers(&grad(&z.sum(Kind::Double), &w)?), numbers(&b.sin()));
 
+    // The kernels' own.
+    let kernels: [(Tensor, Tensor); 3] = [
+        (ops::Log1pExp.apply(&x)?, x.softplus()),
+        (ops::Gelu.apply(&x)?, x.gelu("none")),
+        (ops::Silu.apply(&x)?, x.silu()),
+    ];
+    for (ours, libtorch) in kernels {
+        let [found, expected] = [&ours, &libtorch].map(|t| level.tangent(t).expect("a tangent"));
+        assert!(found.allclose(&expected, 1e-14, 0.0, false), "{found} for {expected}");
+    }
+
     // Never zeros, never a wrong number.
     assert_error!(ops::Exp.apply(&x), Error::NoForwardMode { op: "Exp" }, "Exp has no jvp");
     assert_error!(

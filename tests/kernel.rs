@@ -5,8 +5,8 @@ use anyhow::Result;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread::ThreadId;
-use tch::{Device, Kind, Tensor, kind::DOUBLE_CPU, kind::FLOAT_CPU};
-use tch_function::{Error, Function, Var, grad, kernel, ops};
+use tch::{CModule, Device, Kind, Tensor, kind::DOUBLE_CPU, kind::FLOAT_CPU};
+use tch_function::{Ctx, Error, Function, Var, grad, kernel, ops};
 
 /// Tensors of one shape that lie in memory in every way.
 fn layouts(shape: &[i64]) -> Vec<Tensor> {
@@ -211,6 +211,62 @@ fn what_is_refused() {
     let three = Tensor::from_slice(&[1.0, 2.0, 3.0]);
     let sum = kernel::map((&x, &three), |(a, b): (f64, f64)| a + b);
     refused(sum, "input 1 has shape [3], which does not broadcast to that of the others, [2]");
+}
+
+/// `y = 2x`, by a kernel alone.
+struct Double;
+
+impl Function for Double {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok(kernel::map(x, |x: f64| x + x)?)
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(kernel::map(dy, |dy: f64| dy + dy)?))
+    }
+}
+
+#[test]
+fn without_data_a_function_says_what_to_provide() -> Result<()> {
+    let x = Tensor::internal_efficientzerotensor([2], DOUBLE_CPU);
+    refused(Double.apply(&x), "Double: forward failed");
+    refused(Double.apply(&x), "ask kernel::runs_on, and compute it with tch operators there");
+    // Those of the crate do so.
+    same(&ops::Log1pExp.apply(&x)?, &Tensor::from_slice(&[std::f64::consts::LN_2; 2]));
+    same(&ops::Silu.apply(&x)?, &Tensor::from_slice(&[0.0, 0.0]));
+    Ok(())
+}
+
+/// What a kernel makes would be a constant in the module.
+#[test]
+fn under_tracing() -> Result<()> {
+    let x = || Tensor::from_slice(&[1.0, 2.0]);
+    let mut log1p_exp = |x: &[Tensor]| vec![ops::Log1pExp.apply(&x[0]).expect("plain")];
+    let module = CModule::create_by_tracing("Traced", "forward", &[x()], &mut log1p_exp)?;
+    let other = Tensor::from_slice(&[3.0, -2.0]);
+    assert!(module.forward_ts(&[&other])?.allclose(&other.softplus(), 1e-15, 0.0, false));
+
+    let mut error = None;
+    let mut double = |x: &[Tensor]| {
+        error = Double.apply(&x[0]).err();
+        vec![x[0].shallow_clone()]
+    };
+    CModule::create_by_tracing("Traced", "forward", &[x()], &mut double)?;
+    refused(Err(error.expect("a kernel cannot be traced")), "input 0 is traced");
+    same(&Double.apply(&x())?, &(x() * 2.0));
+    Ok(())
+}
+
+#[test]
+fn under_no_grad() -> Result<()> {
+    let x = Tensor::from_slice(&[1.0, 2.0]).set_requires_grad(true);
+    let y = tch::no_grad(|| Double.apply(&x))?;
+    assert!(!y.requires_grad());
+    same(&y, &(x.detach() * 2.0));
+    let y = tch::no_grad(|| kernel::map(&x, |x: f64| x + x))?;
+    same(&y, &(x.detach() * 2.0));
+    Ok(())
 }
 
 #[test]

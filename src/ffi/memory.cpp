@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/TracerMode.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/CPUAllocator.h>
@@ -42,17 +43,29 @@ tf_unfit why_not_plain(const at::Tensor& t) {
   return TF_NO_DATA;
 }
 
-// Another handle can have made the storage smaller.
-bool in_storage(const at::Tensor& t) {
-  int64_t last = t.storage_offset();
-  for (int64_t i = 0; i < t.dim(); ++i)
-    last += (t.sizes()[i] - 1) * t.strides()[i];
-  const auto bytes = static_cast<uint64_t>(last + 1) * t.element_size();
+// Another handle can have made the storage smaller. The last element of the
+// contiguous is the `count`th.
+bool in_storage(const at::Tensor& t, bool contiguous) {
+  int64_t last = t.storage_offset() + t.numel() - 1;
+  if (!contiguous) {
+    last = t.storage_offset();
+    for (int64_t i = 0; i < t.dim(); ++i)
+      last += (t.sizes()[i] - 1) * t.strides()[i];
+  }
+  const auto bytes = static_cast<uint64_t>(last + 1) * t.itemsize();
   return bytes <= t.storage().nbytes();
 }
 
+bool may_be_followed(const at::Tensor& t) {
+  return t.unsafeGetTensorImpl()->autograd_meta() != nullptr;
+}
+
+bool is_recorded(const at::Tensor& t) {
+  return may_be_followed(t) && c10::GradMode::is_enabled() && t.requires_grad();
+}
+
 bool has_tangent(const at::Tensor& t) {
-  return t.unsafeGetTensorImpl()->autograd_meta() &&
+  return may_be_followed(t) &&
          c10::AutogradState::get_tls_state().get_fw_grad_mode() &&
          t._fw_grad(/*level=*/0).defined();
 }
@@ -74,9 +87,11 @@ void advise_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// libtorch's allocator aligns to 64 bytes, which for a few elements costs more
-// than all the rest: up to this many bytes plain malloc is used.
-constexpr size_t kSmall = 512;
+// libtorch's allocator is posix_memalign, which for small tensors costs more
+// than all the rest: up to kSmall bytes plain malloc is used.
+constexpr size_t kSmall = size_t{64} << 10;
+// Up to so many bytes no alignment is worth the room for it.
+constexpr size_t kTiny = 512;
 
 // More than kSmall where that is not known to be enough.
 size_t small_bytes(at::IntArrayRef sizes, at::ScalarType type) {
@@ -89,15 +104,22 @@ size_t small_bytes(at::IntArrayRef sizes, at::ScalarType type) {
   return bytes;
 }
 
+at::DataPtr small_data(size_t bytes) {
+  const size_t spare = bytes > kTiny ? c10::gAlignment - 1 : 0;
+  void* const block = std::malloc(bytes + spare > 0 ? bytes + spare : 1);
+  if (!block) throw std::bad_alloc();
+  const auto start = reinterpret_cast<uintptr_t>(block) + spare;
+  void* const data = spare ? reinterpret_cast<void*>(start - start % c10::gAlignment) : block;
+  return {data, block, &std::free, at::kCPU};
+}
+
 at::TensorBase small_tensor(at::IntArrayRef sizes, at::ScalarType type,
-                            void** data) {
-  const size_t bytes = small_bytes(sizes, type);
-  *data = std::malloc(bytes > 0 ? bytes : 1);
-  if (!*data) throw std::bad_alloc();
+                            size_t bytes, void** data) {
+  auto memory = small_data(bytes);
+  *data = memory.get();
   auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), bytes,
-      c10::DataPtr(*data, *data, &std::free, at::kCPU), c10::GetCPUAllocator(),
-      /*resizable=*/true);
+      c10::StorageImpl::use_byte_size_t(), bytes, std::move(memory),
+      c10::GetCPUAllocator(), /*resizable=*/true);
   auto tensor = at::detail::make_tensor_base<c10::TensorImpl>(
       std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
       c10::scalarTypeToTypeMeta(type));
@@ -105,14 +127,11 @@ at::TensorBase small_tensor(at::IntArrayRef sizes, at::ScalarType type,
   return tensor;
 }
 
-bool is_recorded(const at::Tensor& t) {
-  return t.requires_grad() && c10::GradMode::is_enabled();
-}
-
 at::Tensor* new_contiguous(at::IntArrayRef sizes, at::ScalarType type,
                            void** data) {
-  if (small_bytes(sizes, type) <= kSmall)
-    return new at::Tensor(small_tensor(sizes, type, data));
+  const size_t bytes = small_bytes(sizes, type);
+  if (bytes <= kSmall)
+    return new at::Tensor(small_tensor(sizes, type, bytes, data));
   auto base = at::detail::empty_cpu(sizes, type);
   *data = base.mutable_data_ptr();
   if (base.nbytes() >= 2 * kHugePage) advise_huge_pages(*data, base.nbytes());
@@ -125,19 +144,19 @@ bool is_one_element(const at::Tensor& t) {
   return true;
 }
 
-// The count of elements of tensors of one shape and dtype, the first of them
-// contiguous and the others so too or one element seen again and again; or 0.
-int64_t count_alike(const at::Tensor* const* x, size_t n, at::ScalarType type) {
-  for (size_t i = 0; i < n; ++i) {
-    const at::Tensor& t = *x[i];
-    if (!t.defined() || !is_plain(t) || !t.has_storage() ||
-        t.scalar_type() != type || t.sizes() != x[0]->sizes() ||
-        !(t.is_contiguous() || (i > 0 && is_one_element(t))) ||
-        is_recorded(t) || has_tangent(t) || !t.const_data_ptr() ||
-        !in_storage(t))
-      return 0;
-  }
-  return x[0]->numel();
+// Whether a kernel can read `t` without further looks: its shape is that of
+// `first`, and it is contiguous or `one` element seen again and again.
+bool fits(const at::Tensor& t, const at::Tensor& first, at::ScalarType type,
+          const void** data, bool* one) {
+  if (!t.defined() || !is_plain(t) || t.scalar_type() != type ||
+      t.sizes() != first.sizes())
+    return false;
+  const bool contiguous = t.is_contiguous();
+  *one = !contiguous;
+  if (!contiguous && (&t == &first || !is_one_element(t))) return false;
+  if (is_recorded(t) || has_tangent(t) || !t.has_storage()) return false;
+  *data = t.const_data_ptr();
+  return *data && in_storage(t, contiguous);
 }
 
 }  // namespace
@@ -146,13 +165,12 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
                 size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
                 size_t n_y, void** data_y) noexcept {
   return guarded(size_t{0}, [&]() -> size_t {
+    if (at::tracer::impl::is_dispatch_enabled()) return 0;
     const auto type = static_cast<at::ScalarType>(dtype);
-    const auto count = static_cast<size_t>(count_alike(x, n_x, type));
+    for (size_t i = 0; i < n_x; ++i)
+      if (!fits(*x[i], *x[0], type, &data_x[i], &one_x[i])) return 0;
+    const auto count = static_cast<size_t>(x[0]->numel());
     if (count == 0 || count > limit) return 0;
-    for (size_t i = 0; i < n_x; ++i) {
-      data_x[i] = x[i]->const_data_ptr();
-      one_x[i] = !x[i]->is_contiguous();
-    }
     for (size_t i = 0; i < n_y; ++i)
       y[i] = new_contiguous(x[0]->sizes(), type, &data_y[i]);
     return count;
@@ -164,20 +182,22 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
   return guarded(TF_FAILED, [&] {
     if (!t->defined()) return TF_UNDEFINED;
     if (!is_plain(*t)) return why_not_plain(*t);
+    if (at::tracer::impl::is_dispatch_enabled()) return TF_TRACED;
     if (!t->has_storage()) return TF_NO_DATA;
     if (is_recorded(*t)) return TF_RECORDED;
     if (has_tangent(*t)) return TF_TANGENT;
     const int64_t count = t->numel();
     const void* data =
         written ? t->mutable_data_ptr() : t->const_data_ptr();
-    if (count > 0 && (!data || !in_storage(*t))) return TF_NO_DATA;
+    const bool contiguous = t->is_contiguous();
+    if (count > 0 && (!data || !in_storage(*t, contiguous))) return TF_NO_DATA;
     *out = {t->sizes().data(),
             t->strides().data(),
             static_cast<size_t>(t->dim()),
             static_cast<size_t>(count),
             data,
             static_cast<int8_t>(t->scalar_type()),
-            t->is_contiguous(),
+            contiguous,
             t->is_non_overlapping_and_dense()};
     return TF_FIT;
   });

@@ -67,6 +67,7 @@ pub(crate) enum Unfit {
     Lazy,
     Recorded,
     Tangent,
+    Traced,
 }
 
 /// The memory of `t`, if a kernel can run on it; to be written, too, if said so.
@@ -111,6 +112,7 @@ fn why(op: &'static str, unfit: u8) -> Unfit {
         7 => Unfit::Lazy,
         8 => Unfit::Recorded,
         9 => Unfit::Tangent,
+        10 => Unfit::Traced,
         _ => Unfit::NoData,
     }
 }

@@ -254,7 +254,8 @@ enum tf_unfit : uint8_t {
   TF_NOT_STRIDED,
   TF_LAZY,      // conjugated or negated when read
   TF_RECORDED,  // requires a gradient, and grad mode is on
-  TF_TANGENT    // carries a forward-mode tangent
+  TF_TANGENT,   // carries a forward-mode tangent
+  TF_TRACED     // libtorch writes a TorchScript graph of what is done
 };
 
 // `written`: the memory will be written, and is the tensor's own if it was

@@ -40,7 +40,7 @@ pub fn map<A: Elements, R: Elements>(
     x: A::Tensors<'_>,
     f: impl Fn(A) -> R + Sync,
 ) -> Result<R::Outputs> {
-    fresh::<A, R>("kernel::map", x, &|_, x, y| each::<A, R>(x, y, &f))
+    fresh::<A, R>("kernel::map", x, &|n, x, y| each::<A, R>(n, x, y, &f))
 }
 
 /// As [`map`], into tensors that are there: of the broadcast shape of the
@@ -69,8 +69,8 @@ pub fn map_into<A: Elements, R: Elements>(
     let layout = Layout::of_outputs(op, &outputs, &inputs)?;
     let sources = sources::<A>(op, &layout, &inputs, &outputs)?;
     let mut targets = targets::<R>(op, &layout, &y, &outputs)?;
-    let done = drive::<A, R>(work(layout.count), &sources, &mut targets, &|_, x, y| {
-        each::<A, R>(x, y, &f);
+    let done = drive::<A, R>(work(layout.count), &sources, &mut targets, &|x, y| {
+        each::<A, R>(layout.count, x, y, &f);
     });
     finish(op, done)
 }
@@ -102,29 +102,32 @@ pub fn update<T: super::Element, A: Elements>(
     let sources = (old, sources::<A>(op, &layout, &inputs, &outputs)?);
     let mut targets = targets::<T>(op, &layout, &y, &outputs)?;
     let f = |(y, x)| f(y, x);
-    let done = drive::<(T, A), T>(work(layout.count), &sources, &mut targets, &|_, x, y| {
-        each::<(T, A), T>(x, y, &f);
+    let done = drive::<(T, A), T>(work(layout.count), &sources, &mut targets, &|x, y| {
+        each::<(T, A), T>(layout.count, x, y, &f);
     });
     finish(op, done)
 }
 
-/// The loop, compiled for several instruction sets.
+/// The loop through a block of `count` elements, compiled for several
+/// instruction sets.
 #[inline]
 fn each<A: Elements, R: Elements>(
+    count: usize,
     x: A::Slices<'_>,
     mut y: R::Slots<'_>,
     f: &(impl Fn(A) -> R + Sync),
 ) {
     let n = R::len(&y);
     let x = A::cut(x, n);
-    super::simd::here(move || {
+    super::simd::here(count, move || {
         for i in 0..n {
             R::put(&mut y, i, f(A::get(x, i)));
         }
     });
 }
 
-/// Makes the outputs, and fills them block by block.
+/// Makes the outputs, and fills them by `body(count, slices, slots)`, block by
+/// block of `count` elements.
 #[inline]
 pub(super) fn fresh<A: Elements, R: Elements>(
     op: &'static str,
@@ -140,7 +143,8 @@ pub(super) fn fresh<A: Elements, R: Elements>(
         Ok((output, (layout.fresh(data, stored(as_stored, dtype)), layout.count, false)))
     })?;
     let sources = sources::<A>(op, &layout, &inputs, &[])?;
-    finish(op, drive::<A, R>(work(layout.count), &sources, &mut targets, body))?;
+    let body = |x: A::Slices<'_>, y: R::Slots<'_>| body(layout.count, x, y);
+    finish(op, drive::<A, R>(work(layout.count), &sources, &mut targets, &body))?;
     Ok(outputs)
 }
 

@@ -308,9 +308,9 @@ fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
         Unfit::Torch(error) => return error,
         Unfit::Undefined => return Error::Undefined { op, what: format!("{what} {i}") },
         Unfit::NoData => (
-            "has no data: it is a meta or fake tensor or a wrapper, as under tracing or vmap",
-            "ask kernel::runs_on, and compute it with tch operators there; where the outputs' shapes \
-             are enough, write Function::fake",
+            "has no data: it is a meta or fake tensor, or a wrapper as under vmap",
+            "ask kernel::runs_on, and compute it with tch operators there; where the outputs' \
+             shapes are enough, write Function::fake",
         ),
         Unfit::OtherDevice => (
             "is not on the CPU",
@@ -330,6 +330,11 @@ fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
         Unfit::Tangent => (
             "carries a forward-mode tangent, which a kernel would lose",
             "call the kernel in the forward of a Function that has a jvp",
+        ),
+        Unfit::Traced => (
+            "is traced: libtorch writes down the operators that run, and would take what a kernel \
+             makes for a constant",
+            "ask kernel::runs_on, and compute it with tch operators there",
         ),
     };
     Error::NoKernel { op, what: format!("{what} {i}"), found, instead }

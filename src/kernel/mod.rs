@@ -60,6 +60,9 @@
 //! that is differentiated again (`create_graph`) everything is: apply another
 //! Function there, or compute with tch operators where [`runs_on`] says no.
 //!
+//! Neither does TorchScript's tracing see a kernel, so under it kernels refuse
+//! every tensor.
+//!
 //! Tensors of other devices, without data (fake and meta tensors), sparse,
 //! quantised, lazily conjugated ones, and outputs whose elements share memory
 //! are refused as well, by an error that says what to do.
@@ -87,7 +90,7 @@ pub use rows::rows;
 use tch::Tensor;
 
 /// Whether a kernel can read `x` here: a dense CPU tensor with data, which
-/// libtorch is not recording at the moment.
+/// libtorch is neither recording nor tracing at the moment.
 pub fn runs_on(x: &Tensor) -> bool {
     crate::ffi::memory::memory("kernel::runs_on", x, false).is_ok()
 }

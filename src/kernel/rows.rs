@@ -70,7 +70,7 @@ pub fn rows<A: Elements, R: Elements>(
     });
     let longest = inputs.iter().map(length).max().unwrap_or(1).max(1);
     let work = Work { count: layout.count, grain: (GRAIN / longest).max(1), block: 1 };
-    let done = drive::<A, R>(work, &sources, &mut targets, &|_, x, y| f(x, R::rows(y)));
+    let done = drive::<A, R>(work, &sources, &mut targets, &|x, y| f(x, R::rows(y)));
     finish(op, done)?;
     Ok(outputs)
 }

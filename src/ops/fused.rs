@@ -82,6 +82,16 @@ macro_rules! fused {
                     $crate::ops::fused::backward(&$slope, x, dy, $slope_formula)
                 })
             }
+
+            /// Elementwise, so the Jacobian is its own transpose.
+            fn jvp(
+                &self,
+                _: &$crate::Ctx,
+                x: &tch::Tensor,
+                dx: &tch::Tensor,
+            ) -> anyhow::Result<tch::Tensor> {
+                $crate::ops::fused::backward(&$slope, x, dx, $slope_formula)
+            }
         }
 
         impl $crate::Var {

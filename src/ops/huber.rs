@@ -57,18 +57,38 @@ impl Function for HuberLoss {
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, t] = ctx.saved_tensors()?;
-        let (delta, factor) = (self.delta, self.factor(x, t));
-        let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
-        let dx = elsewhere(done, || {
-            let d = wide(x)?.f_sub(&wide(t)?)?;
-            Ok(d.f_clamp(-delta, delta)?.f_mul_scalar(factor)?.f_mul(dy)?)
-        })?;
+        let dx = self.times_slope(x, t, dy, self.factor(x, t))?;
         let dt = gradient(ctx, 1, || Ok(dx.f_neg()?))?;
         Ok((gradient(ctx, 0, || Ok(dx))?, dt))
+    }
+
+    fn jvp(
+        &self,
+        _: &Ctx,
+        (x, t): (&Tensor, &Tensor),
+        (dx, dt): (&Tensor, &Tensor),
+    ) -> Result<Tensor> {
+        let d = dx.f_sub(dt)?;
+        let dl = self.times_slope(x, t, &d, 1.0)?;
+        let dl = match self.reduction {
+            Reduction::None => dl,
+            _ => wide(&dl)?.f_sum(None)?.f_mul_scalar(self.factor(x, t))?,
+        };
+        Ok(dl.f_to_kind(d.kind())?)
     }
 }
 
 impl HuberLoss {
+    /// `factor dl/dx dy`
+    fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, factor: f64) -> Result<Tensor> {
+        let delta = self.delta;
+        let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
+        elsewhere(done, || {
+            let d = wide(x)?.f_sub(&wide(t)?)?;
+            Ok(d.f_clamp(-delta, delta)?.f_mul_scalar(factor)?.f_mul(dy)?)
+        })
+    }
+
     /// Of the sum.
     fn factor(&self, x: &Tensor, t: &Tensor) -> f64 {
         match self.reduction {

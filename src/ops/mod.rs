@@ -9,6 +9,10 @@
 //! inputs have no gradient. An op applied to what it does not take returns an
 //! [`Error::Forward`](crate::Error::Forward) with libtorch's message.
 //!
+//! Those that are kernels ([`Log1pExp`], [`Gelu`], [`GeluTanh`], [`Silu`],
+//! [`HuberLoss`], [`CrossEntropy`], [`RmsNorm`]) have a
+//! [`jvp`](crate::Function::jvp) too.
+//!
 //! ```
 //! use tch::Tensor;
 //! use tch_function::{Function, Var, grad, ops};

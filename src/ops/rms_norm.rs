@@ -66,6 +66,20 @@ impl Function for RmsNorm {
         })?;
         Ok((dx, dw))
     }
+
+    fn jvp(
+        &self,
+        _: &Ctx,
+        (x, w): (&Tensor, &Tensor),
+        (dx, dw): (&Tensor, &Tensor),
+    ) -> Result<Tensor> {
+        let kind = promoted(x, w)?;
+        let (x, w, dx, dw) = (wide(x), wide(w), wide(dx), wide(dw));
+        let r = self.scales(&x)?;
+        let along = r.f_pow_tensor_scalar(3)?.f_mul(&x.f_mul(&dx)?.f_mean_dim(-1, true, None)?)?;
+        let normed = r.f_mul(&dx)?.f_sub(&along.f_mul(&x)?)?;
+        Ok(normed.f_mul(&w)?.f_add(&r.f_mul(&x)?.f_mul(&dw)?)?.f_to_kind(kind)?)
+    }
 }
 
 /// How many elements a partial sum of a weight's gradient is made of.

@@ -1,10 +1,12 @@
 //! The error function, within 2 ulp.
 //!
-//! In f64 the rational functions of FreeBSD's msun (`s_erf.c`): Copyright (C)
-//! 1993 by Sun Microsystems, Inc. All rights reserved; permission to use, copy,
-//! modify, and distribute this software is freely granted, provided that this
-//! notice is preserved. In f32 the coefficients of N. Juffa's `erff`
-//! (stackoverflow.com/a/35148199; MLX's `erf.h` has the same).
+//! In f64 the rational functions of FreeBSD's msun (compared one by one with
+//! `s_erf.c` of freebsd/freebsd-src): Copyright (C) 1993 by Sun Microsystems,
+//! Inc. All rights reserved. Developed at SunPro, a Sun Microsystems, Inc.
+//! business. Permission to use, copy, modify, and distribute this software is
+//! freely granted, provided that this notice is preserved. In f32 the polynomials
+//! of the `erff` at stackoverflow.com/a/35148199 (compared with the copy in
+//! MLX's `erf.h`).
 #![expect(clippy::excessive_precision, reason = "constants as in their sources")]
 
 use super::Float;

@@ -1,11 +1,14 @@
 //! Functions of [`Float`], within 2 ulp.
 //!
 //! `exp` reduces by `x = n log 2 + r` (Cody and Waite) and sums the Taylor
-//! series of `e^r`, whose next term is below a quarter of the last place. `ln`
-//! and `ln_1p` are the ones of FreeBSD's msun (`e_log.c`, `e_logf.c`,
-//! `s_log1p.c`): Copyright (C) 1993 by Sun Microsystems, Inc. All rights
-//! reserved; permission to use, copy, modify, and distribute this software is
-//! freely granted, provided that this notice is preserved.
+//! series of `e^r`, whose next term is below a quarter of the last place.
+//!
+//! `ln` and `ln_1p` reduce and sum as FreeBSD's msun does, with its coefficients
+//! (compared one by one with `e_log.c`, `e_logf.c` and `s_log1p.c` of
+//! freebsd/freebsd-src): Copyright (C) 1993 by Sun Microsystems, Inc. All rights
+//! reserved. Developed at SunPro, a Sun Microsystems, Inc. business. Permission
+//! to use, copy, modify, and distribute this software is freely granted,
+//! provided that this notice is preserved.
 #![expect(clippy::excessive_precision, reason = "constants as in their sources")]
 
 use super::Float;
@@ -82,14 +85,21 @@ const TANH_Q: [f64; 4] =
 
 #[inline(always)]
 fn ln_2<V: Float>(x: V) -> [V; 2] {
-    (if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 }).map(|part| x.of(part))
+    let [high, low] = if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 };
+    [x.of(high), x.of(low)]
 }
 
-/// `c[0] + c[1] x + ...`
+/// `c[0] + c[1] x + ...`; as a bare loop, since closures and iterators are not
+/// always inlined, and what is not has no vector registers.
 #[inline(always)]
 pub(super) fn polynomial<V: Float>(x: V, coefficients: &[f64]) -> V {
-    let (last, rest) = coefficients.split_last().expect("a coefficient");
-    rest.iter().rev().fold(x.of(*last), |sum, c| sum.mul_add(x, x.of(*c)))
+    let mut i = coefficients.len() - 1;
+    let mut sum = x.of(coefficients[i]);
+    while i > 0 {
+        i -= 1;
+        sum = sum.mul_add(x, x.of(coefficients[i]));
+    }
+    sum
 }
 
 /// The nearest integer, of numbers below 2^(BITS - 2).
@@ -211,9 +221,10 @@ pub(super) fn ln_1p<V: Float>(x: V) -> V {
     at_ends(y, u, x)
 }
 
-/// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` as in Cephes
-/// (`tanh.c` and `tanhf.c`, by S. L. Moshier; its readme: "may be
-/// used freely but it comes with no support or guarantee").
+/// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` with the
+/// coefficients of Cephes (compared with copies of `tanh.c`, release 2.8, and
+/// `tanhf.c`, release 2.2; S. L. Moshier says of Cephes: "What you see here may
+/// be used freely but it comes with no support or guarantee.").
 #[inline(always)]
 pub(super) fn tanh<V: Float>(x: V) -> V {
     let z = x * x;

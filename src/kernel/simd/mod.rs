@@ -62,7 +62,7 @@ pub fn map<const I: usize, const O: usize>(
 ) -> Result<[Tensor; O]> {
     let name = "kernel::simd::map";
     const { assert!(I > 0 && O > 0, "an op has an input and an output") };
-    match alike::<f32, I, O>(x, GRAIN, |x, y| arch().dispatch(Run { op, x, y })) {
+    match alike::<f32, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y)) {
         Some(done) => finish(name, done),
         None => map_any(name, op, x),
     }
@@ -74,9 +74,9 @@ fn map_any<const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     if ffi::describe(name, x[0])?.dtype == f64::DTYPE {
-        fresh::<[f64; I], [f64; O]>(name, x, &|_, x, y| arch().dispatch(Run { op, x, y }))
+        fresh::<[f64; I], [f64; O]>(name, x, &|n, x, y| run(op, n, x, y))
     } else {
-        fresh::<[f32; I], [f32; O]>(name, x, &|_, x, y| arch().dispatch(Run { op, x, y }))
+        fresh::<[f32; I], [f32; O]>(name, x, &|n, x, y| run(op, n, x, y))
     }
 }
 
@@ -87,9 +87,27 @@ fn arch() -> Arch {
     *ARCH.get_or_init(Arch::new)
 }
 
-/// Runs `f`, compiled for several instruction sets, in the best one here.
+/// Below this many elements the widest vectors (AVX-512) do not pay: for some
+/// microseconds after their first use the processor runs slower.
+const FEW: usize = 2048;
+
+/// The best instruction set for `n` elements.
+#[inline]
+fn arch_for(n: usize) -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if n < FEW {
+        static NARROW: OnceLock<Arch> = OnceLock::new();
+        let v3 = || pulp::x86::V3::try_new().map_or_else(Arch::new, Arch::V3);
+        return *NARROW.get_or_init(v3);
+    }
+    let _ = n;
+    arch()
+}
+
+/// Runs `f`, which goes through some of `n` elements, compiled for several instruction
+/// sets, in the best one here.
 #[inline(always)]
-pub(super) fn here(f: impl FnOnce()) {
+pub(super) fn here(n: usize, f: impl FnOnce()) {
     struct Here<F>(F);
     impl<F: FnOnce()> WithSimd for Here<F> {
         type Output = ();
@@ -98,7 +116,7 @@ pub(super) fn here(f: impl FnOnce()) {
             (self.0)()
         }
     }
-    arch().dispatch(Here(f));
+    arch_for(n).dispatch(Here(f));
 }
 
 /// So many bytes before they are read, memory is asked for. (The processor does
@@ -142,6 +160,16 @@ impl<F: Lanes<I, O>, T: Lane, const I: usize, const O: usize> WithSimd for Run<'
             at = end;
         }
     }
+}
+
+#[inline]
+fn run<T: Lane, const I: usize, const O: usize>(
+    op: &impl Lanes<I, O>,
+    count: usize,
+    x: [&[T]; I],
+    y: [&mut [MaybeUninit<T>]; O],
+) {
+    arch_for(count).dispatch(Run { op, x, y });
 }
 
 /// A type that vectors are made of: `f32` or `f64`.
