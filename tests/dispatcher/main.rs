@@ -3,6 +3,7 @@
 //! process, so that this is one of its own.
 
 mod archive;
+mod arguments;
 mod failures;
 mod forward_only;
 mod from_python;

@@ -6,7 +6,7 @@ use crate::{assert_close, leaf, ops};
 use anyhow::Result;
 use tch::nn::{Adam, OptimizerConfig, Sgd, VarStore};
 use tch::{Device, Kind, Tensor};
-use tch_function::{dispatcher::load_trainable_module, grad};
+use tch_function::{Var, dispatcher::load_trainable_module, grad, lift};
 
 /// `leaky(w x + b)` of numbers, one by one.
 fn layer(w: &[f64], b: &[f64]) -> Script {
@@ -30,6 +30,17 @@ fn gradients_reach_the_parameters() -> Result<()> {
     assert_close(&dx, &[2.0, -0.3]);
     assert_close(&dw, &[1.0, 0.4]);
     assert_close(&db, &[1.0, 0.1]);
+    Ok(())
+}
+
+/// The module as one node of the crate's own graph.
+#[test]
+fn in_the_own_engine() -> Result<()> {
+    ops::register()?;
+    let module = layer(&[2.0, -3.0], &[1.0, 0.0]).module();
+    let x = Var::leaf(vector(&[1.0, 4.0]));
+    let y = lift(&x, |x| Ok(module.forward_ts(x)?))?.sum()?;
+    assert_close(grad(&y, &x)?.value(), &[2.0, -0.3]);
     Ok(())
 }
 
