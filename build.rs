@@ -46,7 +46,7 @@ fn run() -> Result<()> {
         None => lib.with_file_name("include"),
     };
     check_version(&include)?;
-    compile_shim(&include);
+    compile_shim(&include)?;
     link(&lib)
 }
 
@@ -83,7 +83,22 @@ fn check_version(include: &Path) -> Result<()> {
     )
 }
 
-fn compile_shim(include: &Path) {
+/// What is compiled together: most of the time goes into libtorch's headers, which
+/// the files of a unit have in common.
+const UNITS: [(&str, &[&str]); 2] = [
+    ("autograd", &["shim", "node", "hooks", "dispatch_node"]),
+    ("others", &["dispatcher", "batched", "memory", "modes", "parallel"]),
+];
+
+/// A file that includes the others.
+fn unit(name: &str, files: &[&str]) -> Result<PathBuf> {
+    let path = PathBuf::from(env::var("OUT_DIR")?).join(format!("{name}.cpp"));
+    let includes: String = files.iter().map(|file| format!("#include \"{file}.cpp\"\n")).collect();
+    fs::write(&path, includes).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn compile_shim(include: &Path) -> Result<()> {
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -95,31 +110,22 @@ fn compile_shim(include: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-fvisibility=hidden")
         .extra_warnings(true)
+        .include("src/ffi")
         // System headers, so that their warnings are not ours.
         .flag("-isystem")
         .flag(include)
         .flag("-isystem")
-        .flag(include.join("torch/csrc/api/include"))
-        .files(
-            [
-                "shim",
-                "node",
-                "hooks",
-                "modes",
-                "memory",
-                "parallel",
-                "dispatcher",
-                "dispatch_node",
-                "batched",
-            ]
-            .map(|file| format!("src/ffi/{file}.cpp")),
-        );
+        .flag(include.join("torch/csrc/api/include"));
+    for (name, files) in UNITS {
+        build.file(unit(name, files)?);
+    }
     // Set by .ci/run: a warning of another compiler must not break a user's build.
     if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {
         build.warnings_into_errors(true);
     }
     println!("cargo:rerun-if-changed=src/ffi");
     build.compile("tch_function_shim");
+    Ok(())
 }
 
 /// Link arguments reach this package's tests, examples and benches, but not its

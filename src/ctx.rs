@@ -33,6 +33,8 @@ pub struct Ctx {
     recomputing: bool,
     /// An input carries a forward-mode tangent, so `jvp` will run.
     dual: bool,
+    /// The op's schema says that it changes no input.
+    pure: bool,
     materialize_grads: bool,
 }
 
@@ -110,6 +112,7 @@ impl Ctx {
             recording,
             recomputing: false,
             dual: false,
+            pure: false,
             materialize_grads: true,
         }
     }
@@ -251,6 +254,11 @@ impl Ctx {
     /// a gradient, and for a view of one; [`Error::Argument`] where `forward`
     /// runs again for a second derivative.
     pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
+        if self.pure {
+            let message = "it changes an input in place, and its schema does not say so: write \
+                           Tensor(a!)";
+            return Err(Error::Argument { op: self.op, message: message.to_owned() });
+        }
         if self.dual {
             let message = "an input that carries a forward-mode tangent cannot be changed in \
                            place by a Function";
@@ -381,6 +389,11 @@ impl Ctx {
     #[inline]
     pub(crate) fn keep(self) -> Kept {
         Kept::of(self)
+    }
+
+    /// Says that the op's schema lets it change no input.
+    pub(crate) fn expect_no_change(&mut self) {
+        self.pure = true;
     }
 
     /// Says that `jvp` will run.
@@ -522,6 +535,7 @@ impl Ctx {
             recording: self.recording,
             recomputing: false,
             dual: false,
+            pure: self.pure,
             materialize_grads: self.materialize_grads,
         }
     }

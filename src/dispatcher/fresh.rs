@@ -25,6 +25,9 @@ impl<F: Function> Function for Fresh<F> {
     ) -> anyhow::Result<Of<F::Outputs, Tensor>> {
         let mut inputs = Vec::new();
         F::Inputs::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
+        if self.signature.is_pure() {
+            ctx.expect_no_change();
+        }
         let is_fake = inputs.iter().flatten().any(|t| has_no_data(t));
         let y = if is_fake { self.f.fake(ctx, x) } else { self.f.forward(ctx, x) }?;
         let written = self.signature.written::<F::Inputs>(&F::Inputs::layout(x));

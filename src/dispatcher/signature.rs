@@ -71,6 +71,11 @@ impl Signature {
         args.iter().zip(&self.args).filter_map(holds)
     }
 
+    /// Whether the op writes to none of its arguments.
+    pub fn is_pure(&self) -> bool {
+        !self.args.contains(&Some(true))
+    }
+
     /// For each position of an input tensor, whether the op writes to it.
     pub fn written<T: Shape>(&self, layout: &T::Layout) -> Vec<bool> {
         let mut written = self.args.iter().flatten();

@@ -337,6 +337,7 @@ bool tf_define(void* library, const char* ns, const char* schema,
     auto parsed = torch::jit::parseSchema(schema);
     TORCH_CHECK(!parsed.getNamespace().has_value(), "the name stands without its namespace");
     parsed.setNamespaceIfNotSet(ns);
+    parsed.setAliasAnalysis(c10::AliasAnalysisKind::FROM_SCHEMA);
     const auto op = std::make_shared<tf::Op>(*rust, parsed);
     unused.rust = nullptr;
     if (!op->mutates) {
