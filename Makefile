@@ -48,7 +48,7 @@ example-python: libtorch
 test-python: libtorch
 	python=$$(scripts/python-env) && \
 	cargo build --workspace --lib && \
-	"$$python" -B -m unittest discover -s tests/python -v
+	RUST_BACKTRACE=0 "$$python" -B -m unittest discover -s tests/python
 
 gallery-pytorch: libtorch
 	python=$$(scripts/python-env) && \

@@ -7,8 +7,8 @@ use support::{number, numbers, vector};
 use tch::{Device, Kind, Reduction, Tensor, nn};
 use tch_function::ops::Log1pExp;
 use tch_function::{
-    Ctx, DoubleBackward, Error, Function, GradOptions, Gradcheck, Var, autocast, backward, grad,
-    grad_fn, gradcheck, inference_mode, register_hook,
+    Ctx, DoubleBackward, Error, Function, GradOptions, Gradcheck, Var, Vmap, autocast, backward,
+    dispatcher, grad, grad_fn, gradcheck, inference_mode, register_hook,
 };
 
 /// Every block of Rust on the page, and every piece of code in the Rust column
@@ -404,5 +404,55 @@ fn errors() -> Result<()> {
     assert!(matches!(found("intermediate"), Err(Error::SavedIntermediate { .. })));
     assert_eq!(number(&found("reduced")?), 2.0);
     assert_eq!(number(&found("none")?), 2.0);
+    Ok(())
+}
+
+struct Leaky {
+    slope: f64,
+}
+
+impl Function for Leaky {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        ctx.save_for_backward([x])?;
+        Ok(x.maximum(&(x * self.slope)))
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [x] = ctx.saved_tensors()?;
+        Ok(Some(dy.where_self(&x.gt(0.0), &(dy * self.slope))))
+    }
+
+    fn fake(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        ctx.save_for_backward([x])?;
+        Ok(x.empty_like())
+    }
+
+    fn jvp(&self, ctx: &Ctx, x: &Tensor, dx: &Tensor) -> Result<Tensor> {
+        ensure!(ctx.input_size(0)? == dx.size());
+        Ok(dx.where_self(&x.gt(0.0), &(dx * self.slope)))
+    }
+
+    fn vmap(&self) -> Vmap {
+        Vmap::Formulas
+    }
+}
+
+tch_function::library! {
+    pub fn register() for "my_ops" {
+        "leaky(Tensor x, float slope=0.01) -> Tensor" => |slope| Leaky { slope },
+    }
+}
+
+#[test]
+fn ops_with_a_name() -> Result<()> {
+    register()?;
+    let file = "no such file";
+    let load = || -> Result<_> { Ok(dispatcher::load_module(file, Device::Cpu)?) };
+    assert!(load().unwrap_err().to_string().contains(file));
+    assert_ne!(Leaky { slope: 0.0 }.vmap(), Vmap::Loop);
+    gradcheck(Leaky { slope: 0.2 }, &vector(&[-1.0, 2.0]))?.assert();
     Ok(())
 }

@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <forward_list>
 #include <optional>
 #include <vector>
@@ -361,10 +362,14 @@ void tf_stay_loaded(const void* address) noexcept {
     dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-bool tf_raise_in_python(const char* message) noexcept {
+void tf_raise_in_python(const char* message) noexcept {
   using AddPendingCall = int (*)(int (*)(void*), void*);
   const auto add = reinterpret_cast<AddPendingCall>(dlsym(RTLD_DEFAULT, "Py_AddPendingCall"));
-  if (!add || getpid() != gettid()) return false;
+  if (!add) return;
+  if (getpid() != gettid()) {
+    fprintf(stderr, "%s\n", message);
+    return;
+  }
   const auto raise = [](void* text) {
     using SetString = void (*)(void*, const char*);
     const auto set = reinterpret_cast<SetString>(dlsym(RTLD_DEFAULT, "PyErr_SetString"));
@@ -373,5 +378,5 @@ bool tf_raise_in_python(const char* message) noexcept {
     delete static_cast<std::string*>(text);
     return -1;
   };
-  return add(raise, new std::string(message)) == 0;
+  add(raise, new std::string(message));
 }

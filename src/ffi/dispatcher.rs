@@ -162,7 +162,7 @@ unsafe extern "C" {
     ) -> bool;
     fn tf_close_library(library: *mut c_void);
     fn tf_stay_loaded(address: *const c_void);
-    fn tf_raise_in_python(message: *const c_char) -> bool;
+    fn tf_raise_in_python(message: *const c_char);
 }
 
 type Values<'a> = SmallVec<[Value<'a>; 8]>;
@@ -319,8 +319,9 @@ pub(crate) fn stay_loaded(code: fn() -> Result<()>) {
     unsafe { tf_stay_loaded(code as *const c_void) }
 }
 
-/// Raises a RuntimeError in a Python process; false elsewhere.
-pub(crate) fn raise_in_python(message: &str) -> bool {
+/// Raises a RuntimeError in a Python process, or prints the message if this is not
+/// its main thread.
+pub(crate) fn raise_in_python(message: &str) {
     let message = text(message);
     // SAFETY: the text ends in a nul; the shim copies it.
     unsafe { tf_raise_in_python(message.as_ptr()) }

@@ -358,8 +358,8 @@ void tf_close_library(void* library) noexcept;
 
 // Keeps the shared object that `address` lies in until the process ends.
 void tf_stay_loaded(const void* address) noexcept;
-// In a Python process, on its main thread: raises RuntimeError there. False
-// elsewhere.
-bool tf_raise_in_python(const char* message) noexcept;
+// In a Python process: raises RuntimeError on its main thread, if that is this
+// one; prints the message on another. Does nothing elsewhere.
+void tf_raise_in_python(const char* message) noexcept;
 
 }  // extern "C"
