@@ -8,8 +8,6 @@ mod failures;
 mod forward_only;
 mod from_python;
 mod loading;
-// The ops that the Python tests load, as a library.
-#[path = "../python/src/lib.rs"]
 mod ops;
 mod registration;
 mod script;

@@ -1,4 +1,4 @@
-"""`ops`: the ops of tests/python/src/lib.rs, from the folder that
+"""`ops`: the ops of tests/dispatcher/ops.rs, from the folder that
 TCH_FUNCTION_TEST_OPS names, or else from cargo's debug build.
 """
 
