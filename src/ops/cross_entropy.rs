@@ -40,18 +40,15 @@ impl Function for CrossEntropy {
             Kind::Double => self.value::<f64>(x, targets),
             _ => self.value::<f32>(x, targets),
         };
-        let (y, rows) = match done {
-            Ok((y, rows)) => (y, Some(rows)),
-            Err(e) => (elsewhere(Err(e), || self.value_formula(x, targets))?, None),
-        };
-        ctx.save_for_backward([x, targets].into_iter().chain(&rows))?;
+        let (y, rows) =
+            elsewhere(done, || Ok((self.value_formula(x, targets)?, rows_formula(x)?)))?;
+        ctx.save_for_backward([x, targets, &rows])?;
         Ok(y)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let saved = ctx.saved_tensors_vec()?;
-        let (x, targets) = (saved[0], saved[1]);
-        let dx = gradient(ctx, 0, || self.times_slope(x, targets, saved.get(2).copied(), dy))?;
+        let [x, targets, rows] = ctx.saved_tensors()?;
+        let dx = gradient(ctx, 0, || self.times_slope(x, targets, rows, dy))?;
         Ok((dx, None))
     }
 
@@ -61,7 +58,7 @@ impl Function for CrossEntropy {
         (x, targets): (&Tensor, &Tensor),
         (dx, _): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let rows = ctx.saved_tensors_vec()?.get(2).copied();
+        let [_, _, rows] = ctx.saved_tensors()?;
         let wide = at_least_f32(x)?;
         let one = Tensor::f_ones([0i64; 0], (wide.kind(), wide.device()))?;
         let slope = self.times_slope(&wide, targets, rows, &one)?;
@@ -70,7 +67,7 @@ impl Function for CrossEntropy {
 
     // PyTorch's tracer does not get out of an `nll_loss` inside an op.
     fn fake(&self, ctx: &mut Ctx, (x, targets): (&Tensor, &Tensor)) -> Result<Tensor> {
-        ctx.save_for_backward([x, targets])?;
+        ctx.save_for_backward([x, targets, &rows_formula(x)?])?;
         Ok(x.f_mean(x.kind())?)
     }
 }
@@ -117,19 +114,18 @@ impl CrossEntropy {
         Ok((mean, rows))
     }
 
-    /// `dy/dx dy`, by a kernel if `forward` has left the numbers of the `rows`.
+    /// `dy/dx dy`.
     fn times_slope(
         &self,
         x: &Tensor,
         targets: &Tensor,
-        rows: Option<&Tensor>,
+        rows: &Tensor,
         dy: &Tensor,
     ) -> Result<Tensor> {
         let counted = targets.f_ne(LEFT_OUT)?;
-        let done = match (rows, x.kind()) {
-            (None, _) => Err(refused("scores that kernels cannot read")),
-            (Some(rows), Kind::Double) => self.slope::<f64>(x, targets, rows, dy, &counted),
-            (Some(rows), _) => self.slope::<f32>(x, targets, rows, dy, &counted),
+        let done = match x.kind() {
+            Kind::Double => self.slope::<f64>(x, targets, rows, dy, &counted),
+            _ => self.slope::<f32>(x, targets, rows, dy, &counted),
         };
         elsewhere(done, || self.slope_formula(x, targets, dy, &counted))
     }
@@ -195,6 +191,15 @@ impl CrossEntropy {
         let target = weight.f_mul_scalar(s - 1.0)?;
         Ok(p.f_mul(&weight)?.f_scatter_add(dim, &class, &target)?)
     }
+}
+
+/// What `value` finds of each row.
+fn rows_formula(x: &Tensor) -> Result<Tensor> {
+    let dim = class_dim(x);
+    let x = x.f_to_kind(Kind::Double)?;
+    let max = x.f_amax(dim, true)?;
+    let sum = x.f_sub(&max)?.f_exp()?.f_sum_dim_intlist(dim, false, None)?;
+    Ok(Tensor::f_stack(&[max.f_squeeze_dim(dim)?, sum], -1)?)
 }
 
 fn class_dim(x: &Tensor) -> i64 {

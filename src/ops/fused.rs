@@ -29,10 +29,10 @@ pub(super) fn backward(
 
 /// What a kernel has made, or what `formula` makes where it does not run.
 #[inline]
-pub(super) fn elsewhere(
-    done: crate::Result<Tensor>,
-    formula: impl FnOnce() -> Result<Tensor>,
-) -> Result<Tensor> {
+pub(super) fn elsewhere<T>(
+    done: crate::Result<T>,
+    formula: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     match done {
         Err(e) if is_elsewhere(&e) => formula(),
         done => Ok(done?),
