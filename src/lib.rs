@@ -355,6 +355,21 @@
 //! A leaf made from a parameter of a `VarStore` stands for it: gradients go to
 //! the parameter's `.grad`, where tch's optimizers look.
 //!
+//! # In Python and TorchScript
+//!
+//! [`library!`] registers Functions as ops of libtorch's dispatcher. A crate of
+//! type `cdylib` with this line in it is what `torch.ops.load_library` loads, with
+//! autograd, `torch.compile` and `torch.func`; see [`dispatcher`].
+//!
+//! ```
+//! use tch_function::ops::Log1pExp;
+//!
+//! tch_function::library! {
+//!     pub fn register() for "my_ops" { "log1pexp(Tensor x) -> Tensor" => || Log1pExp }
+//! }
+//! # fn main() -> tch_function::Result<()> { register() }
+//! ```
+//!
 //! # Checking a Function
 //!
 //! [`check`](check::check()) tries everything that is known to go wrong with a
