@@ -77,6 +77,7 @@ pub use load::{load_module, load_trainable_module};
 use crate::ffi::dispatcher::{self as ffi, Definitions};
 use crate::{Error, Result};
 use op::Registered;
+use plan::Plans;
 use signature::Signature;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -110,7 +111,8 @@ impl Ops {
         let signature = Signature::new::<C::Function>(self.namespace, schema, &C::parameters())?;
         let what = signature.name;
         let signature = Arc::new(signature);
-        let op = Registered { constructor, signature, parameters: PhantomData };
+        let op =
+            Registered { constructor, signature, plans: Plans::default(), parameters: PhantomData };
         let defined = self.definitions.define(schema, Box::new(op));
         defined.map_err(|e| reasons::undefined(what, &e))
     }

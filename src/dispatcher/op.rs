@@ -2,7 +2,7 @@
 
 use super::constructor::{Constructor, sealed::Construct};
 use super::fresh::{Fresh, has_no_data};
-use super::plan::{Plan, Source};
+use super::plan::{Plan, Plans, Source};
 use super::signature::{Signature, arranged};
 use crate::ctx::{Input, Origin, Saved};
 use crate::erased::{Applied, Backward};
@@ -21,6 +21,7 @@ use tch::Tensor;
 pub(super) struct Registered<C, A> {
     pub constructor: C,
     pub signature: Arc<Signature>,
+    pub plans: Plans,
     pub parameters: PhantomData<fn(A)>,
 }
 
@@ -118,7 +119,11 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         let flat = outputs.into_iter().map(|y| y.tensor).collect();
         give::<Outputs<C, A>>(&self.signature.outputs, &layout, flat, results);
         results.tensors(intermediates.into_iter().map(Some));
-        results.ints(&plan.write());
+        let plan = plan.write();
+        if !inputs.iter().flatten().any(|t| has_no_data(t)) {
+            self.plans.add(&plan);
+        }
+        results.ints(&plan);
         Ok(())
     }
 
@@ -191,7 +196,10 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let f = self.make(args)?;
         let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
         let mut ctx = context(f.name(), x.iter().map(Option::as_ref), needs)?;
-        let (materialize, origins) = Plan::read(f.name(), plan)?;
+        if !x.iter().flatten().any(has_no_data) {
+            self.plans.check(self.name(), plan)?;
+        }
+        let (materialize, origins) = Plan::read(plan);
         let saved = saved.iter().filter_map(|t| t.handle());
         ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);
         Ok((ctx, f, args))

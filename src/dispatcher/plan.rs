@@ -3,6 +3,7 @@
 
 use crate::ctx::Origin;
 use crate::{DoubleBackward, Error, Result};
+use std::sync::{Mutex, PoisonError};
 
 /// The C++ node reads the same list (`Plan` of dispatch_node.cpp): the kind of
 /// second derivatives, whether gradients are materialised, the number of outputs,
@@ -50,6 +51,37 @@ impl Source {
     }
 }
 
+/// The plans that an op's `forward` has made in this process, of real data. PyTorch keeps compiled
+/// graphs on disk, with the plan in them; a graph of an earlier build of the op
+/// must not be read as one of this.
+#[derive(Default)]
+pub(super) struct Plans(Mutex<Vec<Vec<i64>>>);
+
+impl Plans {
+    /// So many are kept: lists of tensors have one for each length.
+    const KEPT: usize = 1024;
+
+    pub fn add(&self, plan: &[i64]) {
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() < Plans::KEPT && !plans.iter().any(|known| known == plan) {
+            plans.push(plan.to_owned());
+        }
+    }
+
+    /// # Errors
+    /// The plan is none of this op's.
+    pub fn check(&self, op: &'static str, plan: &[i64]) -> Result<()> {
+        let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() == Plans::KEPT || plans.iter().any(|known| known == plan) {
+            return Ok(());
+        }
+        let message = "its backward is called with a plan that its forward did not make: a graph \
+                       that torch.compile kept from another build of the op, perhaps, or a `fake` \
+                       that saves other tensors than `forward`; empty PyTorch's compile cache";
+        Err(Error::Argument { op, message: message.to_owned() })
+    }
+}
+
 impl Plan {
     pub fn write(&self) -> Vec<i64> {
         let head = [self.second_order as i64, i64::from(self.materialize)];
@@ -60,13 +92,8 @@ impl Plan {
     }
 
     /// Whether gradients are materialised, and where each saved tensor comes from.
-    pub fn read(op: &'static str, ints: &[i64]) -> Result<(bool, Vec<Origin>)> {
-        let n = ints.get(2).and_then(|&n| usize::try_from(n).ok());
-        let saved = n.and_then(|n| ints.get(3 + n..));
-        let Some(saved) = saved else {
-            let message = "its backward was not called with what its forward gave".to_owned();
-            return Err(Error::Argument { op, message });
-        };
-        Ok((ints[1] != 0, saved.iter().map(|&code| Source::origin(code)).collect()))
+    pub fn read(ints: &[i64]) -> (bool, Vec<Origin>) {
+        let saved = &ints[3 + ints[2] as usize..];
+        (ints[1] != 0, saved.iter().map(|&code| Source::origin(code)).collect())
     }
 }

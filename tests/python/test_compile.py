@@ -75,6 +75,14 @@ class Compile(unittest.TestCase):
         with self.assertRaisesRegex(Exception, "Function::fake"):
             f(torch.ones(2))
 
+    def test_a_plan_of_another_build_is_refused(self):
+        x = torch.ones(2)
+        y, saved, plan = ops._leaky_forward(x, 0.1, [True])
+        backward = lambda plan: ops._leaky_backward(torch.ones(2), [x], plan, [True], x, 0.1)
+        self.assertEqual(backward(plan).tolist(), [1, 1])
+        with self.assertRaisesRegex(RuntimeError, "empty PyTorch's compile cache"):
+            backward(plan[:-1] + [2])
+
     def test_export(self):
         class Net(torch.nn.Module):
             def __init__(self):
