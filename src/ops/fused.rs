@@ -83,6 +83,10 @@ macro_rules! fused {
                 })
             }
 
+            fn vmap(&self) -> $crate::Vmap {
+                $crate::Vmap::Formulas
+            }
+
             /// Elementwise, so the Jacobian is its own transpose.
             fn jvp(
                 &self,
