@@ -441,6 +441,7 @@ impl Function for Leaky {
 }
 
 tch_function::library! {
+    /// Registers the op.
     pub fn register() for "my_ops" {
         "leaky(Tensor x, float slope=0.01) -> Tensor" => |slope| Leaky { slope },
     }
