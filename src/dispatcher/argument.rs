@@ -16,7 +16,7 @@ use tch::Kind;
 /// | `int[]`, `SymInt[]` | `Vec<i64>` |
 /// | `float[]` | `Vec<f64>` |
 /// | `bool[]` | `Vec<bool>` |
-/// | `ScalarType` | [`Kind`](tch::Kind) |
+/// | `ScalarType` | [`Kind`] |
 /// | `T?` | `Option<T>` |
 pub trait Argument: FromValue {}
 impl<T: FromValue> Argument for T {}

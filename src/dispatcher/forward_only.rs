@@ -7,7 +7,7 @@ use tch::Tensor;
 
 /// A Function from its forward alone. It runs everywhere, also on inputs that
 /// require a gradient; asking for that gradient is
-/// [`Error::NoBackward`](crate::Error::NoBackward), with the name given here.
+/// [`Error::NoBackward`], with the name given here.
 /// (PyTorch warns and leaves the gradient out.) Integer and boolean outputs have no
 /// gradient in any case.
 ///

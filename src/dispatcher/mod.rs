@@ -52,7 +52,7 @@
 //! - `Tensor(a!)` is an argument that the op changes and marks dirty.
 //! - What a Function returns in an argument's memory is copied, since the schema
 //!   says that it is new.
-//! - An op without a backward is made by [`forward_only`].
+//! - An op without a backward is made by [`forward_only`](forward_only()).
 //! - A Rust program loads TorchScript modules that call the ops after `register()`,
 //!   with [`load_module`] or [`load_trainable_module`], whose errors say which
 //!   registration is missing, or with `CModule` itself.
