@@ -127,6 +127,16 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         Ok(())
     }
 
+    fn check_plan(&self, values: &[Value<'_>]) -> Result<()> {
+        let [_, Value::Ints(plan), _, ref args @ ..] = values[self.signature.outputs.len()..]
+        else {
+            return Err(misused(self.name()));
+        };
+        let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
+        let traced = x.iter().flatten().any(has_no_data);
+        if traced { Ok(()) } else { self.plans.check(self.name(), plan) }
+    }
+
     fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
         let (dy, rest) = values.split_at(self.signature.outputs.len());
         let (mut ctx, f, args) = self.restored(rest)?;
@@ -196,9 +206,6 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let f = self.make(args)?;
         let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
         let mut ctx = context(f.name(), x.iter().map(Option::as_ref), needs)?;
-        if !x.iter().flatten().any(has_no_data) {
-            self.plans.check(self.name(), plan)?;
-        }
         let (materialize, origins) = Plan::read(plan);
         let saved = saved.iter().filter_map(|t| t.handle());
         ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);

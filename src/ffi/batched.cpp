@@ -32,7 +32,8 @@ struct Batched : OpKernel {
     bool formulas = !op->mutates && op->batches(Values(args).slice(own, op->n_args()));
     // Inside the op nothing is recorded, for no level.
     visit_all(args, [&](const at::Tensor& t) { formulas &= !t.defined() || !may_be_differentiated(t); });
-    if (formulas) return give(*stack, op->call(kernel, args));
+    const tf_kernel above = kernel == TF_BACKWARD ? TF_BACKWARD_ABOVE : kernel;
+    if (formulas) return give(*stack, op->call(above, args));
     give(*stack, loop(handle, args));
   }
 

@@ -346,7 +346,7 @@ struct Backward : OpKernel {
     bool no_formula = false;
     Stack results;
     try {
-      results = op->call(TF_BACKWARD, args, &no_formula);
+      results = op->call(TF_BACKWARD_ABOVE, args, &no_formula);
     } catch (const RustError&) {
       if (!no_formula || !recorded) throw;
     }

@@ -18,6 +18,8 @@ pub(crate) trait Op: Send + Sync {
     fn apply(&self, args: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
     /// (arguments, needs) -> outputs, saved intermediates, plan.
     fn forward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
+    /// Whether what `backward` is to be given comes from this op's `forward`.
+    fn check_plan(&self, values: &[Value<'_>]) -> Result<()>;
     /// (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
     fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
     /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
@@ -199,8 +201,9 @@ extern "C" fn call(
     let mut run = || match kernel {
         0 => op.apply(&values, &mut results),
         1 => op.forward(&values, &mut results),
-        2 => op.backward(&values, &mut results),
-        _ => op.jvp(&values, &mut results),
+        2 => op.check_plan(&values).and_then(|()| op.backward(&values, &mut results)),
+        3 => op.jvp(&values, &mut results),
+        _ => op.backward(&values, &mut results),
     };
     let run = || if attempt { quietly(run) } else { run() };
     let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {

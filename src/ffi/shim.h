@@ -318,7 +318,10 @@ enum tf_kernel : uint8_t {
   // (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
   TF_BACKWARD = 2,
   // (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
-  TF_JVP = 3
+  TF_JVP = 3,
+  // As TF_BACKWARD, at a level of torch.func or recorded: on tensors that may hold
+  // others, without data of their own.
+  TF_BACKWARD_ABOVE = 4
 };
 
 struct tf_op {

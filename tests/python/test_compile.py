@@ -3,6 +3,9 @@
 import unittest
 
 import torch
+from torch.func import grad, vmap
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cases import CASES, outputs
 from ops_under_test import ops
@@ -74,6 +77,20 @@ class Compile(unittest.TestCase):
         f = torch.compile(lambda x: ops.cube(x, fake=False), fullgraph=True, backend="aot_eager")
         with self.assertRaisesRegex(Exception, "Function::fake"):
             f(torch.ones(2))
+
+    def test_transformations_inside(self):
+        x = torch.randn(4, 3)
+        for op, reference in [(ops.leaky, F.leaky_relu), (ops.log1pexp, F.softplus), (ops.intermediate, F.softplus)]:
+            for make in [
+                lambda op: lambda x: vmap(op)(x),
+                lambda op: lambda x: grad(lambda x: op(x).sin().sum())(x),
+                lambda op: lambda x: vmap(grad(lambda x: op(x).sin().sum()))(x),
+                lambda op: lambda x: checkpoint(lambda x: op(x).sin(), x, use_reentrant=False),
+            ]:
+                torch._dynamo.reset()
+                f = torch.compile(make(op), fullgraph=True, backend="aot_eager")
+                with self.subTest(str(op)):
+                    torch.testing.assert_close(f(x), make(reference)(x))
 
     def test_a_plan_of_another_build_is_refused(self):
         x = torch.ones(2)
