@@ -9,10 +9,8 @@ use crate::erased::{Applied, Backward};
 use crate::ffi::dispatcher::{Op, Results, Value};
 use crate::forward::{Output, check_unchanged};
 use crate::meta::{self, Meta};
-use crate::tensors::{
-    Of,
-    sealed::{Shape, Slot},
-};
+use crate::tensors::sealed::{Shape, Slot};
+use crate::tensors::{Of, Refs};
 use crate::{Ctx, DoubleBackward, Error, Function, Result, Vmap, error::run_user, ffi, rules};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -90,21 +88,7 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         let mut inputs = Vec::new();
         Inputs::<C, A>::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
         let mut ctx = context(op, inputs.iter().copied(), needs)?;
-        let y = run_user(op, "forward", Error::forward, || f.forward(&mut ctx, x))?;
-
-        let mut outputs = Vec::new();
-        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
-        Outputs::<C, A>::take(y, &mut |t: Option<Tensor>| outputs.push(Output::new(t)));
-        for (i, output) in outputs.iter_mut().enumerate() {
-            output.describe(&mut ctx, i, false)?;
-            output.unfollow();
-        }
-        let marks = ctx.take_marks();
-        if let Some(marks) = &marks {
-            marks.settle(&ctx, &mut outputs)?;
-        }
-        ctx.settle_origins(&outputs, marks.as_deref())?;
-        check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
+        let (outputs, layout) = outputs_of(&f, &mut ctx, x, &inputs)?;
         let second_order = f.double_backward();
         if ctx.has_state() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(op));
@@ -242,6 +226,32 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
 
 fn share(t: &Option<Tensor>) -> Option<Tensor> {
     t.as_ref().map(Tensor::shallow_clone)
+}
+
+type Laid<T> = (Vec<Output>, <T as Shape>::Layout);
+
+/// Runs `forward`, unrecorded; what it returned, with its marks.
+fn outputs_of<F: Function>(
+    f: &F,
+    ctx: &mut Ctx,
+    x: Refs<'_, F::Inputs>,
+    inputs: &[Option<&Tensor>],
+) -> Result<Laid<F::Outputs>> {
+    let y = run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x))?;
+    let mut outputs = Vec::new();
+    let layout = F::Outputs::layout(F::Outputs::borrow(&y));
+    F::Outputs::take(y, &mut |t: Option<Tensor>| outputs.push(Output::new(t)));
+    for (i, output) in outputs.iter_mut().enumerate() {
+        output.describe(ctx, i, false)?;
+        output.unfollow();
+    }
+    let marks = ctx.take_marks();
+    if let Some(marks) = &marks {
+        marks.settle(ctx, &mut outputs)?;
+    }
+    ctx.settle_origins(&outputs, marks.as_deref())?;
+    check_unchanged(ctx, marks.as_deref(), |i| inputs[i])?;
+    Ok((outputs, layout))
 }
 
 /// A recording context for these inputs.
