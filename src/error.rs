@@ -1,7 +1,10 @@
 //! [`Error`]: one variant per cause, each with the op, the position, what was
 //! expected, what was found and what to do.
 
-use crate::ffi;
+mod user;
+
+pub(crate) use user::{panic_message, run_hook, run_user};
+
 use tch::{Device, Kind, TchError};
 
 /// What can go wrong. Convertible to [`anyhow::Error`] with `?`.
@@ -539,68 +542,6 @@ fn in_one_line(source: &anyhow::Error) -> String {
 fn without_cpp_stack(text: &str) -> &str {
     const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
     STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
-}
-
-/// The text of a panic's payload.
-pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
-    match payload.downcast::<String>() {
-        Ok(text) => without_cpp_stack(&text).to_owned(),
-        Err(payload) => match payload.downcast::<&'static str>() {
-            Ok(text) => (*text).to_owned(),
-            Err(_) => "a payload that is not a string".to_owned(),
-        },
-    }
-}
-
-/// How user code failed.
-enum Fault {
-    Returned(anyhow::Error),
-    /// A C++ exception, as text.
-    Threw(String),
-    Panicked(String),
-}
-
-#[inline]
-fn caught<T>(op: &'static str, body: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Fault> {
-    let body = std::panic::AssertUnwindSafe(|| ffi::catch_cpp(body));
-    match std::panic::catch_unwind(body) {
-        Ok(Some(done)) => done.map_err(Fault::Returned),
-        Ok(None) => Err(thrown(op)),
-        Err(payload) => Err(Fault::Panicked(panic_message(payload))),
-    }
-}
-
-#[cold]
-fn thrown(op: &'static str) -> Fault {
-    match ffi::last_error(op) {
-        Error::Torch { message, .. } => Fault::Threw(message),
-        error => Fault::Returned(error.into()),
-    }
-}
-
-/// Runs user code of an op; a panic in it becomes [`Error::Panic`], an `Err` or a
-/// C++ exception what `wrap` makes of it.
-#[inline]
-pub(crate) fn run_user<T>(
-    op: &'static str,
-    stage: &'static str,
-    wrap: fn(&'static str, anyhow::Error) -> Error,
-    body: impl FnOnce() -> anyhow::Result<T>,
-) -> Result<T, Error> {
-    caught(op, body).map_err(|fault| match fault {
-        Fault::Returned(source) => Error::from_user(op, source, wrap),
-        Fault::Threw(message) => wrap(op, anyhow::Error::msg(message)),
-        Fault::Panicked(message) => Error::Panic { op, stage, message },
-    })
-}
-
-/// Runs user code that belongs to no op.
-pub(crate) fn run_hook<T>(body: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    caught("a hook", body).map_err(|fault| match fault {
-        Fault::Returned(source) => source,
-        Fault::Threw(message) => anyhow::Error::msg(message),
-        Fault::Panicked(message) => anyhow::anyhow!("it panicked: {message}"),
-    })
 }
 
 /// Turns a tch error into ours, with the name of what was called.
