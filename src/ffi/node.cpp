@@ -1,5 +1,6 @@
 // A Rust Function as a node of libtorch's autograd.
 #include "guard.h"
+#include "node_memory.h"
 #include "node_ptr.h"
 #include "refusal.h"
 #include "shim.h"
@@ -75,11 +76,11 @@ struct FunctionNode : Node {
   // Memory for a node with room for the state behind it.
   static void* operator new(size_t size, const tf_callbacks& callbacks) {
     const size_t slack = callbacks.state_align - 1;
-    return ::operator new(size + callbacks.state_size + slack);
+    return tf::NodeMemory::take(size + callbacks.state_size + slack);
   }
-  static void operator delete(void* node) { ::operator delete(node); }
+  static void operator delete(void* node) { tf::NodeMemory::give(node); }
   static void operator delete(void* node, const tf_callbacks&) {
-    ::operator delete(node);
+    tf::NodeMemory::give(node);
   }
 
   void* state() const {
@@ -202,6 +203,8 @@ struct FunctionNode : Node {
   tf_second_order second_order;
   std::atomic<bool> freed{false};
 };
+
+static_assert(alignof(FunctionNode) <= tf::NodeMemory::kAlign);
 
 using Impls = std::unordered_set<at::TensorImpl*>;
 using Returned = c10::SmallVector<const at::TensorImpl*, 4>;
