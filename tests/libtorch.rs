@@ -3,7 +3,8 @@
 mod support;
 
 use anyhow::Result;
-use std::sync::Mutex;
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
 use support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
@@ -563,6 +564,41 @@ fn eight_threads_and_backward_on_another_thread() -> Result<()> {
         })
         .collect();
     threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+}
+
+/// Freed nodes leave their memory to the thread that frees them; here there are
+/// more than it keeps, and some are freed after it has given that up.
+#[test]
+fn graphs_are_freed_on_another_thread_and_at_its_very_end() -> Result<()> {
+    struct Counted(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+    impl Function for Counted {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            Ok(x.shallow_clone())
+        }
+        fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+            Ok(Some(dy * 2.0))
+        }
+    }
+    thread_local! { static HELD: RefCell<Vec<Tensor>> = RefCell::default() }
+    let nodes = Arc::new(());
+    let x = leaf(&[1.0]);
+    let chain = |n| (0..n).try_fold(x.shallow_clone(), |y, _| Counted(nodes.clone()).apply(&y));
+    for _ in 0..3 {
+        let graphs = [chain(3000)?, chain(3000)?];
+        std::thread::spawn(move || {
+            HELD.with_borrow_mut(|held| *held = graphs.into());
+            HELD.with_borrow_mut(Vec::pop);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(Arc::strong_count(&nodes), 1, "every node is freed");
+        let y = chain(10)?;
+        drop(chain(3000)?);
+        assert_eq!(number(&grad(&y, &x)?), 1024.0);
+    }
+    Ok(())
 }
 
 /// Its backward runs a backward pass of its own, `depth` deep.
