@@ -131,12 +131,14 @@ impl Ctx {
         }
         let mut saved = SavedList::new();
         for (position, tensor) in tensors.into_iter().enumerate() {
-            if !tensor.defined() {
+            let d = ffi::describe(self.op, tensor)?;
+            if !d.is_defined() {
                 let what = format!("tensor {position} given to save_for_backward");
                 return Err(Error::Undefined { op: self.op, what });
             }
             if self.recording || self.dual {
-                saved.push(Saved::of(tensor.shallow_clone(), self.origin_among_inputs(tensor)?));
+                let (version, origin) = (d.version, self.origin_among_inputs(d.identity));
+                saved.push(Saved { tensor: tensor.shallow_clone(), version, origin });
             }
         }
         (self.saved, self.has_saved) = (saved, true);
@@ -168,10 +170,9 @@ impl Ctx {
         Ok(saved.iter().map(|s| &s.tensor).collect())
     }
 
-    fn origin_among_inputs(&self, tensor: &Tensor) -> Result<Origin> {
-        let identity = ffi::describe(self.op, tensor)?.identity;
+    fn origin_among_inputs(&self, identity: usize) -> Origin {
         let position = self.inputs.iter().position(|input| input.identity == identity);
-        Ok(position.map_or(Origin::Intermediate, |i| Origin::Input(i as u32)))
+        position.map_or(Origin::Intermediate, |i| Origin::Input(i as u32))
     }
 
     /// Saves the leaves of libtorch's that stand for the inputs, one per position.
