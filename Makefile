@@ -69,7 +69,7 @@ fuzz: libtorch
 
 MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
 valgrind: libtorch
-	cargo test --lib --test libtorch --test hooks --test faults --test kernel --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
+	TCH_FUNCTION_PLAIN_MEMORY=1 cargo test --lib --test libtorch --test hooks --test faults --test kernel --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads
 
 # Needs a nightly toolchain: rustup toolchain install nightly --component miri,rust-src

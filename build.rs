@@ -123,6 +123,10 @@ fn compile_shim(include: &Path) -> Result<()> {
     if env_var("TCH_FUNCTION_DENY_WARNINGS").is_some() {
         build.warnings_into_errors(true);
     }
+    // Set by `make valgrind`: see src/ffi/small_memory.h.
+    if env_var("TCH_FUNCTION_PLAIN_MEMORY").is_some() {
+        build.define("TCH_FUNCTION_PLAIN_MEMORY", None);
+    }
     println!("cargo:rerun-if-changed=src/ffi");
     build.compile("tch_function_shim");
     Ok(())

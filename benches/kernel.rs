@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::Instant;
 use tch::{Kind, Reduction, Tensor, kind::FLOAT_CPU};
 use tch_function::ops::{CrossEntropy, Gelu, GeluTanh, HuberLoss, Log1pExp, RmsNorm, Silu};
-use tch_function::{Function, Var, backward};
+use tch_function::{Function, Var, backward, kernel};
 
 /// The length of a chain of small tensors.
 const CHAIN: usize = 1_000;
@@ -330,13 +330,15 @@ fn print_ratios() {
     }
 }
 
-/// By how much `program` grows the peak of the process's memory.
+/// By how much `program` grows the peak of the process's memory, if it has none
+/// of what others have freed.
 fn peak_growth(program: Program, x: &Tensor) -> u64 {
     let in_status = |key: &str| -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(key).map(str::to_owned));
         line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
     };
+    kernel::empty_cache();
     // Sets the peak to what is in use.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = in_status("VmRSS");

@@ -128,6 +128,64 @@ fn strange_bytes_are_true() -> Result<()> {
     Ok(())
 }
 
+/// Freed ones leave their memory to later ones; here there are more than a
+/// thread keeps, some are freed by other threads, and some change their size.
+#[test]
+fn small_tensors_in_memory_used_again() -> Result<()> {
+    let many = |n: i64| -> Result<Vec<Tensor>> {
+        let made = (0..3000).map(|i| {
+            let x = Tensor::full([1 + i % n], i, DOUBLE_CPU);
+            kernel::map(&x, |x: f64| x + 1.0)
+        });
+        Ok(made.collect::<Result<_, _>>()?)
+    };
+    let check = |made: &[Tensor]| {
+        for (y, i) in made.iter().zip(1..) {
+            assert_eq!(
+                (y.min(), y.max()),
+                (Tensor::from(f64::from(i)), Tensor::from(f64::from(i)))
+            );
+            assert_eq!(y.data_ptr() as usize % 16, 0, "libtorch's complex numbers need that");
+        }
+    };
+    for n in [1, 7, 100] {
+        let (kept, mut sent) = (many(n)?, many(n)?);
+        check(&sent);
+        std::thread::spawn(move || drop(sent.split_off(1500))).join().expect("no panic");
+        check(&many(n)?);
+        check(&kept);
+    }
+    let mut y = kernel::map(&Tensor::arange(4, DOUBLE_CPU), |x: f64| x)?;
+    let (z, _) = (y.view_(&[2, 2]), y.resize_([1000]));
+    assert_eq!(Vec::<f64>::try_from(z.flatten(0, 1))?, [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(Vec::<f64>::try_from(y.narrow(0, 0, 4))?, [0.0, 1.0, 2.0, 3.0]);
+    Ok(())
+}
+
+/// The same for those that are large, on threads that free each other's.
+#[test]
+fn large_tensors_in_memory_used_again() {
+    const MIB: i64 = (1 << 20) / 4; // f32 elements
+    std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::channel::<Tensor>();
+        scope.spawn(move || receive.into_iter().for_each(drop));
+        for thread in 0..3 {
+            let send = send.clone();
+            scope.spawn(move || {
+                for i in 0..20 {
+                    let value = f64::from(thread * 100 + i);
+                    let x = Tensor::full([(4 + i64::from(i % 5)) * MIB + 3], value, FLOAT_CPU);
+                    let y = kernel::map(&x, |x: f32| x).expect("a plain tensor");
+                    let z = kernel::map(&y, |y: f32| y + 1.0).expect("a plain tensor");
+                    assert_eq!((y.min(), y.max()), (x.min(), x.max()));
+                    assert_eq!((z.min(), z.max()), (x.min() + 1.0, x.max() + 1.0));
+                    send.send(if i % 2 == 0 { y } else { z }).expect("it is received");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn several_outputs_of_several_types() -> Result<()> {
     for x in layouts(&[40, 30, 50]) {

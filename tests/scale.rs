@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use std::process::Command;
 use tch::{Kind, Tensor, kind::FLOAT_CPU};
-use tch_function::{Ctx, Function, GradOptions, Var, backward, grad};
+use tch_function::{Ctx, Function, GradOptions, Var, backward, grad, kernel};
 
 const MIB: f64 = 1048576.0;
 const SCENARIO: &str = "TCH_FUNCTION_TEST_SCENARIO";
@@ -100,6 +100,7 @@ fn scenario() -> Result<()> {
         "libtorch nodes" => resident_growth_of_a_million_libtorch_nodes(),
         "own sigmoids" => own_peak_of_a_backward_pass()?,
         "libtorch sigmoids" => libtorch_peak_of_a_backward_pass(),
+        "kept memory" => memory_that_is_kept()?,
         "step" => peak_of_a_step_with_200_million_parameters()?,
         other => anyhow::bail!("no scenario {other}"),
     };
@@ -162,6 +163,44 @@ fn peak_of_a_step_with_200_million_parameters() -> Result<f64> {
     let expected = 0.5 - rate * 0.5 / n as f64;
     assert!((w.value().double_value(&[0, 0]) - expected).abs() < 1e-6);
     Ok(status("VmHWM"))
+}
+
+/// Of what is freed, the latest 256 MiB are used again and the rest goes back at
+/// once; gives the growth when all has been given back.
+fn memory_that_is_kept() -> Result<f64> {
+    let n = 16 << 20; // f32 elements, so 64 MiB
+    let x = Tensor::zeros([n], FLOAT_CPU);
+    let make = |n| kernel::map(&x.narrow(0, 0, n), |x: f32| x + 1.0);
+    let before = status("VmRSS");
+    let grown = || status("VmRSS") - before;
+
+    let made = (0..6).map(|_| make(n)).collect::<Result<Vec<_>, _>>()?;
+    let places: Vec<_> = made.iter().map(Tensor::data_ptr).collect();
+    assert!(grown() > 383.0 * MIB, "{} MiB", grown() / MIB);
+    drop(made);
+    assert!(grown() < 260.0 * MIB, "{} MiB are kept", grown() / MIB);
+    let again = make(n)?;
+    assert!(places.contains(&again.data_ptr()), "new memory");
+    assert_eq!(f64::try_from(again.min())?, 1.0);
+    let other = make(n / 2)?;
+    assert!(!places.contains(&other.data_ptr()), "too large for it");
+    drop((again, other));
+
+    kernel::set_cache_limit(64 << 20);
+    drop(make(n / 2)?);
+    assert!(grown() < 68.0 * MIB, "{} MiB are kept", grown() / MIB);
+    kernel::empty_cache();
+    assert!(grown() < 4.0 * MIB, "{} MiB are kept", grown() / MIB);
+    kernel::set_cache_limit(0);
+    drop(make(n)?);
+    Ok(grown())
+}
+
+#[test]
+fn freed_memory_is_kept_up_to_a_limit() -> Result<()> {
+    let bytes = measure("kept memory")?;
+    assert!(bytes < 4.0 * MIB, "{bytes} bytes");
+    Ok(())
 }
 
 #[test]

@@ -1,6 +1,8 @@
 // The memory of tensors, for the kernel module.
 #include "guard.h"
+#include "large_memory.h"
 #include "shim.h"
+#include "small_memory.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/TracerMode.h>
@@ -8,11 +10,11 @@
 #include <c10/core/AutogradState.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/GradMode.h>
-#include <sys/mman.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 namespace {
@@ -70,72 +72,77 @@ bool has_tangent(const at::Tensor& t) {
          t._fw_grad(/*level=*/0).defined();
 }
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
-// Most of the time of filling fresh memory goes into the page faults. Huge
-// pages have a 512th of them.
-void advise_huge_pages(void* data, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const auto start = reinterpret_cast<uintptr_t>(data);
-  const auto from = (start + kHugePage - 1) / kHugePage * kHugePage;
-  const auto to = (start + bytes) / kHugePage * kHugePage;
-  // Only advice: where it is not taken, everything works as without it.
-  if (from < to)
-    madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
-}
-
-// libtorch's allocator is posix_memalign, which for small tensors costs more
-// than all the rest: up to kSmall bytes plain malloc is used.
-constexpr size_t kSmall = size_t{64} << 10;
 // Up to so many bytes no alignment is worth the room for it.
 constexpr size_t kTiny = 512;
+// Up to so many plain malloc is used: libtorch's allocator is posix_memalign,
+// which for small tensors costs more than all the rest.
+constexpr size_t kSmall = size_t{64} << 10;
 
-// More than kSmall where that is not known to be enough.
-size_t small_bytes(at::IntArrayRef sizes, at::ScalarType type) {
-  size_t bytes = c10::elementSize(type);
-  for (const int64_t size : sizes) {
-    if (size > static_cast<int64_t>(kSmall)) return kSmall + 1;
-    bytes *= static_cast<size_t>(size);
-    if (bytes > kSmall) return kSmall + 1;
-  }
-  return bytes;
-}
-
-at::DataPtr small_data(size_t bytes) {
-  const size_t spare = bytes > kTiny ? c10::gAlignment - 1 : 0;
-  void* const block = std::malloc(bytes + spare > 0 ? bytes + spare : 1);
+at::DataPtr aligned_by_hand(size_t bytes) {
+  constexpr size_t spare = c10::gAlignment - 1;
+  void* const block = std::malloc(bytes + spare);
   if (!block) throw std::bad_alloc();
   const auto start = reinterpret_cast<uintptr_t>(block) + spare;
-  void* const data = spare ? reinterpret_cast<void*>(start - start % c10::gAlignment) : block;
+  void* const data = reinterpret_cast<void*>(start - start % c10::gAlignment);
   return {data, block, &std::free, at::kCPU};
 }
 
-at::TensorBase small_tensor(at::IntArrayRef sizes, at::ScalarType type,
-                            size_t bytes, void** data) {
-  auto memory = small_data(bytes);
+template <class Memory>
+at::DataPtr from(size_t bytes) {
+  void* const data = Memory::take(bytes);
+  return {data, data, &Memory::give, at::kCPU};
+}
+
+at::DataPtr new_data(size_t bytes) {
+  if (bytes <= kTiny) return from<tf::SmallMemory>(bytes);
+  if (bytes <= kSmall) return aligned_by_hand(bytes);
+  if (bytes >= tf::LargeMemory::kLeast) return from<tf::LargeMemory>(bytes);
+  return c10::GetCPUAllocator()->allocate(bytes);
+}
+
+// One of libtorch's classes, in SmallMemory: its destructor is virtual, so
+// that whoever lets go of it last gives the memory back to where it is from.
+template <class Base>
+class Small final : public Base {
+ public:
+  using Base::Base;
+  static_assert(std::has_virtual_destructor_v<Base>);
+  static void* operator new(size_t size) { return tf::SmallMemory::take(size); }
+  static void operator delete(void* object) { tf::SmallMemory::give(object); }
+};
+
+using TensorPtr = c10::intrusive_ptr<c10::TensorImpl>;
+
+// Without sizes yet.
+TensorPtr tensor_of(size_t bytes, at::ScalarType type, void** data) {
+  auto memory = new_data(bytes);
   *data = memory.get();
-  auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), bytes, std::move(memory),
-      c10::GetCPUAllocator(), /*resizable=*/true);
-  auto tensor = at::detail::make_tensor_base<c10::TensorImpl>(
-      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
+  c10::intrusive_ptr<c10::StorageImpl> storage =
+      c10::make_intrusive<Small<c10::StorageImpl>>(
+          c10::StorageImpl::use_byte_size_t(), bytes, std::move(memory),
+          c10::GetCPUAllocator(), /*resizable=*/true);
+  return c10::make_intrusive<Small<c10::TensorImpl>>(
+      c10::Storage(std::move(storage)),
+      c10::DispatchKeySet(c10::DispatchKey::CPU),
       c10::scalarTypeToTypeMeta(type));
-  tensor.unsafeGetTensorImpl()->set_sizes_contiguous(sizes);
-  return tensor;
 }
 
 at::Tensor* new_contiguous(at::IntArrayRef sizes, at::ScalarType type,
                            void** data) {
-  const size_t bytes = small_bytes(sizes, type);
-  if (bytes <= kSmall)
-    return new at::Tensor(small_tensor(sizes, type, bytes, data));
-  auto base = at::detail::empty_cpu(sizes, type);
-  *data = base.mutable_data_ptr();
-  if (base.nbytes() >= 2 * kHugePage) advise_huge_pages(*data, base.nbytes());
-  return new at::Tensor(std::move(base));
+  const auto bytes = at::detail::computeStorageNbytesContiguous(
+      sizes, c10::elementSize(type));
+  auto tensor = tensor_of(bytes, type, data);
+  tensor->set_sizes_contiguous(sizes);
+  return new at::Tensor(std::move(tensor));
+}
+
+at::Tensor* new_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
+                        at::ScalarType type, void** data) {
+  const auto bytes = at::detail::computeStorageNbytes(
+      sizes, strides, c10::elementSize(type));
+  auto tensor = tensor_of(bytes, type, data);
+  tensor->set_sizes_and_strides(sizes, strides);
+  return new at::Tensor(std::move(tensor));
 }
 
 bool is_one_element(const at::Tensor& t) {
@@ -208,11 +215,13 @@ at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
     const auto type = static_cast<at::ScalarType>(dtype);
     const at::IntArrayRef shape(sizes, dim);
-    if (!strides) return new_contiguous(shape, type, data);
-    auto base = at::detail::empty_strided_cpu(
-        shape, at::IntArrayRef(strides, dim), type);
-    *data = base.mutable_data_ptr();
-    if (base.nbytes() >= 2 * kHugePage) advise_huge_pages(*data, base.nbytes());
-    return new at::Tensor(std::move(base));
+    return strides ? new_strided(shape, {strides, dim}, type, data)
+                   : new_contiguous(shape, type, data);
   });
 }
+
+void tf_set_cache_limit(size_t bytes) noexcept {
+  tf::LargeMemory::set_limit(bytes);
+}
+
+void tf_empty_cache() noexcept { tf::LargeMemory::empty(); }

@@ -29,6 +29,8 @@ unsafe extern "C" {
         dtype: i8,
         data: *mut *mut c_void,
     ) -> *mut C_tensor;
+    safe fn tf_set_cache_limit(bytes: usize);
+    safe fn tf_empty_cache();
     fn tf_alike(
         x: *const *const C_tensor,
         n_x: usize,
@@ -172,4 +174,14 @@ pub(crate) fn alike<const I: usize, const O: usize>(
         // SAFETY: the shim gave new handles, which the Tensors now own alone.
         outputs: made.map(|handle| unsafe { Tensor::from_ptr(handle) }),
     })
+}
+
+/// How much memory of freed large tensors is kept for new ones, at most.
+pub(crate) fn set_cache_limit(bytes: usize) {
+    tf_set_cache_limit(bytes);
+}
+
+/// Frees the memory that is kept.
+pub(crate) fn empty_cache() {
+    tf_empty_cache();
 }

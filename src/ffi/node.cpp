@@ -1,6 +1,6 @@
 // A Rust Function as a node of libtorch's autograd.
 #include "guard.h"
-#include "node_memory.h"
+#include "small_memory.h"
 #include "node_ptr.h"
 #include "refusal.h"
 #include "shim.h"
@@ -76,11 +76,11 @@ struct FunctionNode : Node {
   // Memory for a node with room for the state behind it.
   static void* operator new(size_t size, const tf_callbacks& callbacks) {
     const size_t slack = callbacks.state_align - 1;
-    return tf::NodeMemory::take(size + callbacks.state_size + slack);
+    return tf::SmallMemory::take(size + callbacks.state_size + slack);
   }
-  static void operator delete(void* node) { tf::NodeMemory::give(node); }
+  static void operator delete(void* node) { tf::SmallMemory::give(node); }
   static void operator delete(void* node, const tf_callbacks&) {
-    tf::NodeMemory::give(node);
+    tf::SmallMemory::give(node);
   }
 
   void* state() const {
@@ -204,7 +204,7 @@ struct FunctionNode : Node {
   std::atomic<bool> freed{false};
 };
 
-static_assert(alignof(FunctionNode) <= tf::NodeMemory::kAlign);
+static_assert(alignof(FunctionNode) <= tf::SmallMemory::kAlign);
 
 using Impls = std::unordered_set<at::TensorImpl*>;
 using Returned = c10::SmallVector<const at::TensorImpl*, 4>;

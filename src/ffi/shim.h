@@ -268,6 +268,11 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
 at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
                      int8_t dtype, void** data) noexcept;
 
+// How many bytes of freed large tensors of tf_empty and tf_alike are kept for
+// new ones, at most; and to free them.
+void tf_set_cache_limit(size_t bytes) noexcept;
+void tf_empty_cache() noexcept;
+
 // All that a kernel needs in one call, where the first input is contiguous and
 // has 1 to `limit` elements, and the others are so too, or one element that is
 // expanded (`one_x`), all of its shape and of `dtype`: their memory, and `n_y`

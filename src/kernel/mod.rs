@@ -52,6 +52,15 @@
 //! - A closure that panics makes the call return
 //!   [`Error::Panic`](crate::Error::Panic); new tensors are dropped, given ones are left half written.
 //!
+//! # Memory of large tensors
+//!
+//! Most of the time of filling a large new tensor goes into the page faults of
+//! fresh memory. So when a tensor of 4 MiB or more that a kernel made is freed,
+//! its memory is kept for the next one of about its size: up to 256 MiB of all
+//! threads together, which [`set_cache_limit`] changes. Until then the system
+//! may take the pages whenever it needs them (`MADV_FREE`), though they count as
+//! the process's in the meantime. [`empty_cache`] gives them back at once.
+//!
 //! # What a kernel does not do
 //!
 //! libtorch records nothing of it. So a kernel refuses tensors that require a
@@ -93,4 +102,16 @@ use tch::Tensor;
 /// libtorch is neither recording nor tracing at the moment.
 pub fn runs_on(x: &Tensor) -> bool {
     crate::ffi::memory::memory("kernel::runs_on", x, false).is_ok()
+}
+
+/// How many bytes of freed large tensors are kept at most, from now on and by all
+/// threads together; 256 MiB if it is never called, nothing for 0.
+pub fn set_cache_limit(bytes: usize) {
+    crate::ffi::memory::set_cache_limit(bytes);
+}
+
+/// Gives the memory of freed large tensors back to the system, as
+/// `torch.cuda.empty_cache` does.
+pub fn empty_cache() {
+    crate::ffi::memory::empty_cache();
 }

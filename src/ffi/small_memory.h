@@ -1,7 +1,8 @@
-// Memory for nodes. Graphs of small nodes are made and freed again and again,
-// and in a heap that others use too malloc takes its slow ways for blocks of
-// this size. So each thread keeps what it frees, up to a limit, for its next
-// graph.
+// Memory for nodes and small tensors. They are made and freed again and again,
+// and for more than a few blocks of such sizes malloc takes its slow ways. So
+// each thread keeps what it frees, up to a limit, for what it makes next.
+// With TCH_FUNCTION_PLAIN_MEMORY it does not, so that tools such as valgrind see
+// every use of freed memory and of what lies beyond the end.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +11,14 @@
 
 namespace tf {
 
-class NodeMemory {
+class SmallMemory {
  public:
-  static constexpr size_t kAlign = sizeof(size_t);
+  static constexpr size_t kAlign = alignof(std::max_align_t);
 
+#ifdef TCH_FUNCTION_PLAIN_MEMORY
+  static void* take(size_t size) { return ::operator new(size); }
+  static void give(void* memory) noexcept { ::operator delete(memory); }
+#else
   static void* take(size_t size) {
     const size_t units = (sizeof(Block) + size + kUnit - 1) / kUnit;
     Kept& kept = kept_here();
@@ -39,14 +44,15 @@ class NodeMemory {
     block->next = std::exchange(kept.free[units], block);
     kept.units += units;
   }
+#endif
 
  private:
   static constexpr size_t kUnit = 64;                   // bytes
   static constexpr size_t kSizes = 17;                  // up to 1 KiB
   static constexpr size_t kLimit = (1u << 20) / kUnit;  // 1 MiB a thread
 
-  // In front of each node.
-  union Block {
+  // In front of what is asked for.
+  union alignas(kAlign) Block {
     size_t units;  // its length
     Block* next;   // while it is free
   };
@@ -56,7 +62,7 @@ class NodeMemory {
     size_t units;         // of all
   };
 
-  // Without a destructor: nodes may be freed until the very end of the thread.
+  // Without a destructor: some may be freed until the very end of the thread.
   static Kept& kept_here() {
     thread_local Kept kept{};
     return kept;
