@@ -156,7 +156,7 @@ fn small_tensors_in_memory_used_again() -> Result<()> {
         check(&kept);
     }
     let mut y = kernel::map(&Tensor::arange(4, DOUBLE_CPU), |x: f64| x)?;
-    let (z, _) = (y.view_(&[2, 2]), y.resize_([1000]));
+    let (z, _) = (y.view_([2, 2]), y.resize_([1000]));
     assert_eq!(Vec::<f64>::try_from(z.flatten(0, 1))?, [0.0, 1.0, 2.0, 3.0]);
     assert_eq!(Vec::<f64>::try_from(y.narrow(0, 0, 4))?, [0.0, 1.0, 2.0, 3.0]);
     Ok(())
