@@ -11,6 +11,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/GradMode.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -78,15 +79,24 @@ constexpr size_t kTiny = 512;
 // which for small tensors costs more than all the rest.
 constexpr size_t kSmall = size_t{64} << 10;
 
-at::DataPtr aligned_by_hand(size_t bytes) {
-  constexpr size_t spare = c10::gAlignment - 1;
-  void* const block = std::malloc(bytes + spare);
-  if (!block) throw std::bad_alloc();
-  const auto start = reinterpret_cast<uintptr_t>(block) + spare;
-  void* const data = reinterpret_cast<void*>(start - start % c10::gAlignment);
-  return {data, block, &std::free, at::kCPU};
-}
+// Malloc's block, aligned; what malloc gave stands before it.
+struct AlignedMemory {
+  static void* take(size_t bytes) {
+    static_assert(c10::gAlignment >= alignof(std::max_align_t) + sizeof(void*));
+    void* const block = std::malloc(c10::gAlignment + bytes);
+    if (!block) throw std::bad_alloc();
+    const auto end = reinterpret_cast<uintptr_t>(block) + c10::gAlignment;
+    void* const data = reinterpret_cast<void*>(end - end % c10::gAlignment);
+    static_cast<void**>(data)[-1] = block;
+    return data;
+  }
+  static void give(void* data) noexcept {
+    std::free(static_cast<void**>(data)[-1]);
+  }
+};
 
+// The context of a DataPtr is the data, which libtorch wants of memory that is
+// to be copied on write.
 template <class Memory>
 at::DataPtr from(size_t bytes) {
   void* const data = Memory::take(bytes);
@@ -95,7 +105,7 @@ at::DataPtr from(size_t bytes) {
 
 at::DataPtr new_data(size_t bytes) {
   if (bytes <= kTiny) return from<tf::SmallMemory>(bytes);
-  if (bytes <= kSmall) return aligned_by_hand(bytes);
+  if (bytes <= kSmall) return from<AlignedMemory>(bytes);
   if (bytes >= tf::LargeMemory::kLeast) return from<tf::LargeMemory>(bytes);
   return c10::GetCPUAllocator()->allocate(bytes);
 }
