@@ -1,9 +1,14 @@
 //! [`Ctx`]: what `forward` leaves for `backward`.
 
+mod again;
+mod input;
 mod kept;
+mod marks;
 mod saved;
 
+pub(crate) use input::Input;
 pub(crate) use kept::{Kept, gather};
+pub(crate) use marks::Marks;
 pub(crate) use saved::{Origin, Saved};
 
 use crate::{Error, Result, error, ffi, forward::Output, meta::Meta};
@@ -52,52 +57,6 @@ struct Rest {
     state: Option<Arc<dyn Any + Send + Sync>>,
     /// Until `forward` is over.
     marks: Option<Box<Marks>>,
-}
-
-/// What is known of one input tensor.
-#[derive(Clone)]
-pub(crate) struct Input {
-    pub meta: Meta,
-    pub identity: usize,
-    pub version: u32,
-    pub needs_grad: bool,
-    /// Whether it is a leaf that requires a gradient, or a view of one.
-    pub in_leaf: bool,
-}
-
-impl Input {
-    /// Of an optional input that is not there.
-    pub fn absent() -> Input {
-        Input {
-            meta: Meta::undefined(),
-            identity: 0,
-            version: 0,
-            needs_grad: false,
-            in_leaf: false,
-        }
-    }
-}
-
-/// What only some Functions say in `forward`.
-#[derive(Default)]
-pub(crate) struct Marks {
-    /// Positions of inputs.
-    pub dirty: Vec<usize>,
-    /// Handles, so that an identity cannot be reused while it matters.
-    pub non_differentiable: Vec<Tensor>,
-    /// Saved tensors that depend on no input.
-    pub constant: Vec<Tensor>,
-}
-
-impl Rest {
-    fn share(&self) -> Rest {
-        Rest {
-            outputs: self.outputs.clone(),
-            kept: self.kept.iter().map(|kept| kept.as_ref().map(Saved::share)).collect(),
-            state: self.state.clone(),
-            marks: None,
-        }
-    }
 }
 
 impl Ctx {
@@ -247,58 +206,6 @@ impl Ctx {
         }
     }
 
-    /// Says that `forward` changes the input `x` in place and returns it. Call
-    /// it before the change: on an error nothing must be changed.
-    ///
-    /// # Errors
-    /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
-    /// a gradient, and for a view of one; [`Error::Argument`] where `forward`
-    /// runs again for a second derivative.
-    pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
-        if self.pure {
-            let message = "it changes an input in place, and its schema does not say so: write \
-                           Tensor(a!)";
-            return Err(Error::Argument { op: self.op, message: message.to_owned() });
-        }
-        if self.dual {
-            let message = "an input that carries a forward-mode tangent cannot be changed in \
-                           place by a Function";
-            return Err(Error::Argument { op: self.op, message: message.to_owned() });
-        }
-        if self.recomputing {
-            let message = "forward changes its input in place, so it cannot run again for \
-                           DoubleBackward::Recompute";
-            return Err(Error::Argument { op: self.op, message: message.to_owned() });
-        }
-        let (identity, in_torch_leaf) = (ffi::describe(self.op, x)?.identity, ffi::in_leaf(x));
-        let mut dirty = Vec::new();
-        for (input, i) in self.inputs.iter().zip(0..).filter(|(i, _)| i.identity == identity) {
-            if input.in_leaf || in_torch_leaf {
-                return Err(Error::DirtyLeaf { op: self.op, input: i });
-            }
-            dirty.push(i);
-        }
-        if dirty.is_empty() {
-            return Err(Error::DirtyNotInput { op: self.op });
-        }
-        self.marks().dirty.append(&mut dirty);
-        Ok(())
-    }
-
-    /// Says that no gradient flows through the output `y`. Integer and boolean
-    /// outputs need not be marked.
-    pub fn mark_non_differentiable(&mut self, y: &Tensor) {
-        self.marks().non_differentiable.push(y.shallow_clone());
-    }
-
-    /// Says that a saved tensor that is neither input nor output does not
-    /// depend on the inputs (a dropout mask, say), so that second derivatives
-    /// need not go through it. Without this, a second derivative through such a
-    /// tensor is [`Error::SavedIntermediate`].
-    pub fn mark_constant(&mut self, saved: &Tensor) {
-        self.marks().constant.push(saved.shallow_clone());
-    }
-
     /// Whether gradients that are not there reach `backward` as zeros (`true`,
     /// the default) or as undefined tensors (`!dy.defined()`).
     pub fn set_materialize_grads(&mut self, materialize: bool) {
@@ -423,10 +330,6 @@ impl Ctx {
         self.rest.get_or_insert_default()
     }
 
-    fn marks(&mut self) -> &mut Marks {
-        self.rest().marks.get_or_insert_default()
-    }
-
     pub(crate) fn op(&self) -> &'static str {
         self.op
     }
@@ -444,14 +347,6 @@ impl Ctx {
         self.materialize_grads
     }
 
-    pub(crate) fn has_marks(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| rest.marks.is_some())
-    }
-
-    pub(crate) fn take_marks(&mut self) -> Option<Box<Marks>> {
-        self.rest.as_mut()?.marks.take()
-    }
-
     /// Says which gradients the pass that runs needs.
     pub(crate) fn set_needs(&mut self, mut needs: impl FnMut(usize) -> bool) {
         for (i, input) in self.inputs.iter_mut().enumerate() {
@@ -459,85 +354,8 @@ impl Ctx {
         }
     }
 
-    /// A second context over the same saved tensors, for a pass that retains
-    /// the graph.
-    pub(crate) fn share(&self) -> Ctx {
-        let saved = self.saved.iter().map(Saved::share).collect();
-        Ctx { has_saved: self.has_saved, ..self.again(saved) }
-    }
-
-    /// A context for a second run of `forward` on the same inputs.
-    pub(crate) fn for_recomputation(&self) -> Ctx {
-        let mut ctx = Ctx { recomputing: true, ..self.again(SavedList::new()) };
-        if let Some(rest) = &mut ctx.rest {
-            rest.state = None;
-        }
-        ctx
-    }
-
-    /// Keeps the inputs, one per position, for `DoubleBackward::Recompute`.
-    pub(crate) fn keep_inputs(&mut self, value: impl Fn(usize) -> Option<Tensor>) {
-        let keep = |i| Some(Saved::of(value(i)?, Origin::Input(i as u32)));
-        let kept = (0..self.inputs.len()).map(keep).collect();
-        self.rest().kept = kept;
-    }
-
-    /// Takes over what another context saved.
-    pub(crate) fn restore(&mut self, saved: impl Iterator<Item = Saved>, materialize_grads: bool) {
-        self.saved = saved.collect();
-        self.has_saved = true;
-        self.materialize_grads = materialize_grads;
-    }
-
     /// Whether `forward` kept state that is not a tensor.
     pub(crate) fn has_state(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.state.is_some())
-    }
-
-    /// The inputs that `forward` has marked dirty until now.
-    pub(crate) fn dirty(&self) -> &[usize] {
-        let marks = self.rest.as_ref().and_then(|rest| rest.marks.as_deref());
-        marks.map_or(&[], |marks| &marks.dirty)
-    }
-
-    /// What `keep_inputs` kept.
-    pub(crate) fn kept_inputs(&self) -> &[Option<Saved>] {
-        self.rest.as_ref().map_or(&[], |rest| &rest.kept)
-    }
-
-    /// A second context over tensors that were kept elsewhere.
-    pub(crate) fn with_saved(&self, saved: Vec<Tensor>) -> Ctx {
-        let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
-        self.again(saved.collect())
-    }
-
-    /// Takes the saved tensors, each of the version that it was saved at, and
-    /// what `keep_inputs` kept.
-    ///
-    /// # Errors
-    /// [`Error::SavedChanged`].
-    #[inline]
-    pub(crate) fn take_saved(&mut self) -> Result<SavedList> {
-        let mut saved = std::mem::take(&mut self.saved);
-        saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op, i))?;
-        if let Some(rest) = &mut self.rest {
-            saved.extend(std::mem::take(&mut rest.kept).into_iter().flatten());
-        }
-        Ok(saved)
-    }
-
-    fn again(&self, saved: SavedList) -> Ctx {
-        Ctx {
-            op: self.op,
-            inputs: self.inputs.clone(),
-            saved,
-            rest: self.rest.as_ref().map(|rest| Box::new(rest.share())),
-            has_saved: false,
-            recording: self.recording,
-            recomputing: false,
-            dual: false,
-            pure: self.pure,
-            materialize_grads: self.materialize_grads,
-        }
     }
 }

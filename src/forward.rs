@@ -3,7 +3,6 @@
 
 use crate::ctx::Marks;
 use crate::{Ctx, Error, Result, ffi, meta::Meta};
-use smallvec::SmallVec;
 use tch::Tensor;
 
 /// What `forward` returned at one position.
@@ -86,27 +85,4 @@ pub(crate) fn check_unchanged<'a>(
         }
     }
     Ok(())
-}
-
-impl Marks {
-    /// Makes the marks true of the outputs, and refuses those that cannot be.
-    pub fn settle(&self, ctx: &Ctx, outputs: &mut [Output]) -> Result<()> {
-        let op = ctx.op();
-        for t in &self.non_differentiable {
-            let marked = ffi::describe(op, t)?.identity;
-            let mut found = false;
-            for output in outputs.iter_mut().filter(|output| output.identity == marked) {
-                output.differentiable = false;
-                found = true;
-            }
-            if !found {
-                return Err(Error::NotAnOutput { op });
-            }
-        }
-        let returned: SmallVec<[usize; 4]> = outputs.iter().map(|y| y.identity).collect();
-        match self.dirty.iter().find(|&&i| !returned.contains(&ctx.inputs()[i].identity)) {
-            Some(&input) => Err(Error::DirtyNotReturned { op, input }),
-            None => Ok(()),
-        }
-    }
 }
