@@ -34,7 +34,7 @@ impl Output {
 
     /// Reads the tensor; adds its description to the context if there are
     /// `several` outputs.
-    pub fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
+    fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
         let Some(tensor) = &self.tensor else {
             if several {
                 ctx.push_output(Meta::undefined());
@@ -57,16 +57,37 @@ impl Output {
         Ok(())
     }
 
-    /// Makes it one that libtorch's autograd does not follow: its value is meant.
-    pub fn unfollow(&mut self) {
-        if self.followed {
-            self.tensor = self.tensor.as_ref().map(Tensor::detach);
-        }
-    }
-
     pub fn is_input(&self, ctx: &Ctx) -> bool {
         ctx.inputs().iter().any(|input| input.identity == self.identity)
     }
+}
+
+/// Reads what `forward` returned, makes its marks true, and checks that what it
+/// was given is as it was; gives the marks. Outputs lose their history in
+/// libtorch, unless it is said to follow.
+#[inline(always)]
+pub(crate) fn settle<'a>(
+    ctx: &mut Ctx,
+    outputs: &mut [Output],
+    input: impl Fn(usize) -> Option<&'a Tensor>,
+    history_follows: impl Fn(&Ctx, &Output) -> bool,
+) -> Result<Option<Box<Marks>>> {
+    let several = outputs.len() > 1;
+    for (i, output) in outputs.iter_mut().enumerate() {
+        output.describe(ctx, i, several)?;
+    }
+    let marks = ctx.take_marks();
+    if let Some(marks) = &marks {
+        marks.settle(ctx, outputs)?;
+    }
+    for output in &mut *outputs {
+        if output.followed && !history_follows(ctx, output) {
+            output.tensor = output.tensor.as_ref().map(Tensor::detach);
+        }
+    }
+    ctx.settle_origins(outputs, marks.as_deref())?;
+    check_unchanged(ctx, marks.as_deref(), input)?;
+    Ok(marks)
 }
 
 /// Refuses changes to inputs that `forward` did not declare.

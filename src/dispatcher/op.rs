@@ -7,7 +7,7 @@ use super::signature::{Signature, arranged};
 use crate::ctx::{Input, Origin, Saved};
 use crate::erased::{Applied, Backward};
 use crate::ffi::dispatcher::{Op, Results, Value};
-use crate::forward::{Output, check_unchanged};
+use crate::forward::{self, Output};
 use crate::meta::{self, Meta};
 use crate::tensors::sealed::{Shape, Slot};
 use crate::tensors::{Of, Refs};
@@ -241,16 +241,7 @@ fn outputs_of<F: Function>(
     let mut outputs = Vec::new();
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     F::Outputs::take(y, &mut |t: Option<Tensor>| outputs.push(Output::new(t)));
-    for (i, output) in outputs.iter_mut().enumerate() {
-        output.describe(ctx, i, false)?;
-        output.unfollow();
-    }
-    let marks = ctx.take_marks();
-    if let Some(marks) = &marks {
-        marks.settle(ctx, &mut outputs)?;
-    }
-    ctx.settle_origins(&outputs, marks.as_deref())?;
-    check_unchanged(ctx, marks.as_deref(), |i| inputs[i])?;
+    forward::settle(ctx, &mut outputs, |i| inputs[i], |_, _| false)?;
     Ok((outputs, layout))
 }
 

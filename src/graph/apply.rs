@@ -27,21 +27,14 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = Outputs::new();
     F::Outputs::take(y, &mut |t| outputs.push(Output::new(t)));
-    let several = outputs.len() > 1;
-    for (i, output) in outputs.iter_mut().enumerate() {
-        output.describe(&mut ctx, i, several)?;
+    // Whether returned or not, the old handles hold other values now.
+    for var in ctx.dirty().iter().filter_map(|&i| vars[i]) {
+        var.node().supersede(var.edge().output, op);
+    }
+    forward::settle(&mut ctx, &mut outputs, |i| vars[i].map(Var::value), |_, _| false)?;
+    for output in &mut outputs {
         output.in_leaf = lies_in_leaf(output, &ctx, &vars);
-        output.unfollow();
     }
-    let marks = ctx.take_marks();
-    if let Some(marks) = &marks {
-        // Whether returned or not, the old handles hold other values now.
-        let changed = marks.dirty.iter().filter_map(|&i| vars[i]);
-        changed.for_each(|var| var.node().supersede(var.edge().output, op));
-        marks.settle(&ctx, &mut outputs)?;
-    }
-    ctx.settle_origins(&outputs, marks.as_deref())?;
-    forward::check_unchanged(&ctx, marks.as_deref(), |i| vars[i].map(Var::value))?;
 
     let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
         if f.double_backward() == DoubleBackward::Recompute {

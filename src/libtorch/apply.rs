@@ -41,23 +41,7 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = SmallVec::<[Output; 2]>::new();
     F::Outputs::take(y, &mut |t| outputs.push(Output::new(t)));
-    let several = outputs.len() > 1;
-    for (i, output) in outputs.iter_mut().enumerate() {
-        output.describe(&mut ctx, i, several)?;
-    }
-    let marks = ctx.take_marks();
-    if let Some(marks) = &marks {
-        marks.settle(&ctx, &mut outputs)?;
-    }
-    for output in &mut outputs {
-        let view = output.differentiable && output.only_as_view;
-        let history_follows = view || ctx.is_recording() && output.is_input(&ctx);
-        if !history_follows {
-            output.unfollow();
-        }
-    }
-    ctx.settle_origins(&outputs, marks.as_deref())?;
-    forward::check_unchanged(&ctx, marks.as_deref(), |i| inputs[i])?;
+    let marks = forward::settle(&mut ctx, &mut outputs, |i| inputs[i], history_follows)?;
 
     let tangents = dx.map(|dx| jvp::run(&f, &ctx, x, &inputs, dx, &outputs)).transpose()?;
     if outputs.iter().any(|y| y.differentiable) {
@@ -69,6 +53,12 @@ pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     }
     let mut outputs = outputs.iter_mut();
     Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
+}
+
+/// Whether libtorch knows the history of an output before the op is recorded.
+fn history_follows(ctx: &Ctx, output: &Output) -> bool {
+    let view = output.differentiable && output.only_as_view;
+    view || ctx.is_recording() && output.is_input(ctx)
 }
 
 /// Whether nothing is left to do for the outputs, and nothing is wrong with
