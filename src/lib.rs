@@ -355,6 +355,41 @@
 //! A leaf made from a parameter of a `VarStore` stands for it: gradients go to
 //! the parameter's `.grad`, where tch's optimizers look.
 //!
+//! # Loops of one's own
+//!
+//! [`kernel`] runs a closure on every element, on every row or over all of them,
+//! and [`kernel::simd`] an op on vectors: the loop that no tensor operator has, or
+//! one pass over memory where tensor operators take several.
+//!
+//! ```
+//! # use anyhow::Result;
+//! # use tch::Tensor;
+//! # use tch_function::{Ctx, Function, Var, grad, kernel};
+//! /// `y = e^x`
+//! struct MyExp;
+//!
+//! impl Function for MyExp {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         let y = kernel::map(x, f32::exp)?;
+//!         ctx.save_for_backward([&y])?;
+//!         Ok(y)
+//!     }
+//!
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [y] = ctx.saved_tensors()?;
+//!         Ok(Some(kernel::map((dy, y), |(dy, y): (f32, f32)| dy * y)?))
+//!     }
+//! }
+//!
+//! let x = Var::leaf(Tensor::from(0f32));
+//! let dx = grad(&MyExp.apply(&x)?, &x)?;
+//! assert_eq!(f64::try_from(dx.value())?, 1.0);
+//! # anyhow::Ok(())
+//! ```
+//!
 //! # In Python and TorchScript
 //!
 //! [`library!`] registers Functions as ops of libtorch's dispatcher. A crate of
