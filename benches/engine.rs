@@ -9,9 +9,11 @@
 
 use anyhow::Result;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use std::time::{Duration, Instant};
 use tch::{Tensor, kind::FLOAT_CPU};
 use tch_function::{Ctx, Function, GradOptions, Var};
+
+mod common;
+use common::Times;
 
 /// `y = x`: what is left is the engine, and tch's handles.
 struct Identity;
@@ -137,42 +139,19 @@ fn with_criterion(c: &mut Criterion) {
     }
 }
 
-fn time(program: Program, n: usize, repeats: usize) -> Duration {
-    let start = Instant::now();
-    (0..repeats).for_each(|_| program(n));
-    start.elapsed()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Runs both programs in turn and prints the median of the ratios.
 fn print_ratios() {
     println!("\n{:<24} {:>9} {:>12} {:>14} {:>8}", "", "n", "own ns/op", "libtorch ns/op", "ratio");
-    for pair in &PAIRS {
-        for &n in pair.sizes {
+    for Pair { name, own, libtorch, sizes } in &PAIRS {
+        for &n in *sizes {
             let (rounds, repeats) = if n >= 100_000 { (7, 1) } else { (41, 10_000.max(n) / n) };
-            let (mut own, mut libtorch) = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                let per_op = |d: Duration| d.as_nanos() as f64 / (repeats * n) as f64;
-                own.push(per_op(time(pair.own, n, repeats)));
-                libtorch.push(per_op(time(pair.libtorch, n, repeats)));
-            }
-            let ratio = median(own.iter().zip(&libtorch).map(|(a, b)| a / b).collect());
-            let (own, libtorch) = (median(own), median(libtorch));
-            println!("{:<24} {n:>9} {own:>12.0} {libtorch:>14.0} {ratio:>8.3}", pair.name);
+            let times = Times::of(rounds, repeats, || own(n), || libtorch(n));
+            let [own, libtorch] = [times.ours(), times.libtorch()].map(|ns| ns / n as f64);
+            println!("{name:<24} {n:>9} {own:>12.0} {libtorch:>14.0} {:>8.3}", times.ratio());
         }
     }
 }
 
 fn main() {
     tch::set_num_threads(1);
-    let mut criterion = Criterion::default().configure_from_args();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if std::env::args().any(|arg| arg == "--bench") {
-        print_ratios();
-    }
+    common::main(with_criterion, print_ratios);
 }

@@ -9,10 +9,12 @@
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::f64::consts::{FRAC_1_PI, FRAC_1_SQRT_2};
 use std::hint::black_box;
-use std::time::Instant;
 use tch::{Kind, Reduction, Tensor, kind::FLOAT_CPU};
 use tch_function::ops::{CrossEntropy, Gelu, GeluTanh, HuberLoss, Log1pExp, RmsNorm, Silu};
 use tch_function::{Function, Var, backward, kernel};
+
+mod common;
+use common::Times;
 
 /// The length of a chain of small tensors.
 const CHAIN: usize = 1_000;
@@ -100,6 +102,10 @@ fn our_cross_entropy(x: &Tensor, t: &Tensor) -> Tensor {
     CrossEntropy { label_smoothing: SMOOTHING }.apply((x, t)).expect("plain tensors")
 }
 
+fn libtorch_cross_entropy(x: &Tensor, t: &Tensor) -> Tensor {
+    x.cross_entropy_loss::<Tensor>(t, None, Reduction::Mean, -100, SMOOTHING)
+}
+
 fn composed_cross_entropy(x: &Tensor, t: &Tensor) -> Tensor {
     let log_p = x.log_softmax(-1, Kind::Float);
     let hard = log_p.gather(1, &t.unsqueeze(1), false).mean(Kind::Float);
@@ -143,154 +149,122 @@ fn chain_of_vars(x: &Tensor) {
     leaf.zero_grad();
 }
 
-struct Pair {
+/// A shipped op, libtorch's own, and what people compose of tch's operators.
+struct Op {
     name: &'static str,
+    ours: Program,
+    libtorch: Program,
+    composed: Program,
+}
+
+const OPS: [Op; 6] = [
+    Op {
+        name: "gelu",
+        ours: |x| both(gelu, x),
+        libtorch: |x| both(|x| x.gelu("none"), x),
+        composed: |x| both(|x| x * (((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5), x),
+    },
+    Op {
+        name: "gelu tanh",
+        ours: |x| both(gelu_tanh, x),
+        libtorch: |x| both(|x| x.gelu("tanh"), x),
+        composed: |x| both(composed_gelu_tanh, x),
+    },
+    Op {
+        name: "silu",
+        ours: |x| both(silu, x),
+        libtorch: |x| both(Tensor::silu, x),
+        composed: |x| both(|x| x * x.sigmoid(), x),
+    },
+    Op {
+        name: "huber",
+        ours: |x| huber(x, our_huber),
+        libtorch: |x| huber(x, |x, t| x.huber_loss(t, Reduction::Mean, 1.0)),
+        composed: |x| huber(x, composed_huber),
+    },
+    Op {
+        name: "cross entropy",
+        ours: |x| cross_entropy(x, our_cross_entropy),
+        libtorch: |x| cross_entropy(x, libtorch_cross_entropy),
+        composed: |x| cross_entropy(x, composed_cross_entropy),
+    },
+    Op {
+        name: "rms norm",
+        ours: |x| rms_norm(x, our_rms_norm),
+        libtorch: |x| {
+            rms_norm(x, |x, w| x.internal_fused_rms_norm([LARGE / ROWS], Some(w), 1e-5).0)
+        },
+        composed: |x| rms_norm(x, composed_rms_norm),
+    },
+];
+
+struct Pair {
+    name: String,
     elements: i64,
     threads: i32,
     ours: Program,
     libtorch: Program,
     target: f64,
-    /// How many pairs of so many runs.
-    runs: (usize, usize),
+    rounds: usize,
+    repeats: usize,
 }
 
 const LARGE: i64 = 16_777_216;
 
 fn pairs() -> Vec<Pair> {
-    let pair = |name, elements, threads, ours, libtorch, target, runs| Pair {
+    let large = |name: String, ours, libtorch, target| Pair {
         name,
-        elements,
-        threads,
+        elements: LARGE,
+        threads: 2,
         ours,
         libtorch,
         target,
-        runs,
+        rounds: 9,
+        repeats: 1,
+    };
+    let small = |elements, threads, repeats| Pair {
+        name: "both / softplus".to_owned(),
+        elements,
+        threads,
+        ours: |x| both(ours, x),
+        libtorch: |x| both(softplus, x),
+        target: 0.9,
+        rounds: 41,
+        repeats,
+    };
+    let chain = |name: &str, ours, target| Pair {
+        name: name.to_owned(),
+        ours,
+        libtorch: |x| chain(softplus, x),
+        target,
+        ..small(4, 1, 5)
     };
     let forward_ours: Program = |x| forward(ours, x);
-    let both_ours: Program = |x| both(ours, x);
-    let both_softplus: Program = |x| both(softplus, x);
-    let chain_softplus: Program = |x| chain(softplus, x);
-    vec![
-        pair("forward / softplus", LARGE, 2, forward_ours, |x| forward(softplus, x), 0.5, (15, 1)),
-        pair("forward / clone", LARGE, 2, forward_ours, |x| forward(Tensor::copy, x), 1.0, (15, 1)),
-        pair("both / softplus", LARGE, 2, both_ours, both_softplus, 0.65, (15, 1)),
-        pair(
-            "gelu, both",
-            LARGE,
-            2,
-            |x| both(gelu, x),
-            |x| both(|x| x.gelu("none"), x),
-            1.0,
-            (9, 1),
-        ),
-        pair(
-            "gelu tanh, both",
-            LARGE,
-            2,
-            |x| both(gelu_tanh, x),
-            |x| both(|x| x.gelu("tanh"), x),
-            1.0,
-            (9, 1),
-        ),
-        pair("silu, both", LARGE, 2, |x| both(silu, x), |x| both(Tensor::silu, x), 1.0, (9, 1)),
-        pair(
-            "gelu / composed",
-            LARGE,
-            2,
-            |x| both(gelu, x),
-            |x| both(|x| x * (((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5), x),
-            0.6,
-            (9, 1),
-        ),
-        pair(
-            "gelu tanh / composed",
-            LARGE,
-            2,
-            |x| both(gelu_tanh, x),
-            |x| both(composed_gelu_tanh, x),
-            0.6,
-            (9, 1),
-        ),
-        pair(
-            "silu / composed",
-            LARGE,
-            2,
-            |x| both(silu, x),
-            |x| both(|x| x * x.sigmoid(), x),
-            0.6,
-            (9, 1),
-        ),
-        pair(
-            "huber, both",
-            LARGE,
-            2,
-            |x| huber(x, our_huber),
-            |x| huber(x, |x, t| x.huber_loss(t, Reduction::Mean, 1.0)),
-            1.0,
-            (9, 1),
-        ),
-        pair(
-            "huber / composed",
-            LARGE,
-            2,
-            |x| huber(x, our_huber),
-            |x| huber(x, composed_huber),
-            0.6,
-            (9, 1),
-        ),
-        pair(
-            "cross entropy, both",
-            LARGE,
-            2,
-            |x| cross_entropy(x, our_cross_entropy),
-            |x| {
-                cross_entropy(x, |x, t| {
-                    x.cross_entropy_loss::<Tensor>(t, None, Reduction::Mean, -100, SMOOTHING)
-                })
-            },
-            1.0,
-            (9, 1),
-        ),
-        pair(
-            "cross en. / composed",
-            LARGE,
-            2,
-            |x| cross_entropy(x, our_cross_entropy),
-            |x| cross_entropy(x, composed_cross_entropy),
-            0.6,
-            (9, 1),
-        ),
-        pair(
-            "rms norm, both",
-            LARGE,
-            2,
-            |x| rms_norm(x, our_rms_norm),
-            |x| rms_norm(x, |x, w| x.internal_fused_rms_norm([LARGE / ROWS], Some(w), 1e-5).0),
-            1.0,
-            (9, 1),
-        ),
-        pair(
-            "rms norm / composed",
-            LARGE,
-            2,
-            |x| rms_norm(x, our_rms_norm),
-            |x| rms_norm(x, composed_rms_norm),
-            0.6,
-            (9, 1),
-        ),
-        pair("both / softplus", 100_000, 2, both_ours, both_softplus, 0.9, (41, 50)),
-        pair("both / softplus", 100_000, 1, both_ours, both_softplus, 0.9, (41, 50)),
-        pair("both / softplus", 1_000, 1, both_ours, both_softplus, 0.9, (41, 500)),
-        pair("chain in libtorch", 4, 1, |x| chain(ours, x), chain_softplus, 0.85, (41, 5)),
-        pair("chain of Vars", 4, 1, chain_of_vars, chain_softplus, 0.19, (41, 5)),
-    ]
+    let copy: Program = |x| forward(Tensor::copy, x);
+    let mut pairs = vec![
+        large("forward / softplus".to_owned(), forward_ours, |x| forward(softplus, x), 0.5),
+        large("forward / clone".to_owned(), forward_ours, copy, 1.0),
+        large("both / softplus".to_owned(), |x| both(ours, x), |x| both(softplus, x), 0.65),
+    ];
+    for Op { name, ours, libtorch, composed } in OPS {
+        pairs.push(large(format!("{name} / libtorch's"), ours, libtorch, 1.0));
+        pairs.push(large(format!("{name} / composed"), ours, composed, 0.6));
+    }
+    pairs.extend([
+        small(100_000, 2, 50),
+        small(100_000, 1, 50),
+        small(1_000, 1, 500),
+        chain("chain in libtorch", |x| self::chain(ours, x), 0.85),
+        chain("chain of Vars", chain_of_vars, 0.19),
+    ]);
+    pairs
 }
 
 fn with_criterion(c: &mut Criterion) {
     for Pair { name, elements, threads, ours, libtorch, .. } in &pairs() {
         tch::set_num_threads(*threads);
         let x = input(*elements);
-        let mut group = c.benchmark_group(*name);
+        let mut group = c.benchmark_group(name);
         group.sample_size(10).throughput(Throughput::Elements(*elements as u64));
         for (side, program) in [("ours", ours), ("libtorch", libtorch)] {
             let id = BenchmarkId::new(format!("{side} threads={threads}"), elements);
@@ -300,32 +274,21 @@ fn with_criterion(c: &mut Criterion) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Runs both sides in turn and prints the medians, of the ratio too.
 fn print_ratios() {
     let head = ["elements", "threads", "ours us", "theirs us", "ratio", "target"];
     println!(
-        "\n{:<21} {:>10} {:>8} {:>11} {:>11} {:>8} {:>8}",
+        "\n{:<26} {:>10} {:>8} {:>11} {:>11} {:>8} {:>8}",
         "", head[0], head[1], head[2], head[3], head[4], head[5]
     );
-    for Pair { name, elements, threads, ours, libtorch, target, runs } in pairs() {
+    for Pair { name, elements, threads, ours, libtorch, target, rounds, repeats } in pairs() {
         tch::set_num_threads(threads);
         let x = input(elements);
-        let time = |program: Program| {
-            let start = Instant::now();
-            (0..runs.1).for_each(|_| program(&x));
-            start.elapsed().as_nanos() as f64 / (1000 * runs.1) as f64
-        };
-        let times: Vec<_> = (0..runs.0).map(|_| (time(ours), time(libtorch))).collect();
-        let of = |f: fn(&(f64, f64)) -> f64| median(times.iter().map(f).collect());
-        let (ours, libtorch, ratio) = (of(|t| t.0), of(|t| t.1), of(|t| t.0 / t.1));
+        let times = Times::of(rounds, repeats, || ours(&x), || libtorch(&x));
+        let [ours, libtorch] = [times.ours(), times.libtorch()].map(|ns| ns / 1e3);
         println!(
-            "{name:<21} {elements:>10} {threads:>8} {ours:>11.1} {libtorch:>11.1} {ratio:>8.3} \
-             {target:>8.2}"
+            "{name:<26} {elements:>10} {threads:>8} {ours:>11.1} {libtorch:>11.1} {:>8.3} \
+             {target:>8.2}",
+            times.ratio()
         );
     }
 }
@@ -358,11 +321,8 @@ fn print_memory() {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if std::env::args().any(|arg| arg == "--bench") {
+    common::main(with_criterion, || {
         print_ratios();
         print_memory();
-    }
+    });
 }

@@ -11,9 +11,11 @@
 use anyhow::Result;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 use tch::{Tensor, kind::FLOAT_CPU};
 use tch_function::{Ctx, Function, ops::Log1pExp};
+
+mod common;
+use common::Times;
 
 /// `y = x` by the way that `forward` takes: what is left is the engine, and
 /// tch's handles.
@@ -112,37 +114,19 @@ fn with_criterion(c: &mut Criterion) {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Runs both sides in turn and prints the medians, of the ratio and of the
-/// difference too.
 fn print_ratios() {
     let [ours, libtorch] = ["ours ns/op", "libtorch ns/op"];
     println!("\n{:<24} {ours:>11} {libtorch:>15} {:>8} {:>8}", "", "added ns", "ratio");
-    for Pair { name, program, ours, libtorch } in &PAIRS {
-        let time = |op: &Op| {
-            let start = Instant::now();
-            (0..10).for_each(|_| program(*op));
-            let per_op = |d: Duration| d.as_nanos() as f64 / (10 * N) as f64;
-            per_op(start.elapsed())
-        };
-        let times: Vec<_> = (0..41).map(|_| (time(ours), time(libtorch))).collect();
-        let of = |f: fn(&(f64, f64)) -> f64| median(times.iter().map(f).collect());
-        let (ours, libtorch) = (of(|t| t.0), of(|t| t.1));
-        let (added, ratio) = (of(|t| t.0 - t.1), of(|t| t.0 / t.1));
-        println!("{name:<24} {ours:>11.0} {libtorch:>15.0} {added:>8.0} {ratio:>8.3}");
+    for &Pair { name, program, ours, libtorch } in &PAIRS {
+        let times = Times::of(41, 10, || program(ours), || program(libtorch));
+        let added = times.median(|ours, libtorch| ours - libtorch);
+        let [ours, libtorch, added] =
+            [times.ours(), times.libtorch(), added].map(|ns| ns / N as f64);
+        println!("{name:<24} {ours:>11.0} {libtorch:>15.0} {added:>8.0} {:>8.3}", times.ratio());
     }
 }
 
 fn main() {
     tch::set_num_threads(1);
-    let mut criterion = Criterion::default().configure_from_args();
-    with_criterion(&mut criterion);
-    criterion.final_summary();
-    if std::env::args().any(|arg| arg == "--bench") {
-        print_ratios();
-    }
+    common::main(with_criterion, print_ratios);
 }

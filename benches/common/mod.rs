@@ -1,0 +1,50 @@
+//! What the benchmarks share: two programs run in turn, and their `main`.
+
+use criterion::Criterion;
+use std::time::Instant;
+
+/// Nanoseconds of ours and of libtorch's program. They are run in turn (A B A B
+/// ...), so that ratios hold when the machine's speed drifts.
+pub struct Times(Vec<(f64, f64)>);
+
+impl Times {
+    /// So many rounds of so many `repeats` each.
+    pub fn of(rounds: usize, repeats: usize, ours: impl Fn(), libtorch: impl Fn()) -> Times {
+        let time = |program: &dyn Fn()| {
+            let start = Instant::now();
+            (0..repeats).for_each(|_| program());
+            start.elapsed().as_nanos() as f64 / repeats as f64
+        };
+        Times((0..rounds).map(|_| (time(&ours), time(&libtorch))).collect())
+    }
+
+    /// The median over the rounds.
+    pub fn median(&self, f: impl Fn(f64, f64) -> f64) -> f64 {
+        let mut values: Vec<f64> =
+            self.0.iter().map(|&(ours, libtorch)| f(ours, libtorch)).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
+
+    pub fn ours(&self) -> f64 {
+        self.median(|ours, _| ours)
+    }
+
+    pub fn libtorch(&self) -> f64 {
+        self.median(|_, libtorch| libtorch)
+    }
+
+    pub fn ratio(&self) -> f64 {
+        self.median(|ours, libtorch| ours / libtorch)
+    }
+}
+
+/// Criterion's part; then, under `cargo bench`, the tables.
+pub fn main(with_criterion: fn(&mut Criterion), print: fn()) {
+    let mut criterion = Criterion::default().configure_from_args();
+    with_criterion(&mut criterion);
+    criterion.final_summary();
+    if std::env::args().any(|arg| arg == "--bench") {
+        print();
+    }
+}
