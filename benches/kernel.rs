@@ -293,8 +293,8 @@ fn print_ratios() {
     }
 }
 
-/// By how much `program` grows the peak of the process's memory, if it has none
-/// of what others have freed.
+/// By how many KiB `program` grows the peak of the process's memory, if it has
+/// none of what others have freed.
 fn peak_growth(program: Program, x: &Tensor) -> u64 {
     let in_status = |key: &str| -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -306,7 +306,7 @@ fn peak_growth(program: Program, x: &Tensor) -> u64 {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = in_status("VmRSS");
     program(x);
-    in_status("VmHWM").saturating_sub(before) / 1024
+    in_status("VmHWM").saturating_sub(before)
 }
 
 fn print_memory() {
@@ -316,7 +316,7 @@ fn print_memory() {
     for (name, program) in
         [("softplus", (|x| both(softplus, x)) as Program), ("Log1pExp", |x| both(ours, x))]
     {
-        println!("{name:<20} {:>6}", peak_growth(program, &x));
+        println!("{name:<20} {:>6.1}", peak_growth(program, &x) as f64 / 1024.0);
     }
 }
 
