@@ -103,11 +103,13 @@ at::DataPtr from(size_t bytes) {
   return {data, data, &Memory::give, at::kCPU};
 }
 
-at::DataPtr new_data(size_t bytes) {
+at::DataPtr new_data(size_t bytes) try {
   if (bytes <= kTiny) return from<tf::SmallMemory>(bytes);
   if (bytes <= kSmall) return from<AlignedMemory>(bytes);
   if (bytes >= tf::LargeMemory::kLeast) return from<tf::LargeMemory>(bytes);
   return c10::GetCPUAllocator()->allocate(bytes);
+} catch (const std::bad_alloc&) {
+  TORCH_CHECK(false, "no memory for a new tensor of ", bytes, " bytes");
 }
 
 // One of libtorch's classes, in SmallMemory: its destructor is virtual, so

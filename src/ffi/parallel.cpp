@@ -39,8 +39,9 @@ size_t tf_threads() noexcept {
 
 void tf_parallel(void (*body)(void*), void* data) noexcept {
   static const Parallel parallel = find_parallel();
+  at::internal::lazy_init_num_threads();  // on this thread too
   Job job{body, data};
-  if (parallel)
+  if (parallel && !at::in_parallel_region())
     parallel(run, &job, /*threads=*/0, /*flags=*/0);
   else
     run(&job);

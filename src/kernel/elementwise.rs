@@ -65,7 +65,8 @@ pub fn map_into<A: Elements, R: Elements>(
     f: impl Fn(A) -> R + Sync,
 ) -> Result<()> {
     let op = "kernel::map_into";
-    let (inputs, outputs) = (operands::<A>(op, Role::Input, x)?, lent::<R>(op, &y)?);
+    // In this order: to be written, memory that is copied on write moves.
+    let (outputs, inputs) = (lent::<R>(op, &y)?, operands::<A>(op, Role::Input, x)?);
     let layout = Layout::of_outputs(op, &outputs, &inputs)?;
     let sources = sources::<A>(op, &layout, &inputs, &outputs)?;
     let mut targets = targets::<R>(op, &layout, &y, &outputs)?;
@@ -96,7 +97,7 @@ pub fn update<T: super::Element, A: Elements>(
     f: impl Fn(T, A) -> T + Sync,
 ) -> Result<()> {
     let op = "kernel::update";
-    let (inputs, outputs) = (operands::<A>(op, Role::Input, x)?, lent::<T>(op, &y)?);
+    let (outputs, inputs) = (lent::<T>(op, &y)?, operands::<A>(op, Role::Input, x)?);
     let layout = Layout::of_outputs(op, &outputs, &inputs)?;
     let old = sources::<T>(op, &layout, &outputs, &outputs)?;
     let sources = (old, sources::<A>(op, &layout, &inputs, &outputs)?);

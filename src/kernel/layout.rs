@@ -1,6 +1,7 @@
 //! What tensors a kernel is given, and the order in which it goes through them.
 
 use super::element::Stored;
+use super::overlap::{is_injective, overlap};
 use super::view::Place;
 use super::walk::Walk;
 use crate::ffi::memory::{self, Memory, Unfit};
@@ -54,7 +55,7 @@ impl<'t> Operand<'t> {
         }
     }
 
-    fn element_size(&self) -> usize {
+    pub fn element_size(&self) -> usize {
         match self.memory.dtype {
             0 | 1 | 11 => 1,
             2 | 5 | 15 => 2,
@@ -83,16 +84,6 @@ impl<'t> Operand<'t> {
             width,
             tensor: PhantomData,
         }
-    }
-
-    /// Whether some byte belongs to both.
-    fn overlaps(&self, other: &Operand<'_>) -> bool {
-        let range = |x: &Operand<'_>| {
-            let start = x.memory.data as usize;
-            start..start + x.extent() * x.element_size()
-        };
-        let (a, b) = (range(self), range(other));
-        a.start < b.end && b.start < a.end
     }
 }
 
@@ -153,7 +144,7 @@ impl Layout {
                 return Err(overlapping(op, i));
             }
             for other in &outputs[..i] {
-                if output.overlaps(other) {
+                if overlap(output, other) {
                     return Err(shared(op, (Role::Output, i)));
                 }
             }
@@ -211,7 +202,7 @@ impl Layout {
         outputs: &[Operand<'_>],
     ) -> Result<bool> {
         let mut found = false;
-        for output in outputs.iter().filter(|output| input.overlaps(output)) {
+        for output in outputs.iter().filter(|output| overlap(input, output)) {
             let same = input.memory.data == output.memory.data
                 && input.memory.dtype == output.memory.dtype
                 && self.walk(input) == self.walk(output);
@@ -283,23 +274,12 @@ pub(super) fn count_of(op: &'static str, sizes: &[i64]) -> Result<usize> {
 }
 
 /// Dimensions from the greatest stride to the least.
-fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 4]> {
+pub(super) fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 4]> {
     let mut order: SmallVec<[usize; 4]> = (0..sizes.len()).collect();
     if let Some(strides) = strides {
         order.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
     }
     order
-}
-
-/// Whether no two elements share a place: each stride is longer than all that
-/// lies inside it.
-fn is_injective(x: Memory<'_>) -> bool {
-    let mut inside = 0;
-    order(x.sizes, Some(x.strides)).iter().rev().filter(|&&dim| x.sizes[dim] > 1).all(|&dim| {
-        let free = x.strides[dim] > inside;
-        inside += (x.sizes[dim] - 1) * x.strides[dim];
-        free
-    })
 }
 
 #[cold]

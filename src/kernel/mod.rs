@@ -85,6 +85,7 @@ mod elements;
 mod elementwise;
 mod fold;
 mod layout;
+mod overlap;
 mod rows;
 pub mod simd;
 mod view;

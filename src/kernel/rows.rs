@@ -63,6 +63,9 @@ pub fn rows<A: Elements, R: Elements>(
         let place = Place { data, extent, stored, walk: Walk::Flat, width, tensor: PhantomData };
         Ok((output, (place, layout.count, false)))
     })?;
+    for x in &inputs {
+        super::layout::count_of(op, &[layout.count as i64, length(x) as i64])?;
+    }
     let mut pairs = inputs.iter().zip(&heads);
     let sources = A::sources(&mut || {
         let (whole, head) = pairs.next().expect("one for each input");

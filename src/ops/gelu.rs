@@ -45,11 +45,18 @@ fn normal<V: Float>(x: V) -> V {
     (x * FRAC_1_SQRT_2).erf() * 0.5 + 0.5
 }
 
+/// Where slopes are 0 or 1 already, so that no power of `x` is infinite when it
+/// is multiplied by 0.
+fn bounded(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_clamp(-1e3, 1e3)?)
+}
+
 fn gelu_formula(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_gelu("none")?)
 }
 
 fn gelu_slope_formula(x: &Tensor) -> Result<Tensor> {
+    let x = &bounded(x)?;
     let normal = x.f_mul_scalar(FRAC_1_SQRT_2)?.f_erf()?.f_mul_scalar(0.5)?.f_add_scalar(0.5)?;
     let density = x.f_square()?.f_mul_scalar(-0.5)?.f_exp()?.f_mul_scalar(DENSITY_AT_0)?;
     Ok(normal.f_add(&x.f_mul(&density)?)?)
@@ -123,6 +130,7 @@ fn gelu_tanh_formula(x: &Tensor) -> Result<Tensor> {
 }
 
 fn gelu_tanh_slope_formula(x: &Tensor) -> Result<Tensor> {
+    let x = &bounded(x)?;
     let square = x.f_square()?;
     let polynomial = |cubic: f64| square.f_mul_scalar(cubic)?.f_add_scalar(1.0)?.f_mul(x);
     let s = polynomial(CUBIC)?.f_mul_scalar(FACTOR)?.f_sigmoid()?;
@@ -165,6 +173,7 @@ fn silu_formula(x: &Tensor) -> Result<Tensor> {
 }
 
 fn silu_slope_formula(x: &Tensor) -> Result<Tensor> {
+    let x = &bounded(x)?;
     let s = x.f_sigmoid()?;
     Ok(s.f_add(&x.f_mul(&s.f_mul(&s.f_rsub_scalar(1.0)?)?)?)?)
 }

@@ -44,7 +44,8 @@ impl Function for HuberLoss {
         ctx.save_for_backward([x, t])?;
         let loss = Loss { delta };
         let done = match self.reduction {
-            Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y),
+            // As libtorch's, in the dtype of `x`.
+            Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
             _ => simd::sum_of(&loss, [x, t])
                 .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
         };

@@ -60,8 +60,8 @@ impl Function for RmsNorm {
             };
             elsewhere(done, || {
                 let (x, dy) = (wide(x), wide(dy));
-                let terms = x.f_mul(&self.scales(&x)?)?.f_mul(&dy)?;
-                Ok(terms.f_reshape([-1, w.size()[0]])?.f_sum_dim_intlist(0, false, None)?)
+                // `gradient` sums over the rows.
+                Ok(x.f_mul(&self.scales(&x)?)?.f_mul(&dy)?)
             })
         })?;
         Ok((dx, dw))
