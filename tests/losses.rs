@@ -100,6 +100,30 @@ fn huber_keeps_nan_and_infinity() -> Result<()> {
     Ok(())
 }
 
+/// One shape and dtype of the losses, whoever computes them, and gradients of
+/// each input's.
+#[test]
+fn huber_of_two_dtypes_and_of_a_great_delta() -> Result<()> {
+    let kinds = [Kind::Half, Kind::Float, Kind::Double];
+    for (kind_x, kind_t) in kinds.into_iter().flat_map(|a| kinds.map(|b| (a, b))) {
+        for reduction in [Reduction::None, Reduction::Mean, Reduction::Sum] {
+            let (x, t) = (randn(&[5], kind_x), randn(&[5], kind_t));
+            let op = ops::HuberLoss { delta: 1.0, reduction };
+            let libtorch = x.huber_loss(&t, reduction, 1.0);
+            let found = run(|x| op.apply((&x[0], &x[1])).expect("plain"), &[x, t], None);
+            let kinds: Vec<_> = found.iter().map(Tensor::kind).collect();
+            assert_eq!(kinds, [libtorch.kind(), kind_x, kind_t], "{reduction:?}");
+            assert!(found[0].allclose(&libtorch, 0.01, 0.01, false), "{reduction:?}");
+        }
+    }
+    let x = Tensor::from_slice(&[3f32, -4.0]).set_requires_grad(true);
+    let op = ops::HuberLoss { delta: 1e300, reduction: Reduction::Sum };
+    let y = op.apply((&x, &x.zeros_like()))?;
+    let dx = Tensor::f_run_backward(&[y], &[&x], true, true)?.remove(0);
+    assert_eq!(Vec::<f32>::try_from(dx.detach())?, [3.0, -4.0]);
+    Ok(())
+}
+
 /// Scores of a spread, and targets of which one is left out.
 fn classified(rows: i64, classes: i64, spread: f64, kind: Kind) -> [Tensor; 2] {
     let x = (Tensor::randn([rows, classes], DOUBLE_CPU) * spread).to_kind(kind);
@@ -212,6 +236,23 @@ fn rms_norm_is_accurate() -> Result<()> {
                 println!("{kind:?} {size:?} {}: {error:.3} epsilon", ["y", "dx", "dw"][i]);
                 assert!(error < if i == 0 { 3.0 } else { 8.0 }, "{kind:?} {size:?} {i}: {error}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// No rows, and rows of nothing: with a kernel and recorded.
+#[test]
+fn rms_norm_of_nothing() -> Result<()> {
+    for size in [[0, 3], [3, 0]] {
+        let x = Tensor::zeros(size, DOUBLE_CPU).set_requires_grad(true);
+        let w = Tensor::ones([size[1]], DOUBLE_CPU).set_requires_grad(true);
+        let y = ops::RmsNorm { eps: 1e-5 }.apply((&x, &w))?;
+        for create_graph in [false, true] {
+            let sum = y.sum(Kind::Double);
+            let found = Tensor::f_run_backward(&[sum], &[&x, &w], true, create_graph)?;
+            assert_eq!((found[0].size(), found[1].size()), (x.size(), w.size()));
+            assert!(found[1].detach().equal(&w.zeros_like()));
         }
     }
     Ok(())

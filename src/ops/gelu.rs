@@ -45,10 +45,13 @@ fn normal<V: Float>(x: V) -> V {
     (x * FRAC_1_SQRT_2).erf() * 0.5 + 0.5
 }
 
-/// Where slopes are 0 or 1 already, so that no power of `x` is infinite when it
-/// is multiplied by 0.
+/// `x` up to where slopes are 0 and 1 already, so that no power of it is
+/// infinite when it is multiplied by 0. (As `clamp`, whose derivative at NaN is
+/// 0 and hides it.)
 fn bounded(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_clamp(-1e3, 1e3)?)
+    let far = 1e3;
+    let inside = x.f_abs()?.f_gt(far)?.f_logical_not()?;
+    Ok(x.f_where_self(&inside, &x.f_sign()?.f_mul_scalar(far)?)?)
 }
 
 fn gelu_formula(x: &Tensor) -> Result<Tensor> {

@@ -86,7 +86,9 @@ impl HuberLoss {
         let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
         elsewhere(done, || {
             let d = wide(x)?.f_sub(&wide(t)?)?;
-            Ok(d.f_clamp(-delta, delta)?.f_mul_scalar(factor)?.f_mul(dy)?)
+            // libtorch refuses scalars that the dtype cannot hold.
+            let held = if d.kind() == Kind::Double { delta } else { f64::from(delta as f32) };
+            Ok(d.f_clamp(-held, held)?.f_mul_scalar(factor)?.f_mul(dy)?)
         })
     }
 
