@@ -234,65 +234,6 @@ fn memory_that_is_shared_in_the_right_way() -> Result<()> {
     Ok(())
 }
 
-/// Columns beside each other, and elements that take turns.
-#[test]
-fn parts_of_one_tensor() -> Result<()> {
-    let whole = Tensor::zeros([50, 4], DOUBLE_CPU);
-    let x = Tensor::arange(100, DOUBLE_CPU).reshape([50, 2]);
-    let halves = (&mut whole.narrow(1, 0, 2), &mut whole.narrow(1, 2, 2));
-    kernel::map_into(halves, &x, |x: f64| (x, -x))?;
-    same(&whole, &Tensor::cat(&[&x, &-&x], 1));
-    kernel::map_into(&mut whole.select(1, 1), &whole.select(1, 2), |x: f64| x * 2.0)?;
-    same(&whole.select(1, 1), &(x.select(1, 0) * -2.0));
-    Ok(())
-}
-
-/// Copied on write, the output's memory moves, and with it that of an input
-/// which is another part of the same tensor.
-#[test]
-fn memory_that_is_copied_on_write() -> Result<()> {
-    let x = kernel::map(&Tensor::arange(20, DOUBLE_CPU), |x: f64| x)?;
-    let lazy = x.internal_lazy_clone();
-    let (input, mut output) = (lazy.narrow(0, 0, 10), lazy.narrow(0, 1, 10));
-    let shifted = kernel::map_into(&mut output, &input, |x: f64| x);
-    refused(shifted.map(|()| Tensor::new()), "input 0 shares memory with an output");
-    for n in [20, 1000, 100_000, 3_000_000] {
-        let (before, after) = (Tensor::arange(n, DOUBLE_CPU), Tensor::arange(n, DOUBLE_CPU) + 1);
-        let x = kernel::map(&before, |x: f64| x)?;
-        let mut lazy = x.internal_lazy_clone();
-        kernel::update(&mut lazy, &x, |y: f64, _: f64| y + 1.0)?;
-        same(&x, &before);
-        same(&lazy, &after);
-        let mut last = lazy.internal_lazy_clone();
-        drop(lazy);
-        kernel::update(&mut last, &x, |y: f64, x: f64| y + x)?;
-        same(&last, &(&before + &after));
-    }
-    Ok(())
-}
-
-/// Whose numbers of elements or bytes do not fit 64 bits, or the memory.
-#[test]
-fn sizes_beyond_all_memory() {
-    let one = Tensor::from(1f32).reshape([1, 1]);
-    let sized = |rows: i64, columns: i64| one.expand([rows, columns], false);
-    let outer = |rows: u32, columns: u32| {
-        let (a, b) = (sized(1 << rows, 1), sized(1, 1 << columns));
-        kernel::map((&a, &b), |(a, b): (f32, f32)| a + b)
-    };
-    refused(outer(40, 40), "has more elements than memory can");
-    refused(outer(30, 31), "has more elements than memory can");
-    refused(outer(30, 20), "no memory for a new tensor of 4503599627370496 bytes");
-    refused(ops::Log1pExp.apply(&sized(1, 1 << 50)), "no memory for a new tensor of");
-    let rows = |length| kernel::rows::<f32, f32>(&sized(4, 2), &[length], |_, _| {});
-    refused(rows(i64::MAX), "has more elements than memory can");
-    refused(rows(1 << 60), "has more elements than memory can");
-    refused(rows(1 << 45), "no memory for a new tensor of");
-    let (wide, tall) = (sized(1, 1 << 40), sized(1 << 24, 1));
-    let both = kernel::rows::<(f32, f32), f32>((&wide, &tall), &[0], |_, _| {});
-    refused(both, "has more elements than memory can");
-}
-
 #[test]
 fn a_change_counts() -> Result<()> {
     let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0]));
