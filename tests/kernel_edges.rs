@@ -261,3 +261,20 @@ fn on_a_thread_of_libtorchs_engine() -> Result<()> {
     assert!(seen.lock().expect("no panic").iter().any(|id| *id != caller), "one thread");
     Ok(())
 }
+
+/// From 4 MiB on, whatever malloc adds to a size.
+#[test]
+fn large_memory_is_used_again() -> Result<()> {
+    for mib in [4, 5, 6, 8, 10, 12, 16, 20, 32, 64] {
+        let x = Tensor::ones([mib << 18], FLOAT_CPU);
+        let (mut again, mut last) = (0, std::ptr::null_mut());
+        for _ in 0..20 {
+            let y = kernel::map(&x, |x: f32| x)?;
+            again += u32::from(y.data_ptr() == last);
+            last = y.data_ptr();
+        }
+        // Tests beside this one may take it now and then.
+        assert!(again >= 5, "{again} of 20 at {mib} MiB");
+    }
+    Ok(())
+}

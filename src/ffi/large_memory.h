@@ -7,6 +7,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -46,6 +47,9 @@ class LargeMemory {
  private:
   // A multiple of the system's own pages, whatever their size.
   static constexpr size_t kHugePage = size_t{2} << 20;
+  // What a block may be longer than was asked for, as malloc makes it: the
+  // alignment, and its own page.
+  static constexpr size_t kSlack = kHugePage + (size_t{64} << 10);
 
   static size_t whole_pages(size_t bytes) {
     return bytes / kHugePage * kHugePage;
@@ -73,7 +77,7 @@ class LargeMemory {
       for (auto i = blocks_.begin(); i != blocks_.end(); ++i) {
         void* const block = *i;
         const size_t size = malloc_usable_size(block);
-        if (size < bytes || size - bytes > bytes / 8) continue;
+        if (size < bytes || size - bytes > std::max(bytes / 8, kSlack)) continue;
         blocks_.erase(i);
         bytes_ -= size;
         return block;
