@@ -1,6 +1,7 @@
 //! Kernels at their edges: numbers as libtorch rounds and orders them, memory
 //! that is shared, sizes beyond all memory, and calls from within kernels and
 //! from libtorch's threads.
+#![allow(unsafe_code)] // tensors of memory that is not aligned
 
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -153,6 +154,23 @@ fn memory_that_is_copied_on_write() -> Result<()> {
         kernel::update(&mut last, &x, |y: f64, x: f64| y + x)?;
         same(&last, &(&before + &after));
     }
+    Ok(())
+}
+
+/// As that of a packed NumPy array may be.
+#[test]
+fn memory_that_is_not_aligned() -> Result<()> {
+    let numbers = [1f64, 2.0, 3.0];
+    // SAFETY: three f32s lie in the 24 bytes, from the second one on; libtorch
+    // reads them byte by byte, and the tensor does not outlive them.
+    let x = unsafe {
+        let start = numbers.as_ptr().cast::<u8>().add(1);
+        Tensor::from_blob(start, &[3], &[1], Kind::Float, Device::Cpu)
+    };
+    assert!(!kernel::runs_on(&x));
+    refused(kernel::map(&x, |x: f32| x), "call copy() on it first");
+    same(&kernel::map(&x.copy(), |x: f32| x)?, &x.copy());
+    same(&ops::Silu.apply(&x)?, &x.copy().silu());
     Ok(())
 }
 

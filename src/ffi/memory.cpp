@@ -11,6 +11,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -57,6 +58,12 @@ bool in_storage(const at::Tensor& t, bool contiguous) {
   }
   const auto bytes = static_cast<uint64_t>(last + 1) * t.itemsize();
   return bytes <= t.storage().nbytes();
+}
+
+// To its elements' size; complex ones, of which there are no kernels, to a part.
+bool is_aligned(const at::Tensor& t, const void* data) {
+  const size_t size = std::min(t.itemsize(), sizeof(double));
+  return reinterpret_cast<uintptr_t>(data) % size == 0;
 }
 
 bool may_be_followed(const at::Tensor& t) {
@@ -210,6 +217,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
         written ? t->mutable_data_ptr() : t->const_data_ptr();
     const bool contiguous = t->is_contiguous();
     if (count > 0 && (!data || !in_storage(*t, contiguous))) return TF_NO_DATA;
+    if (!is_aligned(*t, data)) return TF_UNALIGNED;
     *out = {t->sizes().data(),
             t->strides().data(),
             static_cast<size_t>(t->dim()),

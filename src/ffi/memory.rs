@@ -70,6 +70,7 @@ pub(crate) enum Unfit {
     Recorded,
     Tangent,
     Traced,
+    Unaligned,
 }
 
 /// The memory of `t`, if a kernel can run on it; to be written, too, if said so.
@@ -115,6 +116,7 @@ fn why(op: &'static str, unfit: u8) -> Unfit {
         8 => Unfit::Recorded,
         9 => Unfit::Tangent,
         10 => Unfit::Traced,
+        11 => Unfit::Unaligned,
         _ => Unfit::NoData,
     }
 }

@@ -255,7 +255,8 @@ enum tf_unfit : uint8_t {
   TF_LAZY,      // conjugated or negated when read
   TF_RECORDED,  // requires a gradient, and grad mode is on
   TF_TANGENT,   // carries a forward-mode tangent
-  TF_TRACED     // libtorch writes a TorchScript graph of what is done
+  TF_TRACED,    // libtorch writes a TorchScript graph of what is done
+  TF_UNALIGNED  // memory that somebody brought along
 };
 
 // `written`: the memory will be written, and is the tensor's own if it was

@@ -316,6 +316,10 @@ fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
              makes for a constant",
             "ask kernel::runs_on, and compute it with tch operators there",
         ),
+        Unfit::Unaligned => (
+            "lies at an address that is no multiple of its elements' size",
+            "call copy() on it first",
+        ),
     };
     Error::NoKernel { op, what: format!("{what} {i}"), found, instead }
 }

@@ -72,7 +72,8 @@
 //! Neither does TorchScript's tracing see a kernel, so under it kernels refuse
 //! every tensor.
 //!
-//! Tensors of other devices, without data (fake and meta tensors), sparse,
+//! Tensors of other devices, without data (fake and meta tensors), at addresses that
+//! are not aligned, sparse,
 //! quantised, lazily conjugated ones, and outputs whose elements share memory
 //! are refused as well, by an error that says what to do.
 //!
