@@ -72,10 +72,10 @@
 //! Neither does TorchScript's tracing see a kernel, so under it kernels refuse
 //! every tensor.
 //!
-//! Tensors of other devices, without data (fake and meta tensors), at addresses that
-//! are not aligned, sparse,
-//! quantised, lazily conjugated ones, and outputs whose elements share memory
-//! are refused as well, by an error that says what to do.
+//! Tensors of other devices, without data (fake and meta tensors), at addresses
+//! that are not aligned, sparse, quantised, lazily conjugated ones, and outputs
+//! whose elements share memory are refused as well, by an error that says what
+//! to do.
 //!
 //! While a kernel runs, nobody may write to its inputs on another thread, nor
 //! resize any of its tensors through another handle: that holds for all of
