@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use tch::{Kind, Tensor, kind::DOUBLE_CPU};
-use tch_function::{Function, GradOptions, Var, grad, gradcheck, ops};
+use tch_function::{Function, GradOptions, Var, gradcheck, ops};
 
 type Apply = fn(&Var) -> tch_function::Result<Var>;
 type Formula = fn(&Tensor) -> Tensor;
