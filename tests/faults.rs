@@ -7,9 +7,11 @@ mod support;
 use anyhow::{Result, anyhow, bail};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use support::{BackwardFn, Op, assert_error, number, vector};
 use tch::Tensor;
-use tch_function::{Ctx, Error, Function, Var, backward, grad, register_hook};
+use tch_function::{Ctx, Error, Function, Var, backward, grad, kernel, register_hook};
 
 fn leaf(values: &[f64]) -> Tensor {
     vector(values).set_requires_grad(true)
@@ -108,6 +110,31 @@ fn a_panic_while_a_function_is_dropped_aborts_nothing() -> Result<()> {
     let y = Fragile(Fuse(|| panic!("dropped"))).apply(&x)?;
     assert_eq!(number(&grad(&y, &x)?), 1.0);
     drop(y);
+    Ok(())
+}
+
+/// In a pass of libtorch's, and on two threads of a kernel at once.
+#[test]
+fn a_payload_that_panics_when_it_is_dropped_aborts_nothing() -> Result<()> {
+    let bomb = || std::panic::panic_any(Fuse(|| panic!("dropped")));
+    let x = leaf(&[1.0]);
+    let y = identity(|_, _| std::panic::panic_any(Fuse(|| panic!("dropped")))).apply(&x)?;
+    assert_error!(
+        grad(&y, &x),
+        Error::Panic { op: "Op", stage: "backward", .. },
+        "Op: backward panicked: a payload that is not a string"
+    );
+    let (arrived, start) = (AtomicUsize::new(0), Instant::now());
+    let together = |_: f64| -> f64 {
+        let threads = tch::get_num_threads() as usize;
+        arrived.fetch_add(1, Ordering::Relaxed);
+        while arrived.load(Ordering::Relaxed) < threads && start.elapsed().as_secs() < 5 {
+            std::thread::yield_now();
+        }
+        bomb()
+    };
+    let error = kernel::map(&vector(&[1.0; 1 << 20]), together).expect_err("a panic");
+    assert!(matches!(error, Error::Panic { op: "kernel::map", .. }), "{error}");
     Ok(())
 }
 

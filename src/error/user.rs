@@ -9,7 +9,10 @@ pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
         Ok(text) => without_cpp_stack(&text).to_owned(),
         Err(payload) => match payload.downcast::<&'static str>() {
             Ok(text) => (*text).to_owned(),
-            Err(_) => "a payload that is not a string".to_owned(),
+            Err(payload) => {
+                ffi::node::drop_quietly(payload); // which may panic itself
+                "a payload that is not a string".to_owned()
+            }
         },
     }
 }

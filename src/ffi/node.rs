@@ -261,7 +261,7 @@ extern "C" fn name<B>(state: *const c_void, len: *mut usize) -> *const c_char {
 
 /// Neither a panic nor a C++ exception in user code's drop must reach C++; there
 /// is nobody to report it to but the panic hook, which has printed it.
-pub(super) fn drop_quietly<T>(value: T) {
+pub(crate) fn drop_quietly<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| super::catch_cpp(|| drop(value))));
 }
 

@@ -51,9 +51,7 @@ extern "C" fn work(job: *mut c_void) {
     };
     if let Err(payload) = catch_unwind(AssertUnwindSafe(body)) {
         job.next.store(job.count, Ordering::Relaxed);
-        let mut first = job.panic.lock().unwrap_or_else(|e| e.into_inner());
-        if first.is_none() {
-            *first = Some(payload);
-        }
+        let mut last = job.panic.lock().unwrap_or_else(|e| e.into_inner());
+        super::node::drop_quietly(last.replace(payload));
     }
 }
