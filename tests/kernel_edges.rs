@@ -196,6 +196,35 @@ fn sizes_beyond_all_memory() {
     refused(both, "has more elements than memory can");
 }
 
+/// Places that 32 bits cannot hold, read from one element expanded.
+#[test]
+fn more_elements_than_32_bits_count() -> Result<()> {
+    let n = (1 << 32) + 7;
+    let x = Tensor::from(1u8).expand([n], false);
+    let step = |(sum, _), place, x: u8| (sum + u64::from(x), place);
+    let (sum, last) = kernel::fold(&x, (0, 0), step, |a, b| (a.0 + b.0, a.1.max(b.1)))?;
+    assert_eq!((sum, last), (n as u64, n as usize - 1));
+    Ok(())
+}
+
+/// The same, written and read at places of their own.
+#[test]
+#[ignore = "needs 13 GB"]
+fn more_bytes_than_32_bits_count() -> Result<()> {
+    let (rows, columns) = (3, (1 << 31) + 5);
+    let row = Tensor::arange(rows, (Kind::Uint8, Device::Cpu)).unsqueeze(1);
+    let y = kernel::map(&row.expand([rows, columns], false), |x: u8| x + 1)?;
+    let mut column = y.select(1, columns - 1);
+    assert_eq!(Vec::<u8>::try_from(&column)?, [1, 2, 3]);
+    kernel::update(&mut column, &row.squeeze(), |y: u8, x: u8| y * 10 + x)?;
+    let sums = kernel::rows::<u8, i64>(&y, &[1], |y, sum| {
+        sum[0] = y.iter().map(|&y| i64::from(y)).sum();
+    })?;
+    let expected = (1..=rows).map(|value| value * (columns + 9) + value - 1).collect::<Vec<_>>();
+    assert_eq!(Vec::<i64>::try_from(sums.flatten(0, 1))?, expected);
+    Ok(())
+}
+
 /// The closure panics on another thread than the caller's, which waits for it.
 #[test]
 fn a_panic_on_a_thread_of_libtorchs() -> Result<()> {

@@ -8,6 +8,9 @@ use std::sync::LazyLock;
 use tch::{Kind, Tensor};
 use tch_function::kernel::simd::{self, Float, Lanes};
 
+mod common;
+use common::Random;
+
 type Big = FBig<HalfEven, 2>;
 
 /// Enough for the cancellation in tanh and erf.
@@ -98,22 +101,9 @@ fn ulps(kind: Kind, found: f64, exact: &Big) -> f64 {
     ((big(found) - exact) >> unit as isize).to_f64().value().abs()
 }
 
-/// xorshift64
-struct Random(u64);
-
-impl Random {
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 /// Evenly over each range, and around every power of 2 inside them.
 fn samples(ranges: &[(f64, f64)], powers: std::ops::Range<i32>) -> Vec<f64> {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = Random::new("samples");
     let mut samples = Vec::new();
     let (from, to) = ranges[0];
     for &(from, to) in ranges {

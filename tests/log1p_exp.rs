@@ -6,6 +6,9 @@ use dashu_float::{FBig, round::mode::HalfEven};
 use tch::{Kind, Tensor, kind::DOUBLE_CPU};
 use tch_function::{Ctx, Function, GradOptions, Var, gradcheck, ops::Log1pExp};
 
+mod common;
+use common::Random;
+
 type Big = FBig<HalfEven, 2>;
 
 /// Enough for `1 + e^-40` to keep 90 bits of `e^-40`.
@@ -154,7 +157,7 @@ fn check(x: &Tensor, limit: f64, ulps: impl Fn(usize, usize, f64) -> f64) -> Res
 /// From -1e4 to 1e4: evenly over several ranges, around every power of 2, and
 /// next to the places where something ends.
 fn samples() -> Vec<f64> {
-    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut random = Random::new("samples");
     let mut samples = vec![0.0, -0.0, 1e4, -1e4];
     for (from, to, count) in [
         (-1e4, 1e4, 1000),
@@ -175,19 +178,6 @@ fn samples() -> Vec<f64> {
         samples.extend((-20..=20).map(|i| edge + f64::from(i) * 1e-3));
     }
     samples
-}
-
-/// xorshift64
-struct Random(u64);
-
-impl Random {
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[test]

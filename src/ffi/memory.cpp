@@ -197,8 +197,14 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
       if (!fits(*x[i], *x[0], type, &data_x[i], &one_x[i])) return 0;
     const auto count = static_cast<size_t>(x[0]->numel());
     if (count == 0 || count > limit) return 0;
-    for (size_t i = 0; i < n_y; ++i)
-      y[i] = new_contiguous(x[0]->sizes(), type, &data_y[i]);
+    size_t made = 0;
+    try {
+      for (; made < n_y; ++made)
+        y[made] = new_contiguous(x[0]->sizes(), type, &data_y[made]);
+    } catch (...) {
+      while (made > 0) delete y[--made];
+      throw;
+    }
     return count;
   });
 }

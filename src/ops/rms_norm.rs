@@ -15,7 +15,8 @@ use tch::{Kind, Tensor};
 /// is libtorch's of these formulas.
 ///
 /// Inputs `(x, w)`, `w` of shape `[n]`. Values are within 3 epsilon of the exact
-/// ones, relatively to them; `dx` and `dw` within 8 epsilon of the greatest term.
+/// ones, relatively to them; `dx` and `dw` within 8 epsilon of the greatest term,
+/// as long as the squares do not overflow (in f32 from 1.8e19 on).
 /// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {

@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// In [0, 1); xorshift64.
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
