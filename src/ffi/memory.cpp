@@ -110,10 +110,25 @@ at::DataPtr from(size_t bytes) {
   return {data, data, &Memory::give, at::kCPU};
 }
 
+// What the profiler is told of, as of libtorch's own.
+template <class Memory>
+struct Reported {
+  static void* take(size_t bytes) {
+    void* const data = Memory::take(bytes);
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return data;
+  }
+  static void give(void* data) noexcept {
+    c10::profiledCPUMemoryReporter().Delete(data);
+    Memory::give(data);
+  }
+};
+
 at::DataPtr new_data(size_t bytes) try {
   if (bytes <= kTiny) return from<tf::SmallMemory>(bytes);
-  if (bytes <= kSmall) return from<AlignedMemory>(bytes);
-  if (bytes >= tf::LargeMemory::kLeast) return from<tf::LargeMemory>(bytes);
+  if (bytes <= kSmall) return from<Reported<AlignedMemory>>(bytes);
+  if (bytes >= tf::LargeMemory::kLeast)
+    return from<Reported<tf::LargeMemory>>(bytes);
   return c10::GetCPUAllocator()->allocate(bytes);
 } catch (const std::bad_alloc&) {
   TORCH_CHECK(false, "no memory for a new tensor of ", bytes, " bytes");

@@ -69,6 +69,14 @@ class Memory(unittest.TestCase):
                     ops.log1pexp(x * 2)  # must not find its memory
                     torch.testing.assert_close(y, softplus(x))
 
+    def test_the_profiler_is_told(self):
+        for n in (1000, 100_000, 1 << 20):
+            x = torch.randn(n)
+            with torch.profiler.profile(profile_memory=True) as profile:
+                y = ops.log1pexp(x)
+            of_op = [e for e in profile.key_averages() if "log1pexp" in e.key]
+            self.assertEqual(sum(e.self_cpu_memory_usage for e in of_op), y.nbytes)
+
     def test_forked_while_another_thread_takes_and_gives_memory(self):
         x = torch.randn(1 << 20)
         done = threading.Event()
