@@ -320,14 +320,19 @@ fn integer_outputs_have_no_gradient_without_a_mark() {
 
 #[test]
 fn marking_what_is_not_returned_is_an_error() {
-    let op = Op::<Tensor, Tensor> {
+    let op = || Op::<Tensor, Tensor> {
         forward: |ctx, x| {
             ctx.mark_non_differentiable(&(x * 2.0));
             Ok(x.copy())
         },
         backward: |_, _| Ok(None),
     };
-    assert_error!(op.apply(&leaf(&[1.0])), Error::NotAnOutput { op: "Op" }, "did not return");
+    assert_error!(op().apply(&leaf(&[1.0])), Error::NotAnOutput { op: "Op" }, "did not return");
+    // Where nothing is recorded too, in both engines.
+    let x = vector(&[1.0]);
+    let constant = Var::constant(&x);
+    assert_error!(op().apply(&constant), Error::NotAnOutput { op: "Op" }, "did not return");
+    assert_error!(op().apply(&x), Error::NotAnOutput { op: "Op" }, "did not return");
 }
 
 /// y = 2 x, in place.

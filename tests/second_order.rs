@@ -190,6 +190,37 @@ fn once_differentiable_says_so() -> Result<()> {
     Ok(())
 }
 
+/// Its `forward` cannot run a second time: the input is no more what it was.
+#[test]
+fn recomputation_in_place_is_refused() -> Result<()> {
+    struct SquareInPlace;
+    impl Function for SquareInPlace {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+            ctx.mark_dirty(x)?;
+            let old = x.copy();
+            ctx.save_for_backward([&old])?;
+            Ok(x.shallow_clone().square_())
+        }
+        fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+            let [x] = ctx.saved_tensors()?;
+            Ok(Some(dy * x * 2.0))
+        }
+        fn double_backward(&self) -> DoubleBackward {
+            DoubleBackward::Recompute
+        }
+    }
+    let x = leaf(&[3.0]);
+    let before = &x * 1.0;
+    let y = SquareInPlace.apply(&before)?;
+    assert_eq!(number(GradOptions::new().retain_graph(true).grad(&y, &x)?.unwrap().value()), 6.0);
+    let error = create_graph().grad(&y, &x).expect_err("forward cannot run again").to_string();
+    assert!(error.contains("in place"), "{error}");
+    assert_eq!(number(y.value()), 9.0, "nothing is changed");
+    Ok(())
+}
+
 #[test]
 fn a_gradient_penalty_trains_through_the_gradient() -> Result<()> {
     // L = |dy/dx|^2 with y = sum(tanh(w x)): dL/dw against libtorch.
