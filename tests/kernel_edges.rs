@@ -120,7 +120,7 @@ fn in_place_in_every_dtype() -> Result<()> {
     Ok(())
 }
 
-/// Columns beside each other, and elements that take turns.
+/// Rows and columns beside each other, elements that take turns, and nothing.
 #[test]
 fn parts_of_one_tensor() -> Result<()> {
     let whole = Tensor::zeros([50, 4], DOUBLE_CPU);
@@ -130,6 +130,19 @@ fn parts_of_one_tensor() -> Result<()> {
     same(&whole, &Tensor::cat(&[&x, &-&x], 1));
     kernel::map_into(&mut whole.select(1, 1), &whole.select(1, 2), |x: f64| x * 2.0)?;
     same(&whole.select(1, 1), &(x.select(1, 0) * -2.0));
+    for (next, n) in [(25, 25), (1, 1)] {
+        kernel::map_into(&mut whole.narrow(0, next, n), &whole.narrow(0, 0, n), |x: f64| x)?;
+        same(&whole.narrow(0, next, n), &whole.narrow(0, 0, n));
+    }
+    let before = whole.copy();
+    let nothing = whole.narrow(0, 5, 0);
+    kernel::map_into(&mut whole.narrow(0, 5, 0), &whole.narrow(0, 5, 1), |x: f64| x)?;
+    kernel::map_into(
+        (&mut nothing.select(1, 0), &mut nothing.select(1, 1)),
+        &nothing.select(1, 2),
+        |x: f64| (x, x),
+    )?;
+    same(&whole, &before);
     Ok(())
 }
 
