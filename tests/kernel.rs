@@ -337,6 +337,11 @@ fn outputs_that_are_refused() {
     let overlap = "elements of output 0 share memory";
     refused(into(&mut Tensor::from(0.0).expand([12], false), &x), overlap);
     refused(into(&mut x.copy().as_strided([3, 4], [2, 1], None), &x.reshape([3, 4])), overlap);
+    // Steps of 4 that meet after a step of 8.
+    refused(
+        into(&mut Tensor::zeros([17], DOUBLE_CPU).as_strided([2, 3], [8, 4], None), &x.get(0)),
+        overlap,
+    );
     let shifted = "input 0 shares memory with an output";
     refused(into(&mut x.narrow(0, 1, 10), &x.narrow(0, 0, 10)), shifted);
     refused(into(&mut x.reshape([3, 4]), &x.reshape([4, 3]).transpose(0, 1)), shifted);
@@ -347,6 +352,15 @@ fn outputs_that_are_refused() {
         });
     refused(both.map(|()| Tensor::new()), "output 1 shares memory");
     same(&x, &Tensor::arange(12, DOUBLE_CPU)); // nothing was changed
+}
+
+/// A dimension of one element has no next place, whatever its stride.
+#[test]
+fn strides_that_lead_nowhere() -> Result<()> {
+    let mut y = Tensor::zeros([3], DOUBLE_CPU).as_strided([1, 3, 1], [0, 1, 1], None);
+    kernel::map_into(&mut y, &Tensor::arange(3, DOUBLE_CPU).unsqueeze(1), |x: f64| x)?;
+    assert_eq!(Vec::<f64>::try_from(y.flatten(0, 2))?, [0.0, 1.0, 2.0]);
+    Ok(())
 }
 
 #[test]

@@ -109,6 +109,7 @@ fn dimensions_are_joined() {
     let walk = Walk::new([(3, 1), (4, 3)]);
     assert_eq!(walk, strided(&[(3, 1), (4, 3)]));
     assert!(walk.fits(12, 12) && !walk.fits(12, 11) && !walk.fits(11, 12));
+    assert!(Walk::Constant.fits(9, 1) && Walk::Constant.fits(0, 0) && !Walk::Constant.fits(1, 0));
 }
 
 #[test]
