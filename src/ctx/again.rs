@@ -50,7 +50,7 @@ impl Ctx {
     /// what `keep_inputs` kept.
     ///
     /// # Errors
-    /// [`Error::SavedChanged`].
+    /// [`crate::Error::SavedChanged`].
     #[inline]
     pub(crate) fn take_saved(&mut self) -> Result<SavedList> {
         let mut saved = std::mem::take(&mut self.saved);
