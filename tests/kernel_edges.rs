@@ -322,7 +322,8 @@ fn on_a_thread_of_libtorchs_engine() -> Result<()> {
     Ok(())
 }
 
-/// From 4 MiB on, whatever malloc adds to a size.
+/// From 4 MiB on a block that is kept is taken, whatever malloc adds to its size,
+/// so that none pile up. (That they are kept is for `tests/scale.rs`.)
 #[test]
 fn large_memory_is_used_again() -> Result<()> {
     for mib in [4, 5, 6, 8, 10, 12, 16, 20, 32, 64] {

@@ -66,9 +66,9 @@ class LargeMemory {
 #endif
   }
 
-  // Where another thread is in here just now, take and give do not wait: what is
-  // asked for is made, what is given is freed. So a process that was forked in such a
-  // moment, in which that thread is no more, goes on too.
+  // Where another thread is in here just now, take and give do not wait: what
+  // is asked for is made, what is given is freed. So a process that was forked
+  // in such a moment, in which that thread is no more, goes on too.
   class Kept {
    public:
     void* take(size_t bytes) {
