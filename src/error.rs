@@ -1,11 +1,10 @@
 //! [`Error`]: one variant per cause, each with the op, the position, what was
 //! expected, what was found and what to do.
 
-mod user;
-
-pub(crate) use user::{panic_message, run_hook, run_user};
-
 use tch::{Device, Kind, TchError};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. Convertible to [`anyhow::Error`] with `?`.
 #[derive(Debug, thiserror::Error)]
@@ -539,7 +538,7 @@ fn in_one_line(source: &anyhow::Error) -> String {
 }
 
 /// The second form is the first one in the `Debug` form of a panic's message.
-fn without_cpp_stack(text: &str) -> &str {
+pub(crate) fn without_cpp_stack(text: &str) -> &str {
     const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
     STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
 }

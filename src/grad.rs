@@ -1,6 +1,8 @@
 //! [`grad`] and [`backward`], with their options.
 
-use crate::{Gradients, Result, Var, graph, value::Differentiable};
+use crate::error::Result;
+use crate::function::{Differentiable, PassOptions};
+use crate::graph::{self, Gradients, Var};
 
 /// The gradients of `outputs` with respect to `inputs`, Vars or tensors:
 /// `torch.autograd.grad`. Each may be `&v`, `[&a, &b]` or a slice; the result
@@ -21,7 +23,7 @@ pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
     outputs: impl Handles<'a, V>,
     inputs: X,
 ) -> Result<X::Form<V>> {
-    let found = V::grad(&outputs.list(), &inputs.list(), &GradOptions::new())?;
+    let found = V::grad(&outputs.list(), &inputs.list(), &PassOptions::default())?;
     Ok(inputs.form(found.into_iter().map(|g| g.expect("unused inputs are an error"))))
 }
 
@@ -32,7 +34,7 @@ pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
 /// # Errors
 /// As [`grad`].
 pub fn backward<'a, V: Differentiable>(outputs: impl Handles<'a, V>) -> Result<()> {
-    V::backward(&outputs.list(), &GradOptions::new())
+    V::backward(&outputs.list(), &PassOptions::default())
 }
 
 /// Options of [`grad`] and [`backward`].
@@ -49,20 +51,12 @@ pub fn backward<'a, V: Differentiable>(outputs: impl Handles<'a, V>) -> Result<(
 /// # anyhow::Ok(())
 /// ```
 pub struct GradOptions<'a, V> {
-    pub(crate) seeds: Vec<&'a V>,
-    pub(crate) retain_graph: bool,
-    pub(crate) create_graph: bool,
-    pub(crate) allow_unused: bool,
+    pass: PassOptions<'a, V>,
 }
 
 impl<V> Default for GradOptions<'_, V> {
     fn default() -> Self {
-        GradOptions {
-            seeds: Vec::new(),
-            retain_graph: false,
-            create_graph: false,
-            allow_unused: false,
-        }
+        GradOptions { pass: PassOptions::default() }
     }
 }
 
@@ -73,31 +67,31 @@ impl<'a, V> GradOptions<'a, V> {
     }
 
     /// The gradients to start from (`grad_outputs`), one per output, of its
-    /// shape, dtype and device. Not given, they are ones, which only outputs of
-    /// one real number have.
+    /// shape, dtype and device. The default is 1, but only for outputs that are one
+    /// real number.
     pub fn seeds(mut self, seeds: impl Handles<'a, V>) -> Self {
-        self.seeds = seeds.list();
+        self.pass.seeds = seeds.list();
         self
     }
 
     /// Keeps saved tensors, so that another pass can follow.
     pub fn retain_graph(mut self, retain: bool) -> Self {
-        self.retain_graph = retain;
+        self.pass.retain_graph = retain;
         self
     }
 
     /// Records the pass itself, so that its results can be differentiated; the
-    /// graph is kept, too. On Vars for [`grad`](GradOptions::grad) alone: what
-    /// gives plain tensors returns [`Error::NotYet`](crate::Error::NotYet).
+    /// graph is kept, too. On Vars use [`grad`](GradOptions::grad): `backward` and
+    /// `gradients` return [`Error::NotYet`](crate::Error::NotYet).
     pub fn create_graph(mut self, create: bool) -> Self {
-        self.create_graph = create;
+        self.pass.create_graph = create;
         self
     }
 
     /// Gives `None` for inputs that no gradient reaches, where
     /// [`Error::Unused`](crate::Error::Unused) would be returned.
     pub fn allow_unused(mut self, allow: bool) -> Self {
-        self.allow_unused = allow;
+        self.pass.allow_unused = allow;
         self
     }
 }
@@ -113,7 +107,7 @@ impl<V: Differentiable> GradOptions<'_, V> {
         outputs: impl Handles<'a, V>,
         inputs: X,
     ) -> Result<X::Form<Option<V>>> {
-        Ok(inputs.form(V::grad(&outputs.list(), &inputs.list(), self)?.into_iter()))
+        Ok(inputs.form(V::grad(&outputs.list(), &inputs.list(), &self.pass)?.into_iter()))
     }
 
     /// As [`backward`].
@@ -121,7 +115,7 @@ impl<V: Differentiable> GradOptions<'_, V> {
     /// # Errors
     /// As [`GradOptions::grad`].
     pub fn backward<'a>(&self, outputs: impl Handles<'a, V>) -> Result<()> {
-        V::backward(&outputs.list(), self)
+        V::backward(&outputs.list(), &self.pass)
     }
 }
 
@@ -131,7 +125,7 @@ impl GradOptions<'_, Var> {
     /// # Errors
     /// As [`GradOptions::grad`].
     pub fn gradients<'a>(&self, outputs: impl Handles<'a, Var>) -> Result<Gradients> {
-        graph::gradients(&outputs.list(), self)
+        graph::gradients(&outputs.list(), &self.pass)
     }
 }
 
@@ -140,7 +134,7 @@ pub trait Handles<'a, V: 'a>: sealed::Handles<'a, V> {}
 impl<'a, V: 'a, T: sealed::Handles<'a, V>> Handles<'a, V> for T {}
 
 mod sealed {
-    use crate::Value;
+    use crate::function::Value;
 
     pub trait Handles<'a, V: 'a> {
         /// One `T` per value: `T`, `[T; N]` or `Vec<T>`.

@@ -463,43 +463,32 @@
 //!   for `cargo doc` and `cargo check` on a machine without libtorch.
 #![deny(unsafe_code)]
 
+mod application;
 pub mod check;
-mod ctx;
 pub mod dispatcher;
-mod erased;
 mod error;
 mod ffi;
-mod forward;
-mod forward_ad;
 mod function;
 mod grad;
 mod graph;
 pub mod kernel;
 mod libtorch;
 mod lift;
-mod meta;
-mod modes;
 pub mod ops;
 mod quiet;
-mod rules;
-mod tensors;
-mod value;
 
 pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
-pub use ctx::Ctx;
-pub use error::Error;
-pub use forward_ad::DualLevel;
-pub use function::{DoubleBackward, Function, Vmap};
+pub use error::{Error, Result};
+pub use function::{
+    Ctx, Differentiable, DoubleBackward, Function, FunctionModule, Grads, Of, Refs, Tensors, Value,
+    Vmap,
+};
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};
-pub use libtorch::{FunctionModule, GradFn, HookHandle, NodeGradients, grad_fn, register_hook};
+pub use libtorch::{
+    DualLevel, GradFn, HookHandle, NodeGradients, autocast, grad_fn, inference_mode, register_hook,
+};
 pub use lift::{lift, lift_all};
-pub use modes::{autocast, inference_mode};
-pub use tensors::{Grads, Of, Refs, Tensors};
-pub use value::{Differentiable, Value};
-
-/// `Result` with this crate's [`Error`].
-pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The code of the README is tested too.
 #[cfg(doctest)]

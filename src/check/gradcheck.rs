@@ -1,7 +1,7 @@
 //! [`gradcheck`]: a Function's `backward` against differences of its `forward`.
 
 use super::{jacobian, report::Report};
-use crate::tensors::sealed::Shape;
+use crate::function::Shape;
 use crate::{Error, Function, Refs, Result, Var};
 use std::sync::Arc;
 use tch::{Kind, Tensor};

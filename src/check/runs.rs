@@ -2,7 +2,7 @@
 
 use super::layout::{Arrange, Layout};
 use super::subject::{Flat, Subject};
-use crate::value::Differentiable;
+use crate::function::Differentiable;
 use crate::{Function, GradOptions, Result, Var, ffi};
 use tch::Tensor;
 

@@ -1,8 +1,9 @@
 //! [`Subject`]: the Function that is checked, its types forgotten.
 
 use super::watch::{Log, Watched};
-use crate::tensors::{Of, Refs, sealed::Shape};
-use crate::{Error, Function, Result, Var, error::run_user, value::Differentiable};
+use crate::application::run_user;
+use crate::function::{Of, Refs, Shape};
+use crate::{Differentiable, Error, Function, Result, Var};
 use std::sync::Arc;
 use tch::Tensor;
 

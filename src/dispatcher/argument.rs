@@ -1,7 +1,6 @@
 //! [`Argument`]: how a parameter of a constructor is written in a schema.
 
 use crate::ffi::dispatcher::Value;
-use crate::meta;
 use sealed::FromValue;
 use tch::Kind;
 
@@ -56,7 +55,7 @@ argument! {
     Vec<i64>: ["int[]", "SymInt[]"], Value::Ints(ints) => Some(ints.to_vec());
     Vec<f64>: ["float[]"], Value::Floats(floats) => Some(floats.to_vec());
     Vec<bool>: ["bool[]"], Value::Bools(bools) => Some(bools.iter().map(|&b| b != 0).collect());
-    Kind: ["ScalarType"], Value::Int(dtype) => Some(meta::kind_of(i8::try_from(dtype).ok()?));
+    Kind: ["ScalarType"], Value::Int(dtype) => Some(crate::ffi::kind_of(i8::try_from(dtype).ok()?));
 }
 
 impl<T: FromValue> FromValue for Option<T> {

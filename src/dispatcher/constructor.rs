@@ -71,7 +71,7 @@ macro_rules! constructor {
                 op: &'static str,
                 args: &mut dyn Iterator<Item = Value<'_>>,
             ) -> Result<R::Function> {
-                crate::error::run_user(op, "its constructor", Error::forward, || {
+                crate::application::run_user(op, "its constructor", Error::forward, || {
                     self($(next::<$A>(op, args)?),*).into_function()
                 })
             }

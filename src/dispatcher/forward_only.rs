@@ -1,6 +1,6 @@
 //! [`forward_only`]: a Function without a backward.
 
-use crate::tensors::{Grads, Of, Refs, Tensors};
+use crate::function::{Grads, Of, Refs, Tensors};
 use crate::{Ctx, Error, Function};
 use std::marker::PhantomData;
 use tch::Tensor;

@@ -1,7 +1,7 @@
 //! [`Fresh`]: a Function as the dispatcher wants an op.
 
 use super::signature::Signature;
-use crate::tensors::{Grads, Of, Refs, sealed::Shape};
+use crate::function::{Grads, Of, Refs, Shape};
 use crate::{Ctx, DoubleBackward, Error, Function, Vmap, ffi};
 use std::sync::Arc;
 use tch::Tensor;
@@ -26,7 +26,7 @@ impl<F: Function> Function for Fresh<F> {
         let mut inputs = Vec::new();
         F::Inputs::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
         if self.signature.is_pure() {
-            ctx.expect_no_change();
+            ctx.pure = true;
         }
         let is_fake = inputs.iter().flatten().any(|t| has_no_data(t));
         let y = if is_fake { self.f.fake(ctx, x) } else { self.f.forward(ctx, x) }?;
@@ -108,7 +108,7 @@ fn separated<O: Shape>(y: Of<O, Tensor>, kept: &[&Tensor]) -> Of<O, Tensor> {
 
 /// Whether it is a meta tensor, as fake ones are inside an op.
 pub(super) fn has_no_data(t: &Tensor) -> bool {
-    ffi::describe("dispatcher", t).is_ok_and(|d| d.device.0 == META)
+    ffi::describe("dispatcher", t).is_ok_and(|d| d.device_type == META)
 }
 
 /// libtorch's number for the type of device.

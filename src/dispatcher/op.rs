@@ -4,14 +4,11 @@ use super::constructor::{Constructor, sealed::Construct};
 use super::fresh::{Fresh, has_no_data};
 use super::plan::{Plan, Plans, Source};
 use super::signature::{Signature, arranged};
-use crate::ctx::{Input, Origin, Saved};
-use crate::erased::{Applied, Backward};
+use crate::application::{self, Applied, Backward, Forward, Output, differentiate};
+use crate::error::{Error, Result};
+use crate::ffi;
 use crate::ffi::dispatcher::{Op, Results, Value};
-use crate::forward::{self, Output};
-use crate::meta::{self, Meta};
-use crate::tensors::sealed::{Shape, Slot};
-use crate::tensors::{Of, Refs};
-use crate::{Ctx, DoubleBackward, Error, Function, Result, Vmap, error::run_user, ffi, rules};
+use crate::function::{Ctx, DoubleBackward, Function, Of, Origin, Saved, Shape, Slot, Stage, Vmap};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use tch::Tensor;
@@ -85,18 +82,19 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         let op = f.name();
         let x = self.inputs(args);
         let x = Inputs::<C, A>::borrow(&x);
-        let mut inputs = Vec::new();
-        Inputs::<C, A>::visit(x, &mut |t: Option<&Tensor>| inputs.push(t));
-        let mut ctx = context(op, inputs.iter().copied(), needs)?;
-        let (outputs, layout) = outputs_of(&f, &mut ctx, x, &inputs)?;
+        let inputs = application::flatten::<Inputs<C, A>, Tensor>(x);
+        let mut ctx = context(op, &inputs, needs)?;
+        let y = application::run(&f, &mut ctx, x)?;
+        let y = application::finish::<Outputs<C, A>, _>(&mut ctx, y, &inputs, |_, _| false)?;
+        let Forward { outputs, layout, .. } = y;
         let second_order = f.double_backward();
-        if ctx.has_state() && second_order != DoubleBackward::Recompute {
+        if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(op));
         }
-        let (intermediates, sources) = sort(op, ctx.take_saved()?, &outputs)?;
+        let (intermediates, sources) = sort(op, ctx.saved, &outputs)?;
         let plan = Plan {
             second_order,
-            materialize: ctx.materialize_grads(),
+            materialize: ctx.frame.materialize_grads,
             differentiable: outputs.iter().map(|y| y.differentiable).collect(),
             saved: sources,
         };
@@ -132,14 +130,11 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         }
         let applied = Applied { f, inputs, outputs };
         if applied.double_backward() == DoubleBackward::Recompute {
-            ctx = applied.recompute(&ctx, x.iter().map(share).collect())?;
+            ctx = applied.recompute(&ctx, &mut x.iter().map(share))?;
         }
         let mut grads: Vec<Option<Tensor>> = x.iter().map(|_| None).collect();
-        let done = applied.backward(&ctx, &mut dy, &mut |i, grad| {
-            if let (Some(grad), true) = (grad, ctx.needs(i)) {
-                rules::check_gradient(&ctx, i, &grad)?;
-                grads[i] = Some(grad);
-            }
+        let done = differentiate(&applied, &ctx, &mut dy, |i, grad| {
+            grads[i] = Some(grad);
             Ok(())
         });
         let traced = x.iter().flatten().any(has_no_data);
@@ -152,24 +147,18 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         let (dx, rest) = values.split_at(self.signature.inputs.len());
         let (y, rest) = rest.split_at(self.signature.outputs.len());
         let (ctx, f, args) = self.restored(rest)?;
-        let op = f.name();
         let x = self.inputs(args);
-        let (dx, layout) = arranged::<Inputs<C, A>>(dx.iter().copied());
-        let mut dx = dx.into_iter();
-        let dx = Inputs::<C, A>::build(&layout, &mut || dx.next().flatten());
-        let dy = run_user(op, "jvp", Error::forward, || {
-            f.jvp(&ctx, Inputs::<C, A>::borrow(&x), Inputs::<C, A>::borrow(&dx))
-        })?;
+        let (dx, _) = arranged::<Inputs<C, A>>(dx.iter().copied());
         let (y, layout) = arranged::<Outputs<C, A>>(y.iter().copied());
-        let mut tangents = Vec::new();
-        Outputs::<C, A>::take(dy, &mut |t: Option<Tensor>| tangents.push(t));
-        check_tangents(op, &mut tangents, &y)?;
+        let y: Vec<_> = y.iter().map(Option::as_ref).collect();
+        let x = Inputs::<C, A>::borrow(&x);
+        let tangents = application::jvp(&f, &ctx, x, dx.into_iter(), &y)?;
         give::<Outputs<C, A>>(&self.signature.outputs, &layout, tangents, results);
         Ok(())
     }
 
     fn cast(&self, args: &[Value<'_>]) -> Option<i8> {
-        Some(meta::dtype_of(self.make(args).ok()?.cast_inputs()?))
+        Some(ffi::dtype_of(self.make(args).ok()?.cast_inputs()?))
     }
 
     fn batches(&self, args: &[Value<'_>]) -> bool {
@@ -189,10 +178,13 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         };
         let f = self.make(args)?;
         let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-        let mut ctx = context(f.name(), x.iter().map(Option::as_ref), needs)?;
+        let x: Vec<_> = x.iter().map(Option::as_ref).collect();
+        let mut ctx = context(f.name(), &x, needs)?;
         let (materialize, origins) = Plan::read(plan);
         let saved = saved.iter().filter_map(|t| t.handle());
-        ctx.restore(saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)), materialize);
+        (ctx.saved, ctx.stage) =
+            (saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)).collect(), Stage::Backward);
+        ctx.frame.materialize_grads = materialize;
         Ok((ctx, f, args))
     }
 
@@ -228,45 +220,12 @@ fn share(t: &Option<Tensor>) -> Option<Tensor> {
     t.as_ref().map(Tensor::shallow_clone)
 }
 
-type Laid<T> = (Vec<Output>, <T as Shape>::Layout);
-
-/// Runs `forward`, unrecorded; what it returned, with its marks.
-fn outputs_of<F: Function>(
-    f: &F,
-    ctx: &mut Ctx,
-    x: Refs<'_, F::Inputs>,
-    inputs: &[Option<&Tensor>],
-) -> Result<Laid<F::Outputs>> {
-    let y = run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x))?;
-    let mut outputs = Vec::new();
-    let layout = F::Outputs::layout(F::Outputs::borrow(&y));
-    F::Outputs::take(y, &mut |t: Option<Tensor>| outputs.push(Output::new(t)));
-    forward::settle(ctx, &mut outputs, |i| inputs[i], |_, _| false)?;
-    Ok((outputs, layout))
-}
-
-/// A recording context for these inputs.
-fn context<'a>(
-    op: &'static str,
-    inputs: impl Iterator<Item = Option<&'a Tensor>>,
-    needs: &[i64],
-) -> Result<Ctx> {
-    let mut ctx = Ctx::new(op, true);
-    for (i, t) in inputs.enumerate() {
-        let Some(t) = t else {
-            ctx.push_input(Input::absent());
-            continue;
-        };
-        let d = ffi::describe(op, t)?;
-        let needs_grad = needs.get(i).is_some_and(|&needs| needs != 0);
-        ctx.push_input(Input {
-            meta: Meta::of(&d),
-            identity: d.identity,
-            version: d.version,
-            needs_grad,
-            in_leaf: false,
-        });
-    }
+/// Makes the context of an application whose inputs' gradients are needed as `needs`
+/// says.
+fn context(op: &'static str, inputs: &[Option<&Tensor>], needs: &[i64]) -> Result<Ctx> {
+    let mut ctx = application::begin(op, inputs, false)?;
+    ctx.frame.set_needs(|i| needs.get(i).is_some_and(|&needs| needs != 0));
+    (ctx.frame.recording, ctx.stage) = (true, Stage::Forward);
     Ok(ctx)
 }
 
@@ -304,30 +263,6 @@ fn sort(
         }
     }
     Ok((intermediates, sources))
-}
-
-/// One tangent for each output that can have one, like the output itself.
-fn check_tangents(
-    op: &'static str,
-    tangents: &mut [Option<Tensor>],
-    outputs: &[Option<Tensor>],
-) -> Result<()> {
-    let fail = |message| Err(Error::Argument { op, message });
-    if tangents.len() != outputs.len() {
-        let (found, expected) = (tangents.len(), outputs.len());
-        return fail(format!("jvp returned {found} tangents for {expected} outputs"));
-    }
-    for (i, (tangent, y)) in tangents.iter_mut().zip(outputs).enumerate() {
-        let (Some(dy), Some(y)) = (&*tangent, y) else { continue };
-        let (found, expected) = (ffi::describe(op, dy)?, ffi::describe(op, y)?);
-        if !expected.is_differentiable() {
-            *tangent = None;
-        } else if !Meta::of(&expected).may_fit(&found) {
-            let (found, expected) = (Meta::of(&found), Meta::of(&expected));
-            return fail(format!("jvp returned a tangent of {found} for output {i} of {expected}"));
-        }
-    }
-    Ok(())
 }
 
 fn misused(op: &'static str) -> Error {

@@ -1,7 +1,7 @@
 //! [`Plan`]: what `forward` says of what `backward` will need, as the list of
 //! integers that goes from the one op to the other.
 
-use crate::ctx::Origin;
+use crate::function::Origin;
 use crate::{DoubleBackward, Error, Result};
 use std::sync::{Mutex, PoisonError};
 

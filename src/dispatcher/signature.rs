@@ -2,7 +2,7 @@
 
 use super::reasons;
 use crate::ffi::dispatcher::{self, Part, Value};
-use crate::tensors::sealed::{Shape, Slot};
+use crate::function::{Shape, Slot};
 use crate::{Error, Function, Result};
 use smallvec::SmallVec;
 use tch::Tensor;

@@ -1,8 +1,10 @@
 //! Ops in libtorch's dispatcher: what their kernels call back, and definitions.
 
 use super::check;
-use super::node::{Callbacks, ERRORS, into_raw};
-use crate::{Error, Result, quiet::quietly};
+use super::errors::into_raw;
+use super::node::{Callbacks, ERRORS};
+use crate::error::{Error, Result};
+use crate::quiet::quietly;
 use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -207,7 +209,7 @@ extern "C" fn call(
     };
     let run = || if attempt { quietly(run) } else { run() };
     let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        let message = crate::error::panic_message(payload);
+        let message = super::panic_message(payload);
         Err(Error::Panic { op: op.name(), stage: "a kernel", message })
     });
     let Err(error) = done else { return std::ptr::null_mut() };
@@ -232,7 +234,7 @@ extern "C" fn batches(state: *const c_void, args: *const RawValue, n: usize) -> 
 extern "C" fn drop_op(state: *mut c_void) {
     // SAFETY: made by `define`; the shim gives it up.
     let op = unsafe { Box::from_raw(state.cast::<Box<dyn Op>>()) };
-    super::node::drop_quietly(op);
+    super::drop_quietly(op);
 }
 
 /// What a schema says of one argument or return.

@@ -1,10 +1,11 @@
 //! Hooks: Rust closures that libtorch's engine calls in its passes.
 
 use super::check;
-use super::node::{Callbacks, ERRORS, drop_quietly, into_raw};
-use crate::{Error, Result};
+use super::drop_quietly;
+use super::errors::call_back;
+use super::node::{Callbacks, ERRORS};
+use crate::error::Result;
 use std::ffi::{c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -98,11 +99,7 @@ extern "C" fn call(
         }
         Ok(())
     };
-    let done: Result<()> = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        let message = crate::error::panic_message(payload);
-        Err(Error::Panic { op: "a hook", stage: "the hook", message })
-    });
-    done.err().map_or(std::ptr::null_mut(), into_raw)
+    call_back("a hook", "the hook", run)
 }
 
 extern "C" fn drop_hook(hook: *const c_void) {

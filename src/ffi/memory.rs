@@ -1,7 +1,7 @@
 //! The memory of tensors, for the kernel module.
 
 use super::{last_error, own};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use tch::Tensor;

@@ -1,7 +1,7 @@
 //! Modes of libtorch's that belong to a thread.
 
 use super::check;
-use crate::Result;
+use crate::error::Result;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
@@ -15,12 +15,42 @@ struct RawAutocast {
 }
 
 unsafe extern "C" {
+    safe fn tf_grad_enabled() -> bool;
+    safe fn tf_set_grad_enabled(enabled: bool) -> bool;
     fn tf_enter_autocast(device_type: i8, dtype: i8, was: *mut RawAutocast) -> bool;
     safe fn tf_exit_autocast(was: RawAutocast);
     safe fn tf_autocast_devices() -> u32;
     safe fn tf_set_autocast_devices(enabled: u32);
     safe fn tf_enter_inference_mode() -> *mut c_void;
     fn tf_exit_inference_mode(mode: *mut c_void);
+}
+
+/// While it lives, libtorch's grad mode on this thread is what it was set to.
+pub(crate) struct GradMode {
+    /// What it was before, and will be again.
+    pub was: bool,
+    /// The mode belongs to this thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl GradMode {
+    #[inline]
+    pub fn set(enabled: bool) -> GradMode {
+        GradMode { was: tf_set_grad_enabled(enabled), _not_send: PhantomData }
+    }
+}
+
+impl Drop for GradMode {
+    #[inline]
+    fn drop(&mut self) {
+        tf_set_grad_enabled(self.was);
+    }
+}
+
+/// Whether libtorch records gradients on this thread.
+#[inline]
+pub(crate) fn grad_enabled() -> bool {
+    tf_grad_enabled()
 }
 
 /// While it lives, autocast is on for one type of device on this thread.

@@ -1,18 +1,63 @@
-//! A Function as a node of libtorch's autograd: what the C++ node calls back.
+//! A node of libtorch's graph that calls back into Rust.
 
-use super::{check, grad_enabled};
-use crate::ctx::{Input, Kept, Origin, Saved, gather};
-use crate::erased::{Backward, Give};
-use crate::forward::Output;
-use crate::{Ctx, DoubleBackward, Error, Result, rules};
+use super::errors::{call_back, drop_error, error_text, into_raw};
+use super::{check, drop_quietly, handles, own};
+use crate::error::{Error, Result};
 use smallvec::SmallVec;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{c_char, c_void};
+use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, needs_drop};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// `tf_callbacks` of shim.h.
+/// What the node runs. libtorch may run a node on any of its threads, and on
+/// several at once.
+pub(crate) trait Callback: Send + Sync + 'static {
+    /// Returns the name that errors and the node's own name show.
+    fn op(&self) -> &'static str;
+    /// Returns how the node is differentiated itself.
+    fn second_order(&self) -> SecondOrder;
+    /// Returns whether dropping this may run user code.
+    fn drops_user_code(&self) -> bool;
+    /// Turns the gradients of the outputs into those of the inputs. `saved` are the
+    /// tensors that were recorded as saved; `needs` says which inputs' gradients the
+    /// pass needs; `give` takes each with its position.
+    fn backward(
+        &self,
+        dy: Tensors,
+        saved: Tensors,
+        needs: &[bool],
+        give: &mut dyn FnMut(usize, Tensor),
+    ) -> Result<()>;
+}
+
+/// How a node is differentiated itself: `tf_second_order` of the shim.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum SecondOrder {
+    /// Through saved inputs and outputs; other saved tensors refuse.
+    ThroughSaved = 0,
+    /// `backward` computes its saved tensors anew.
+    Recomputed = 1,
+    /// Not at all.
+    Once = 2,
+}
+
+/// Owned tensors in C++'s order, `None` where none is.
+pub(crate) type Tensors = SmallVec<[Option<Tensor>; 2]>;
+
+/// Collects lists of one or two items; SmallVec's own `collect` costs more than
+/// such items do.
+#[inline(always)]
+pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -> SmallVec<A> {
+    let mut list = SmallVec::new();
+    for item in items {
+        list.push(item);
+    }
+    list
+}
+
+/// `tf_callbacks` of the shim.
 #[repr(C)]
 pub(super) struct Callbacks {
     backward: extern "C" fn(
@@ -36,54 +81,72 @@ pub(super) struct Callbacks {
     state_align: usize,
 }
 
-/// For a node whose op is a `B`.
-const fn callbacks<B: Backward + 'static>() -> Callbacks {
+const fn callbacks<C: Callback>() -> Callbacks {
     Callbacks {
-        backward: backward::<B>,
-        name: name::<B>,
+        backward: backward::<C>,
+        name: name::<C>,
         graph_freed,
         saved_changed,
         no_second_order,
         error_text,
         drop_error,
-        drop_state: drop_state::<B>,
-        state_size: size_of::<State<B>>(),
-        state_align: align_of::<State<B>>(),
+        drop_state: drop_state::<C>,
+        state_size: size_of::<C>(),
+        state_align: align_of::<C>(),
     }
 }
 
-/// `tf_output` of shim.h.
+/// An output to be given a history: `tf_output` of the shim.
 #[repr(C)]
-struct RawOutput {
+pub(crate) struct Output<'a> {
     tensor: *mut C_tensor,
     differentiable: bool,
+    borrowed: PhantomData<&'a mut Tensor>,
 }
 
-/// `tf_saved` of shim.h.
+impl<'a> Output<'a> {
+    /// `tensor` gets its history in place, or is replaced.
+    #[inline]
+    pub fn new(tensor: Option<&'a mut Tensor>, differentiable: bool) -> Output<'a> {
+        let tensor = tensor.map_or(std::ptr::null_mut(), Tensor::as_mut_ptr);
+        Output { tensor, differentiable, borrowed: PhantomData }
+    }
+}
+
+/// A tensor to be saved: `tf_saved` of the shim.
 #[repr(C)]
-struct RawSaved {
+pub(crate) struct Saved<'a> {
     tensor: *const C_tensor,
     constant: bool,
+    borrowed: PhantomData<&'a Tensor>,
 }
 
-/// `tf_recording` of shim.h.
+impl<'a> Saved<'a> {
+    /// `constant`: it was declared not to depend on the inputs.
+    #[inline]
+    pub fn new(tensor: &'a Tensor, constant: bool) -> Saved<'a> {
+        Saved { tensor: tensor.as_ptr(), constant, borrowed: PhantomData }
+    }
+}
+
+/// `tf_recording` of the shim.
 #[repr(C)]
-struct RawRecording {
+struct RawRecording<'a> {
     callbacks: *const Callbacks,
     inputs: *const *const C_tensor,
     n_inputs: usize,
     dirty: *const usize,
     n_dirty: usize,
-    outputs: *const RawOutput,
+    outputs: *const Output<'a>,
     n_outputs: usize,
-    saved: *const RawSaved,
+    saved: *const Saved<'a>,
     n_saved: usize,
-    second_order: u8,
+    second_order: SecondOrder,
     state: *const c_void,
 }
 
 unsafe extern "C" {
-    fn tf_record(what: *const RawRecording, taken: *mut bool) -> bool;
+    fn tf_record(what: *const RawRecording<'_>, taken: *mut bool) -> bool;
     fn tf_refuse(
         t: *const C_tensor,
         leaves: *const *const C_tensor,
@@ -95,86 +158,59 @@ unsafe extern "C" {
     ) -> *mut C_tensor;
 }
 
-/// What a C++ node owns: the op, and what `forward` left besides tensors.
-struct State<B: ?Sized> {
-    kept: Kept,
-    op: B,
-}
-type Tensors = SmallVec<[Option<Tensor>; 2]>;
-
-/// Any of libtorch's threads may run a node, several at once. `Backward` asks
-/// for the same of the op.
-const _: fn() = || {
-    fn is_shared<T: Send + Sync>() {}
-    is_shared::<Kept>();
-};
-
-// SAFETY: of a context only tch's tensors cannot be shared between threads, and
-// `Ctx::keep` is given one whose tensors are taken out.
-unsafe impl Sync for Kept {}
-
 /// What is to become a node.
 pub(crate) struct Recording<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
-    /// Positions of inputs.
+    /// Positions of inputs that were changed in place.
     pub dirty: &'a [usize],
-    /// They get their history in place, or are replaced.
-    pub outputs: &'a mut [Output],
-    pub saved: &'a [Saved],
+    pub outputs: &'a [Output<'a>],
+    pub saved: &'a [Saved<'a>],
 }
 
-/// Makes the outputs' history a new node.
+/// Makes a new node the history of the outputs.
 #[inline(always)]
-pub(crate) fn record<B: Backward + 'static>(what: Recording<'_>, op: B, kept: Kept) -> Result<()> {
-    let name = kept.op();
-    let state = ManuallyDrop::new(State { kept, op });
+pub(crate) fn record<C: Callback>(what: Recording<'_>, callback: C) -> Result<()> {
+    let op = callback.op();
+    let state = ManuallyDrop::new(callback);
     let inputs: SmallVec<[_; 4]> =
         gather(what.inputs.iter().map(|t| t.map_or(std::ptr::null(), Tensor::as_ptr)));
-    let output = |y: &mut Output| RawOutput {
-        tensor: y.tensor.as_mut().map_or(std::ptr::null_mut(), Tensor::as_mut_ptr),
-        differentiable: y.differentiable,
-    };
-    let outputs: SmallVec<[_; 2]> = gather(what.outputs.iter_mut().map(output));
-    let save =
-        |s: &Saved| RawSaved { tensor: s.tensor.as_ptr(), constant: s.origin == Origin::Constant };
-    let saved: SmallVec<[_; 2]> = gather(what.saved.iter().map(save));
     let raw = RawRecording {
-        callbacks: const { &callbacks::<B>() },
+        callbacks: const { &callbacks::<C>() },
         inputs: inputs.as_ptr(),
         n_inputs: inputs.len(),
         dirty: what.dirty.as_ptr(),
         n_dirty: what.dirty.len(),
-        outputs: outputs.as_ptr(),
-        n_outputs: outputs.len(),
-        saved: saved.as_ptr(),
-        n_saved: saved.len(),
-        second_order: state.op.double_backward() as u8,
+        outputs: what.outputs.as_ptr(),
+        n_outputs: what.outputs.len(),
+        saved: what.saved.as_ptr(),
+        n_saved: what.saved.len(),
+        second_order: state.second_order(),
         state: (&raw const *state).cast(),
     };
     let mut taken = false;
     // SAFETY: the arrays hold valid handles (null where absent) and have the
-    // lengths given; the callbacks are static. The shim says whether it has moved `state`
-    // into its node.
+    // lengths given; the callbacks are static. The shim says whether it has moved
+    // `state` into its node.
     let done = unsafe { tf_record(&raw, &mut taken) };
     if !taken {
         drop_quietly(ManuallyDrop::into_inner(state));
     }
-    check(name, done)
+    check(op, done)
 }
 
-/// The values of `t`, refusing to be differentiated further where the gradient
-/// would go on to `leaves`: as saved tensor `position`, or as a gradient of an
-/// op that is differentiable once.
+/// Returns the values of `t` in a tensor that refuses to be differentiated further
+/// if the gradient would go on to `leaves`: as saved tensor `position`, or as a
+/// gradient of an op that is differentiable once.
 pub(crate) fn refuse(
     op: &'static str,
     t: &Tensor,
     leaves: &[Tensor],
     position: Option<usize>,
 ) -> Result<Tensor> {
-    let leaves = super::handles(leaves);
+    let leaves = handles(leaves);
     let position = position.map_or(-1, |i| i as isize);
     // SAFETY: the handles are valid, the callbacks and `op` are static.
-    super::own(op, unsafe {
+    own(op, unsafe {
         tf_refuse(
             t.as_ptr(),
             leaves.as_ptr(),
@@ -187,82 +223,54 @@ pub(crate) fn refuse(
     })
 }
 
-/// For what calls back for its errors alone: a refusal, a hook.
-pub(super) static ERRORS: Callbacks = callbacks::<Nobody>();
+/// The callbacks of a refusal, a hook and a registered op, which need only those
+/// that make errors.
+pub(super) static ERRORS: Callbacks = callbacks::<Never>();
 
-/// Their op.
-enum Nobody {}
+/// A callback that no node has.
+enum Never {}
 
-impl Backward for Nobody {
-    fn name(&self) -> &'static str {
+impl Callback for Never {
+    fn op(&self) -> &'static str {
         match *self {}
     }
-    fn double_backward(&self) -> DoubleBackward {
+    fn second_order(&self) -> SecondOrder {
         match *self {}
     }
-    fn recompute(&self, _: &Ctx, _: Vec<Option<Tensor>>) -> Result<Ctx> {
+    fn drops_user_code(&self) -> bool {
         match *self {}
     }
-    fn backward(&self, _: &Ctx, _: &mut [Option<Tensor>], _: Give<'_>) -> Result<()> {
+    fn backward(
+        &self,
+        _: Tensors,
+        _: Tensors,
+        _: &[bool],
+        _: &mut dyn FnMut(usize, Tensor),
+    ) -> Result<()> {
         match *self {}
     }
 }
 
-/// An error in C++'s hands.
-struct Failure {
-    text: CString,
-    error: Error,
-}
-
-pub(super) fn into_raw(error: Error) -> *mut c_void {
-    // The text may come from user code (an error's Display), which may panic.
-    let text = catch_unwind(AssertUnwindSafe(|| error.to_string().replace('\0', " ")));
-    let text = text.unwrap_or_else(|_| "an error whose text panicked".to_owned());
-    let text = CString::new(text).unwrap_or_default();
-    Box::into_raw(Box::new(Failure { text, error })).cast()
-}
-
-/// The error that this thread's last failure carried, if it was one of ours.
-pub(super) fn take_error(failure: *mut c_void) -> Option<Error> {
-    // SAFETY: null, or made by `into_raw` and given up by the shim.
-    (!failure.is_null()).then(|| unsafe { Box::from_raw(failure.cast::<Failure>()) }.error)
-}
-
-extern "C" fn error_text(failure: *mut c_void) -> *const c_char {
-    // SAFETY: the shim passes a failure that it owns.
-    unsafe { &*failure.cast::<Failure>() }.text.as_ptr()
-}
-
-extern "C" fn drop_error(failure: *mut c_void) {
-    drop_quietly(take_error(failure));
-}
-
-extern "C" fn drop_state<B>(state: *mut c_void) {
-    let state = state.cast::<State<B>>();
-    // SAFETY: made by `record` for this `B`; whoever calls this owns it and
-    // forgets it. The same holds below.
-    if needs_drop::<B>() || unsafe { &*state }.kept.holds_state() {
+extern "C" fn drop_state<C: Callback>(state: *mut c_void) {
+    let state = state.cast::<C>();
+    // SAFETY: moved in by `record` for this `C`; the node that calls this owns it
+    // and forgets it. The same holds below.
+    if unsafe { &*state }.drops_user_code() {
         // SAFETY: see above.
         drop_quietly(unsafe { state.read() });
-    } else {
+    } else if needs_drop::<C>() {
         // SAFETY: see above.
         unsafe { state.drop_in_place() };
     }
 }
 
-extern "C" fn name<B>(state: *const c_void, len: *mut usize) -> *const c_char {
+extern "C" fn name<C: Callback>(state: *const c_void, len: *mut usize) -> *const c_char {
     // SAFETY: the shim passes the state that its node owns, which `record` made
-    // for this `B`, and room for the length.
-    let name = unsafe { &*state.cast::<State<B>>() }.kept.op();
+    // for this `C`, and room for the length.
+    let name = unsafe { &*state.cast::<C>() }.op();
     // SAFETY: see above.
     unsafe { len.write(name.len()) };
     name.as_ptr().cast()
-}
-
-/// Neither a panic nor a C++ exception in user code's drop must reach C++; there
-/// is nobody to report it to but the panic hook, which has printed it.
-pub(crate) fn drop_quietly<T>(value: T) {
-    let _ = catch_unwind(AssertUnwindSafe(|| super::catch_cpp(|| drop(value))));
 }
 
 fn static_name(op: *const c_char, len: usize) -> &'static str {
@@ -293,7 +301,7 @@ extern "C" fn no_second_order(op: *const c_char, len: usize, position: isize) ->
     })
 }
 
-extern "C" fn backward<B: Backward + 'static>(
+extern "C" fn backward<C: Callback>(
     state: *const c_void,
     dy: *mut *mut C_tensor,
     n_dy: usize,
@@ -304,8 +312,8 @@ extern "C" fn backward<B: Backward + 'static>(
     grads: *mut *mut C_tensor,
 ) -> *mut c_void {
     // SAFETY: the shim passes the state that its node owns, which `record` made
-    // for this `B`, and keeps the node alive during the call.
-    let state: &State<dyn Backward> = unsafe { &*state.cast::<State<B>>() };
+    // for this `C`, and keeps the node alive during the call.
+    let callback: &dyn Callback = unsafe { &*state.cast::<C>() };
     // SAFETY: the shim gives arrays of these lengths, none of them null; the
     // handles in `dy` and `saved` are ours from here on, and those that we
     // write to `grads` are the shim's.
@@ -317,14 +325,15 @@ extern "C" fn backward<B: Backward + 'static>(
             std::slice::from_raw_parts_mut(grads, n_inputs),
         )
     };
-    let run = AssertUnwindSafe(|| run_backward(state, dy, saved, needs, grads));
-    let done = catch_unwind(run).unwrap_or_else(|payload| {
-        let message = crate::error::panic_message(payload);
-        Err(Error::Panic { op: state.kept.op(), stage: "backward", message })
-    });
-    done.err().map_or(std::ptr::null_mut(), into_raw)
+    call_back(callback.op(), "backward", || {
+        callback.backward(dy, saved, needs, &mut |i, grad| {
+            grads[i] = ManuallyDrop::new(grad).as_mut_ptr();
+        })
+    })
 }
 
+/// Makes owned tensors of handles.
+///
 /// # Safety
 /// `handles` are `n` handles, valid or null, that the caller gives up.
 unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
@@ -332,49 +341,4 @@ unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
     let handles = unsafe { std::slice::from_raw_parts(handles, n) };
     // SAFETY: the same.
     gather(handles.iter().map(|&t| (!t.is_null()).then(|| unsafe { Tensor::from_ptr(t) })))
-}
-
-/// Runs the user's backward in the pass that libtorch runs.
-fn run_backward(
-    state: &State<dyn Backward>,
-    mut dy: Tensors,
-    saved: Tensors,
-    needs: &[bool],
-    grads: &mut [*mut C_tensor],
-) -> Result<()> {
-    let made;
-    let ctx = match state.kept.as_it_is(saved.len(), needs) {
-        Some(ctx) => ctx,
-        None => {
-            made = context(state, saved, needs)?;
-            &made
-        }
-    };
-    rules::materialize(ctx, &mut dy)?;
-    state.op.backward(ctx, &mut dy, &mut |i, grad| {
-        if let (Some(grad), true) = (grad, needs[i]) {
-            rules::check_gradient(ctx, i, &grad)?;
-            grads[i] = ManuallyDrop::new(grad).as_mut_ptr();
-        }
-        Ok(())
-    })
-}
-
-/// The context for this run of backward.
-fn context(state: &State<dyn Backward>, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
-    let State { kept, op } = state;
-    if op.double_backward() != DoubleBackward::Recompute {
-        return Ok(kept.ctx(saved.into_iter().flatten(), needs));
-    }
-    // The inputs were saved too, behind what forward saved.
-    let at = saved.len() - kept.inputs_present();
-    let inputs: Tensors = saved.drain(at..).collect();
-    let ctx = kept.ctx(saved.into_iter().flatten(), needs);
-    if !grad_enabled() {
-        return Ok(ctx);
-    }
-    let mut inputs = inputs.into_iter().flatten();
-    let place = |input: &Input| input.meta.is_defined().then(|| inputs.next()).flatten();
-    let inputs = ctx.inputs().iter().map(place).collect();
-    op.recompute(&ctx, inputs)
 }

@@ -52,6 +52,6 @@ extern "C" fn work(job: *mut c_void) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(body)) {
         job.next.store(job.count, Ordering::Relaxed);
         let mut last = job.panic.lock().unwrap_or_else(|e| e.into_inner());
-        super::node::drop_quietly(last.replace(payload));
+        super::drop_quietly(last.replace(payload));
     }
 }

@@ -1,10 +1,13 @@
-//! [`Gradients`], and what `grad` and `backward` do on the own graph.
+//! [`Gradients`], and what `grad` and `backward` do on this crate's graph.
 
 use super::node::{Leaf, LeafState, Node, lock};
 use super::pass::Pass;
 use super::recorded;
 use super::var::Var;
-use crate::{Error, GradOptions, Result, ffi, rules};
+use crate::application::{Operand, all_used, seeds};
+use crate::error::{Error, Result};
+use crate::ffi;
+use crate::function::PassOptions;
 use std::collections::HashMap;
 use tch::Tensor;
 
@@ -57,7 +60,7 @@ fn key(x: &Var) -> (u64, u32) {
     (x.node().seq, x.edge().output)
 }
 
-pub(crate) fn gradients(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Gradients> {
+pub(crate) fn gradients(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<Gradients> {
     let mut by_output = HashMap::new();
     start(outputs, None, options)?.run(|node, grads| {
         for (grad, i) in grads.iter().zip(0..) {
@@ -73,14 +76,9 @@ pub(crate) fn gradients(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Res
 pub(crate) fn grad(
     outputs: &[&Var],
     inputs: &[&Var],
-    options: &GradOptions<'_, Var>,
+    options: &PassOptions<'_, Var>,
 ) -> Result<Vec<Option<Var>>> {
-    if let Some(input) = inputs.iter().position(|x| !x.requires_grad()) {
-        return Err(match inputs[input].node().blocked_by() {
-            Some(op) => Error::NotDifferentiable { op },
-            None => Error::InputNoGrad { input },
-        });
-    }
+    inputs.iter().enumerate().try_for_each(|(i, x)| x.check_input(i))?;
     let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
     inputs.iter().enumerate().for_each(|(i, x)| wanted.entry(key(x)).or_default().push(i));
     let mut found: Vec<Option<Var>> = inputs.iter().map(|_| None).collect();
@@ -103,13 +101,10 @@ pub(crate) fn grad(
             Ok(())
         })?;
     }
-    match found.iter().position(Option::is_none) {
-        Some(input) if !options.allow_unused => Err(Error::Unused { input }),
-        _ => Ok(found),
-    }
+    all_used(found, options)
 }
 
-pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
+pub(crate) fn backward(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<()> {
     let mut leaves: Vec<(&Leaf, Tensor)> = Vec::new();
     start(outputs, None, options)?.run(|node, grads| {
         if let Some(leaf) = node.leaf() {
@@ -124,7 +119,7 @@ pub(crate) fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Resu
 fn start<'g>(
     outputs: &[&'g Var],
     targets: Option<&[&'g Var]>,
-    options: &GradOptions<'_, Var>,
+    options: &PassOptions<'_, Var>,
 ) -> Result<Pass<'g>> {
     if options.create_graph {
         return Err(Error::NotYet {
@@ -136,23 +131,10 @@ fn start<'g>(
 }
 
 /// The seeds with their own history where they were given, for a recorded pass.
-fn seed_vars(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Var>> {
+fn seed_vars(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<Vec<Var>> {
     let seeds = seeds(outputs, options)?.into_iter().map(Var::constant);
     let given = &options.seeds;
     Ok(seeds.enumerate().map(|(i, ones)| given.get(i).map_or(ones, |g| (*g).clone())).collect())
-}
-
-fn seeds(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<Vec<Tensor>> {
-    let given = &options.seeds;
-    if !given.is_empty() && given.len() != outputs.len() {
-        return Err(Error::SeedCount { expected: outputs.len(), found: given.len() });
-    }
-    let seed = |(i, y): (usize, &&Var)| match y.node().blocked_by() {
-        Some(op) => Err(Error::NotDifferentiable { op }),
-        None if !y.requires_grad() => Err(Error::NoGraph { output: i }),
-        None => rules::seed(y.node().name(), i, y.value(), given.get(i).map(|g| g.value())),
-    };
-    outputs.iter().enumerate().map(seed).collect()
 }
 
 impl LeafState {

@@ -1,18 +1,21 @@
-//! The crate's own engine: a graph of Functions and reverse accumulation.
+//! This crate's engine: a graph of Functions and reverse accumulation.
 
 mod apply;
 mod gradients;
+pub(crate) mod lifted;
 mod node;
 mod pass;
 mod queue;
 mod recorded;
+mod sum;
 mod var;
 
 pub use gradients::Gradients;
 pub use var::Var;
 
-use crate::value::{Engine, Value};
-use crate::{Function, GradOptions, Of, Refs, Result};
+use crate::application::cast_inputs;
+use crate::error::Result;
+use crate::function::{Engine, Function, Of, PassOptions, Refs, Value};
 use tch::Tensor;
 
 pub(crate) use gradients::gradients;
@@ -23,8 +26,9 @@ impl Value for Var {
     }
 }
 impl Engine for Var {
+    #[inline]
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
-        apply::apply(f, x)
+        cast_inputs(f, x, apply::apply)
     }
     fn share(&self) -> Var {
         self.clone()
@@ -32,11 +36,11 @@ impl Engine for Var {
     fn grad(
         outputs: &[&Var],
         inputs: &[&Var],
-        options: &GradOptions<'_, Var>,
+        options: &PassOptions<'_, Var>,
     ) -> Result<Vec<Option<Var>>> {
         gradients::grad(outputs, inputs, options)
     }
-    fn backward(outputs: &[&Var], options: &GradOptions<'_, Var>) -> Result<()> {
+    fn backward(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<()> {
         gradients::backward(outputs, options)
     }
 }

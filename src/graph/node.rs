@@ -1,11 +1,14 @@
-//! [`Node`]: a vertex of the own graph, `x_i = f_i(x_parents(i))`.
+//! [`Node`]: a vertex of this crate's graph, `x_i = f_i(x_parents(i))`.
 //!
 //! Note [Sequence numbers]: every node takes the next number of one global
 //! counter when it is made, after its parents, which must exist by then. So a
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
-use crate::{Ctx, Error, Result, erased::Backward, ffi};
+use crate::application::Backward;
+use crate::error::{Error, Result};
+use crate::ffi;
+use crate::function::Ctx;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

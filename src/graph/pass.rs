@@ -1,4 +1,4 @@
-//! The backward pass: reverse accumulation over the own graph.
+//! The backward pass: reverse accumulation over this crate's graph.
 //!
 //! It seeds `dx_N/dx_N = 1`, visits nodes in reverse topological order (Note
 //! [Sequence numbers] in `node.rs`), and sums each node's gradient over its
@@ -7,7 +7,10 @@
 use super::node::{Edge, Node, Recorded, Role};
 use super::queue::{Queue, Waiting};
 use super::var::Var;
-use crate::{Ctx, Result, ffi, rules};
+use crate::application::differentiate;
+use crate::error::Result;
+use crate::ffi;
+use crate::function::Ctx;
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
@@ -57,31 +60,28 @@ impl<'g> Pass<'g> {
     fn step(&mut self, recorded: &'g Recorded, grads: &mut [Option<Tensor>]) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
         if self.relevant.is_some() {
-            ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
+            ctx.frame
+                .set_needs(|i| recorded.edges[i].as_ref().is_some_and(|edge| self.wants(edge)));
         }
         let done = self.differentiate(recorded, &ctx, grads);
         if done.is_err() {
             // The next pass may need other gradients.
-            ctx.set_needs(|i| recorded.edges[i].is_some());
+            ctx.frame.set_needs(|i| recorded.edges[i].is_some());
             recorded.put_back(ctx);
         }
         done
     }
 
-    /// Runs the node's backward, and sums what it gives where it is needed.
+    /// Runs the node's backward, and sums the gradients that it returns.
     fn differentiate(
         &mut self,
         recorded: &'g Recorded,
         ctx: &Ctx,
         grads: &mut [Option<Tensor>],
     ) -> Result<()> {
-        rules::materialize(ctx, grads)?;
-        recorded.op.backward(ctx, grads, &mut |i, grad| match (grad, &recorded.edges[i]) {
-            (Some(grad), Some(edge)) if ctx.needs(i) => {
-                rules::check_gradient(ctx, i, &grad)?;
-                self.queue.add(ctx.op(), edge, grad)
-            }
-            _ => Ok(()),
+        differentiate(&*recorded.op, ctx, grads, |i, grad| match &recorded.edges[i] {
+            Some(edge) => self.queue.add(ctx.op(), edge, grad),
+            None => Ok(()),
         })
     }
 

@@ -2,7 +2,8 @@
 //! first.
 
 use super::node::{Edge, Node, Outputs};
-use crate::{Result, ffi};
+use crate::error::Result;
+use crate::ffi;
 use std::collections::BTreeMap;
 use tch::Tensor;
 

@@ -2,14 +2,18 @@
 //!
 //! The same loop as in `pass.rs`, over Vars: the backward of each node runs on
 //! leaves of libtorch's, with libtorch recording, and what it recorded becomes
-//! a node of the own graph. So the user's backward code is differentiated as it
+//! a node of this crate's graph. So the user's backward code is differentiated as it
 //! stands, to any order, and a Function needs no second formula.
 
+use super::lifted;
 use super::node::{Edge, Node, Recorded, Role};
 use super::pass::{Seqs, relevant};
+use super::sum::Sum;
 use super::var::Var;
-use crate::ctx::{Origin, Saved};
-use crate::{Ctx, DoubleBackward, Function, Result, ffi, lift, ops, rules};
+use crate::application::differentiate;
+use crate::error::Result;
+use crate::ffi;
+use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Stage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tch::Tensor;
@@ -50,7 +54,7 @@ fn add(queue: &mut Queue, edge: &Edge, grad: Var) -> Result<()> {
     let nothing = || (node.clone(), vec![None; node.outputs as usize]);
     let slot = &mut queue.entry(node.seq).or_insert_with(nothing).1[edge.output as usize];
     *slot = Some(match slot.take() {
-        Some(sum) => ops::Add.apply((&sum, &grad))?,
+        Some(sum) => Sum.apply((&sum, &grad))?,
         None => grad,
     });
     Ok(())
@@ -70,7 +74,7 @@ impl<'a> Step<'a> {
     fn new(node: &'a Arc<Node>, recorded: &'a Recorded, relevant: &Seqs) -> Result<Step<'a>> {
         let mut ctx = recorded.take_ctx(true)?;
         let wants = |edge: &Edge| relevant.contains(&edge.node.seq);
-        ctx.set_needs(|i| recorded.edges[i].as_ref().is_some_and(wants));
+        ctx.frame.set_needs(|i| recorded.edges[i].as_ref().is_some_and(wants));
         Ok(Step { node, recorded, ctx: *ctx, leaves: Vec::new(), vars: Vec::new() })
     }
 
@@ -80,7 +84,6 @@ impl<'a> Step<'a> {
         for grad in grads {
             dy.push(grad.map(|grad| self.leaf(grad.value(), grad.clone())));
         }
-        rules::materialize(&self.ctx, &mut dy)?;
         let double_backward = self.recorded.op.double_backward();
         let ctx = match double_backward {
             DoubleBackward::Recompute => self.recompute()?,
@@ -95,7 +98,7 @@ impl<'a> Step<'a> {
             }
         }
         let (positions, grads): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
-        let grads = lift::node_of(self.ctx.op(), self.vars, self.leaves, grads)?;
+        let grads = lifted::node_of(self.ctx.op(), self.vars, self.leaves, grads)?;
         Ok(positions.into_iter().zip(grads).collect())
     }
 
@@ -107,11 +110,8 @@ impl<'a> Step<'a> {
     ) -> Result<Vec<(usize, Tensor)>> {
         let _mode = ffi::GradMode::set(double_backward != DoubleBackward::Once);
         let mut found = Vec::new();
-        self.recorded.op.backward(ctx, dy, &mut |i, grad| {
-            if let (Some(grad), true) = (grad, self.ctx.needs(i)) {
-                rules::check_gradient(&self.ctx, i, &grad)?;
-                found.push((i, grad));
-            }
+        differentiate(&*self.recorded.op, ctx, dy, |i, grad| {
+            found.push((i, grad));
             Ok(())
         })?;
         Ok(found)
@@ -140,7 +140,7 @@ impl<'a> Step<'a> {
         let context = self.ctx.share();
         let mut saved = Vec::new();
         let mut behind = None;
-        for (position, kept) in context.saved().iter().enumerate() {
+        for (position, kept) in context.saved.iter().enumerate() {
             kept.check(self.ctx.op(), position)?;
             saved.push(match self.var_of(kept) {
                 Some(var) if matches!(kept.origin, Origin::LeafFor(_)) => {
@@ -158,7 +158,8 @@ impl<'a> Step<'a> {
                 None => kept.tensor.shallow_clone(),
             });
         }
-        Ok(self.ctx.with_saved(saved))
+        let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
+        Ok(Ctx { saved: saved.collect(), ..Ctx::new(self.ctx.frame.clone(), Stage::Backward) })
     }
 
     /// The input or output that was saved, where a gradient can flow to it.
@@ -181,7 +182,7 @@ impl<'a> Step<'a> {
         let mut leaves = Vec::new();
         for (i, edge) in self.recorded.edges.iter().enumerate() {
             if let Some(edge) = edge {
-                let nothing = self.ctx.inputs()[i].meta.expanded_zero(self.ctx.op())?;
+                let nothing = self.ctx.frame.inputs[i].meta.expanded_zero(self.ctx.op())?;
                 let var = Var::stand_in(nothing.shallow_clone(), edge);
                 leaves.push(self.leaf(&nothing, var));
             }
@@ -194,15 +195,15 @@ impl<'a> Step<'a> {
     fn recompute(&mut self) -> Result<Ctx> {
         let context = self.ctx.share();
         let mut leaves = Vec::new();
-        for (position, kept) in context.kept_inputs().iter().enumerate() {
+        for (position, kept) in context.kept_inputs.iter().enumerate() {
             kept.iter().try_for_each(|kept| kept.check(self.ctx.op(), position))?;
             leaves.push(kept.as_ref().map(|kept| match self.var_of(kept) {
                 Some(var) => self.leaf(&kept.tensor, var),
                 None => kept.tensor.shallow_clone(),
             }));
         }
-        let mut ctx = self.recorded.op.recompute(&context, leaves)?;
-        ctx.set_needs(|i| self.ctx.needs(i));
+        let mut ctx = self.recorded.op.recompute(&context, &mut leaves.into_iter())?;
+        ctx.frame.set_needs(|i| self.ctx.needs(i));
         Ok(ctx)
     }
 }

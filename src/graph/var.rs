@@ -1,14 +1,18 @@
-//! [`Var`]: a value in the crate's own graph.
+//! [`Var`]: a value in this crate's graph.
 
+use super::gradients::{self, Gradients};
 use super::node::{self, Edge, Leaf, LeafState, Node, Role, Start, lock};
-use crate::{Error, Gradients, Result, backward, error, ffi, grad::GradOptions, meta::Meta};
+use crate::application::run_user;
+use crate::error::{Error, Result};
+use crate::ffi::{self, Meta};
+use crate::function::PassOptions;
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tch::Tensor;
 
-/// A tensor with its place in the crate's own graph.
+/// A tensor with its place in this crate's graph.
 ///
 /// Cloning is cheap and keeps the identity; a Var can move to another thread.
 /// Operators work on references (`&a + &b`, `&a * 2.0`) and panic where the
@@ -101,8 +105,8 @@ impl Var {
         self.in_leaf
     }
 
-    /// The tensor. Whoever changes it in place makes the Var unusable;
-    /// [`update`](Var::update) is the way for leaves.
+    /// The tensor. Changing it in place makes the Var unusable; for leaves use
+    /// [`update`](Var::update).
     pub fn value(&self) -> &Tensor {
         &self.value
     }
@@ -135,12 +139,12 @@ impl Var {
     }
 
     /// Adds the gradient of this one-element value to every leaf behind it.
-    /// [`GradOptions`] has seeds and more.
+    /// [`GradOptions`](crate::GradOptions) has seeds and more.
     ///
     /// # Errors
     /// As [`backward`](crate::backward()).
     pub fn backward(&self) -> Result<()> {
-        backward(self)
+        gradients::backward(&[self], &PassOptions::default())
     }
 
     /// The gradient of this one-element value with respect to every value that
@@ -149,7 +153,7 @@ impl Var {
     /// # Errors
     /// As [`backward`](crate::backward()).
     pub fn gradients(&self) -> Result<Gradients> {
-        GradOptions::new().gradients(self)
+        gradients::gradients(&[self], &PassOptions::default())
     }
 
     /// Changes a leaf's tensor in place, as an optimizer does: outside the
@@ -167,7 +171,7 @@ impl Var {
             return Err(Error::Argument { op: OP, message });
         };
         let mut value = self.value.shallow_clone();
-        let done = error::run_user(OP, "the closure", Error::forward, || {
+        let done = run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);
             change(&mut value);
             Ok(())
@@ -179,6 +183,18 @@ impl Var {
             return Err(Error::Argument { op: OP, message: message.to_owned() });
         }
         done
+    }
+
+    /// Checks that a gradient can be asked for.
+    ///
+    /// # Errors
+    /// [`Error::NotDifferentiable`] if an op took the gradient away, else `missing`.
+    pub(crate) fn check_requires_grad(&self, missing: impl FnOnce() -> Error) -> Result<()> {
+        match self.node().blocked_by() {
+            Some(op) => Err(Error::NotDifferentiable { op }),
+            None if !self.requires_grad() => Err(missing()),
+            None => Ok(()),
+        }
     }
 
     /// The parameter of libtorch's that this leaf stands for.

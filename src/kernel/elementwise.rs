@@ -3,8 +3,9 @@
 use super::elements::{Elements, output_dtype, stored};
 use super::layout::{Layout, Operand, Operands, Role};
 use super::view::{BLOCK, Work, drive};
+use crate::ffi::panic_message;
 use crate::ffi::{self, parallel::Payload};
-use crate::{Error, Result, error::panic_message};
+use crate::{Error, Result};
 use tch::Tensor;
 
 /// Below this many elements another thread is not worth waking: what libtorch

@@ -5,7 +5,7 @@ use super::overlap::{is_injective, overlap};
 use super::view::Place;
 use super::walk::Walk;
 use crate::ffi::memory::{self, Memory, Unfit};
-use crate::{Error, Result, meta};
+use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
@@ -326,7 +326,7 @@ fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
 
 #[cold]
 fn other_dtype(op: &'static str, (what, i): (Role, usize), seen: i8, found: i8) -> Error {
-    let (seen, found) = (meta::kind_of(seen), meta::kind_of(found));
+    let (seen, found) = (crate::ffi::kind_of(seen), crate::ffi::kind_of(found));
     let message = format!(
         "{what} {i} has dtype {found:?}, the kernel is written for {seen:?}; convert it with \
          to_kind({seen:?}), or write the kernel for {found:?}"

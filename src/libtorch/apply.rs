@@ -1,86 +1,66 @@
-//! The life of one `apply` on tensors: `forward` runs unrecorded, then its
-//! outputs get a node of libtorch's as their history.
+//! One application to tensors: an adapter around the core. `forward` runs
+//! unrecorded; then a node of libtorch's graph becomes the history of its outputs.
 
-use super::jvp;
-use crate::ctx::{Input, Marks};
-use crate::erased::Applied;
-use crate::ffi::node::Recording;
-use crate::forward::{self, Output};
-use crate::tensors::{Of, Refs, sealed::Shape};
-use crate::{Ctx, DoubleBackward, Error, Function, Result, error::run_user, ffi, meta::Meta};
+use super::node::Recorded;
+use crate::application::{self, Applied, Operand, Output};
+use crate::error::{Error, Result};
+use crate::ffi::node::{self, Recording, gather};
+use crate::ffi::{self, GradMode, NoForwardMode};
+use crate::function::{
+    Ctx, Function, Input, Marks, Of, Origin, Refs, Saved, SavedList, Shape, Stage,
+};
 use smallvec::SmallVec;
 use tch::Tensor;
 
-type Tensors<'a> = SmallVec<[Option<&'a Tensor>; 4]>;
-
-pub(crate) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
+pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
     let op = f.name();
-    let mut inputs = Tensors::new();
-    F::Inputs::visit(x, &mut |t| inputs.push(t));
-
-    let grad_mode = ffi::GradMode::set(false);
-    let mut ctx = Ctx::new(op, false);
-    let mut dual = false;
-    for (i, t) in inputs.iter().enumerate() {
-        ctx.push_input(match t {
-            Some(t) => describe(op, i, t, grad_mode.was, &mut dual)?,
-            None => Input::absent(),
-        });
-    }
-    ctx.record();
-    let dx = dual.then(|| jvp::tangents_of(&inputs));
-    let _no_forward_mode = dual.then(|| {
-        ctx.expect_jvp();
-        ffi::NoForwardMode::enter()
-    });
-    let y = run_user(op, "forward", Error::forward, || f.forward(&mut ctx, x))?;
-    if dx.is_none() && is_done::<F>(&ctx, F::Outputs::borrow(&y), &inputs) {
+    let inputs = application::flatten::<F::Inputs, Tensor>(x);
+    let grad_mode = GradMode::set(false);
+    let mut ctx = application::begin(op, &inputs, grad_mode.was)?;
+    let dual = ctx.stage == Stage::Dual;
+    let dx = dual.then(|| application::tangents_of(&inputs));
+    let _no_forward_mode = dual.then(NoForwardMode::enter);
+    let y = application::run(&f, &mut ctx, x)?;
+    if !dual && is_done::<F>(&ctx, F::Outputs::borrow(&y), &inputs) {
         return Ok(y);
     }
-
-    let layout = F::Outputs::layout(F::Outputs::borrow(&y));
-    let mut outputs = SmallVec::<[Output; 2]>::new();
-    F::Outputs::take(y, &mut |t| outputs.push(Output::new(t)));
-    let marks = forward::settle(&mut ctx, &mut outputs, |i| inputs[i], history_follows)?;
-
-    let tangents = dx.map(|dx| jvp::run(&f, &ctx, x, &inputs, dx, &outputs)).transpose()?;
-    if outputs.iter().any(|y| y.differentiable) {
-        let applied = Applied { f, inputs: F::Inputs::layout(x), outputs: layout.clone() };
-        record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
+    let mut y = application::finish::<F::Outputs, _>(&mut ctx, y, &inputs, history_follows)?;
+    let tangents = dx.map(|dx| {
+        let y: Vec<_> = y.outputs.iter().map(|y| y.tensor.as_ref()).collect();
+        application::jvp(&f, &ctx, x, dx.into_iter(), &y)
+    });
+    let tangents = tangents.transpose()?;
+    if y.outputs.iter().any(|y| y.differentiable) {
+        let applied = Applied::new(f, &mut ctx, x, &inputs, &y);
+        record(applied, ctx, y.marks.as_deref(), &inputs, &mut y.outputs)?;
     }
-    if let Some(tangents) = tangents {
-        set_tangents(op, &outputs, &tangents)?;
-    }
-    let mut outputs = outputs.iter_mut();
-    Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
-}
-
-/// Whether libtorch knows the history of an output before the op is recorded.
-fn history_follows(ctx: &Ctx, output: &Output) -> bool {
-    let view = output.differentiable && output.only_as_view;
-    view || ctx.is_recording() && output.is_input(ctx)
-}
-
-/// Whether nothing is left to do for the outputs, and nothing is wrong with
-/// them: most calls where no gradient is recorded.
-#[inline]
-fn is_done<F: Function>(ctx: &Ctx, y: Refs<'_, F::Outputs>, inputs: &[Option<&Tensor>]) -> bool {
-    if ctx.is_recording() || ctx.has_marks() {
-        return false;
-    }
-    let is_plain = |y| ffi::describe(ctx.op(), y).is_ok_and(|d| d.is_defined() && !d.requires_grad);
-    let mut done = forward::check_unchanged(ctx, None, |i| inputs[i]).is_ok();
-    F::Outputs::visit(y, &mut |y| done &= y.is_none_or(is_plain));
-    done
-}
-
-fn set_tangents(op: &'static str, outputs: &[Output], tangents: &[Option<Tensor>]) -> Result<()> {
-    for (y, tangent) in outputs.iter().zip(tangents) {
+    for (y, tangent) in y.outputs.iter().zip(tangents.iter().flatten()) {
         if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
             ffi::set_tangent(op, y, tangent)?;
         }
     }
-    Ok(())
+    let mut outputs = y.outputs.iter_mut();
+    Ok(F::Outputs::build(&y.layout, &mut || outputs.next()?.tensor.take()))
+}
+
+/// Returns whether libtorch knows the history of an output before the op is
+/// recorded.
+fn history_follows(ctx: &Ctx, output: &Output) -> bool {
+    let view = output.differentiable && output.only_as_view;
+    view || ctx.frame.recording && output.is_input(ctx)
+}
+
+/// Returns whether nothing is left to do for the outputs, and nothing is wrong with
+/// them: most calls that record no gradient.
+#[inline]
+fn is_done<F: Function>(ctx: &Ctx, y: Refs<'_, F::Outputs>, inputs: &[Option<&Tensor>]) -> bool {
+    if ctx.frame.recording || ctx.marks.is_some() {
+        return false;
+    }
+    let is_plain = |y| ffi::describe(ctx.op(), y).is_ok_and(|d| d.is_defined() && !d.requires_grad);
+    let mut done = application::inputs_are_unchanged(ctx, None, inputs).is_ok();
+    F::Outputs::visit(y, &mut |y| done &= y.is_none_or(is_plain));
+    done
 }
 
 #[inline(always)]
@@ -91,37 +71,55 @@ fn record<F: Function>(
     inputs: &[Option<&Tensor>],
     outputs: &mut [Output],
 ) -> Result<()> {
-    let op = ctx.op();
     let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
-    if applied.f.double_backward() == DoubleBackward::Recompute {
-        ctx.keep_inputs(|i| inputs[i].map(Tensor::shallow_clone));
-    }
-    let saved = ctx.take_saved()?;
+    let saved = take_saved(&mut ctx)?;
     for &i in dirty {
-        inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
+        inputs[i].map_or(Ok(()), |t| ffi::bump_version(ctx.op(), t))?;
     }
-    let recording = Recording { inputs, dirty, outputs, saved: &saved };
-    ffi::node::record(recording, applied, ctx.keep())
+    let outputs: SmallVec<[_; 2]> =
+        gather(outputs.iter_mut().map(|y| node::Output::new(y.tensor.as_mut(), y.differentiable)));
+    let constant = |s: &Saved| s.origin == Origin::Constant;
+    let saved: SmallVec<[_; 2]> =
+        gather(saved.iter().map(|s| node::Saved::new(&s.tensor, constant(s))));
+    let recording = Recording { inputs, dirty, outputs: &outputs, saved: &saved };
+    node::record(recording, Recorded { frame: ctx.frame, applied })
 }
 
-/// Sets `dual` if the tensor carries a forward-mode tangent.
-fn describe(
-    op: &'static str,
-    i: usize,
-    t: &Tensor,
-    grad_mode: bool,
-    dual: &mut bool,
-) -> Result<Input> {
-    let (d, has_tangent) = ffi::describe_input(op, t)?;
-    if !d.is_defined() {
-        return Err(Error::Undefined { op, what: format!("input {i}") });
+/// Takes the saved tensors, each of the version that it was saved at, and behind
+/// them the inputs that are kept for a second `forward`.
+///
+/// # Errors
+/// [`Error::SavedChanged`].
+#[inline]
+fn take_saved(ctx: &mut Ctx) -> Result<SavedList> {
+    let mut saved = std::mem::take(&mut ctx.saved);
+    saved.iter().enumerate().try_for_each(|(i, s)| s.check(ctx.op(), i))?;
+    saved.extend(std::mem::take(&mut ctx.kept_inputs).into_iter().flatten());
+    Ok(saved)
+}
+
+impl Operand for Tensor {
+    #[inline]
+    fn describe(
+        &self,
+        op: &'static str,
+        i: usize,
+        grad_mode: bool,
+        dual: &mut bool,
+    ) -> Result<Input> {
+        let (d, has_tangent) = ffi::describe_input(op, self)?;
+        if !d.is_defined() {
+            return Err(Error::Undefined { op, what: format!("input {i}") });
+        }
+        *dual |= has_tangent;
+        Ok(Input::new(&d, grad_mode && d.requires_grad, false))
     }
-    *dual |= has_tangent;
-    Ok(Input {
-        meta: Meta::of(&d),
-        identity: d.identity,
-        version: d.version,
-        needs_grad: grad_mode && d.requires_grad,
-        in_leaf: false,
-    })
+
+    fn check_output(&self, i: usize) -> Result<&'static str> {
+        if self.requires_grad() { Ok("grad") } else { Err(Error::NoGraph { output: i }) }
+    }
+
+    fn check_input(&self, input: usize) -> Result<()> {
+        if self.requires_grad() { Ok(()) } else { Err(Error::InputNoGrad { input }) }
+    }
 }

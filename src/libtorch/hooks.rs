@@ -1,7 +1,8 @@
 //! Hooks on the gradients that libtorch's engine computes, which tch cannot set.
 
-use crate::ffi::{self, hooks::Place};
-use crate::{Error, Result, error, meta::Meta};
+use crate::application::run_hook;
+use crate::error::{Error, Result};
+use crate::ffi::{self, Meta, hooks::Place};
 use std::sync::{Arc, RwLock};
 use tch::Tensor;
 
@@ -124,7 +125,7 @@ where
         let hook = called.read().unwrap_or_else(|e| e.into_inner()).clone();
         let Some(hook) = hook else { return Ok(()) };
         let failed = |source| Error::Hook { on: on.clone(), source };
-        let changed = error::run_hook(|| hook(grads, seen)).map_err(failed)?;
+        let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
         changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
     };
     ffi::hooks::register(t, place, Box::new(call))?;

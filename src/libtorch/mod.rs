@@ -1,20 +1,26 @@
-//! The same Functions inside libtorch's autograd, on ordinary tensors.
+//! The same Functions inside libtorch's autograd, on ordinary tensors; and what tch
+//! does not offer of it: hooks, forward mode, autocast and inference mode.
 
 mod apply;
+mod forward_ad;
 mod hooks;
-mod jvp;
-mod module;
+mod modes;
+mod node;
 
+pub use forward_ad::DualLevel;
 pub use hooks::{GradFn, HookHandle, NodeGradients, grad_fn, register_hook};
-pub use module::FunctionModule;
+pub use modes::{autocast, inference_mode};
 
-use crate::value::Engine;
-use crate::{Error, Function, GradOptions, Of, Refs, Result, ffi, ffi::Pass, rules};
+use crate::application::{Operand, all_used, cast_inputs, seeds};
+use crate::error::Result;
+use crate::ffi::{self, Pass};
+use crate::function::{Engine, Function, Of, PassOptions, Refs};
 use tch::Tensor;
 
 impl Engine for Tensor {
+    #[inline]
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
-        apply::apply(f, x)
+        cast_inputs(f, x, apply::apply)
     }
 
     fn share(&self) -> Tensor {
@@ -24,20 +30,15 @@ impl Engine for Tensor {
     fn grad(
         outputs: &[&Tensor],
         inputs: &[&Tensor],
-        options: &GradOptions<'_, Tensor>,
+        options: &PassOptions<'_, Tensor>,
     ) -> Result<Vec<Option<Tensor>>> {
-        if let Some(input) = inputs.iter().position(|x| !x.requires_grad()) {
-            return Err(Error::InputNoGrad { input });
-        }
+        inputs.iter().enumerate().try_for_each(|(i, x)| x.check_input(i))?;
         let seeds = seeds(outputs, options)?;
         let found = ffi::torch_grad("grad", &pass(outputs, inputs, &seeds, options))?;
-        match found.iter().position(Option::is_none) {
-            Some(input) if !options.allow_unused => Err(Error::Unused { input }),
-            _ => Ok(found),
-        }
+        all_used(found, options)
     }
 
-    fn backward(outputs: &[&Tensor], options: &GradOptions<'_, Tensor>) -> Result<()> {
+    fn backward(outputs: &[&Tensor], options: &PassOptions<'_, Tensor>) -> Result<()> {
         let seeds = seeds(outputs, options)?;
         ffi::torch_backward("backward", &pass(outputs, &[], &seeds, options))
     }
@@ -47,22 +48,10 @@ fn pass<'a>(
     outputs: &'a [&'a Tensor],
     inputs: &'a [&'a Tensor],
     seeds: &'a [Tensor],
-    options: &GradOptions<'_, Tensor>,
+    options: &PassOptions<'_, Tensor>,
 ) -> Pass<'a> {
-    let GradOptions { retain_graph, create_graph, .. } = *options;
+    let PassOptions { retain_graph, create_graph, .. } = *options;
     // As in PyTorch, a pass that is recorded keeps what it was recorded from.
     let retain_graph = retain_graph || create_graph;
     Pass { outputs, seeds, inputs, retain_graph, create_graph }
-}
-
-fn seeds(outputs: &[&Tensor], options: &GradOptions<'_, Tensor>) -> Result<Vec<Tensor>> {
-    let given = &options.seeds;
-    if !given.is_empty() && given.len() != outputs.len() {
-        return Err(Error::SeedCount { expected: outputs.len(), found: given.len() });
-    }
-    let seed = |(i, y): (usize, &&Tensor)| match y.requires_grad() {
-        false => Err(Error::NoGraph { output: i }),
-        true => rules::seed("grad", i, y, given.get(i).copied()),
-    };
-    outputs.iter().enumerate().map(seed).collect()
 }

@@ -1,6 +1,7 @@
 //! [`Meta`]: shape, dtype and device of a tensor, without its data.
 
-use crate::{error::Error, ffi};
+use super::{Description, zeros};
+use crate::error::{Error, torch};
 use smallvec::SmallVec;
 use std::fmt;
 use tch::{Device, Kind, Tensor};
@@ -23,11 +24,11 @@ impl Clone for Meta {
 
 impl Meta {
     #[inline]
-    pub fn of(d: &ffi::Description) -> Meta {
+    pub fn of(d: &Description) -> Meta {
         Meta {
-            sizes: SmallVec::from_slice(d.sizes),
+            sizes: SmallVec::from_slice(d.sizes()),
             dtype: d.dtype,
-            device: d.device,
+            device: (d.device_type, d.device_index),
             symbolic: d.symbolic,
         }
     }
@@ -49,18 +50,18 @@ impl Meta {
     }
 
     #[inline]
-    pub fn fits(&self, d: &ffi::Description) -> bool {
-        self.is_alike(d) && same(&self.sizes, d.sizes) && !self.symbolic && !d.symbolic
+    pub fn fits(&self, d: &Description) -> bool {
+        self.is_alike(d) && same(&self.sizes, d.sizes()) && !self.symbolic && !d.symbolic
     }
 
     /// Of the same dtype and device, and of sizes that do not contradict.
-    pub fn may_fit(&self, d: &ffi::Description) -> bool {
+    pub fn may_fit(&self, d: &Description) -> bool {
         self.fits(d) || (self.symbolic || d.symbolic) && self.is_alike(d)
     }
 
     #[inline]
-    fn is_alike(&self, d: &ffi::Description) -> bool {
-        self.dtype == d.dtype && self.device == d.device
+    fn is_alike(&self, d: &Description) -> bool {
+        (self.dtype, self.device) == (d.dtype, (d.device_type, d.device_index))
     }
 
     pub fn sizes(&self) -> &[i64] {
@@ -71,7 +72,7 @@ impl Meta {
         self.dtype >= 0
     }
 
-    /// As [`ffi::Description::is_differentiable`].
+    /// As [`Description::is_differentiable`].
     pub fn is_differentiable(&self) -> bool {
         is_differentiable(self.dtype)
     }
@@ -86,12 +87,12 @@ impl Meta {
 
     /// A zero that is read as if it had this shape, in the memory of one.
     pub fn expanded_zero(&self, op: &'static str) -> Result<Tensor, Error> {
-        let zero = ffi::zeros(op, &[], self.dtype, self.device)?;
-        zero.f_expand(self.known_sizes(op)?, false).map_err(crate::error::torch(op))
+        let zero = zeros(op, &[], self.dtype, self.device)?;
+        zero.f_expand(self.known_sizes(op)?, false).map_err(torch(op))
     }
 
     pub fn zeros(&self, op: &'static str) -> Result<Tensor, Error> {
-        ffi::zeros(op, self.known_sizes(op)?, self.dtype, self.device)
+        zeros(op, self.known_sizes(op)?, self.dtype, self.device)
     }
 }
 
@@ -101,7 +102,7 @@ fn same(a: &[i64], b: &[i64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)
 }
 
-impl ffi::Description<'_> {
+impl Description<'_> {
     #[inline]
     pub fn is_defined(&self) -> bool {
         self.dtype >= 0

@@ -1,15 +1,16 @@
-//! The rules of meaning that every engine shares: what a user's backward may
-//! return and what a seed may be.
+//! The gradients that a user's `backward` may return, and those that it is given.
 
-use crate::{Ctx, Error, Result, ffi, meta::Meta};
+use crate::error::{Error, Result};
+use crate::ffi::{self, Meta};
+use crate::function::Frame;
 use tch::Tensor;
 
 /// Checks the gradient of input `i`: exactly the input's shape, dtype and
 /// device. libtorch would sum and cast silently, which hides mistakes and
 /// turns 1e300 into infinity.
-pub(crate) fn check_gradient(ctx: &Ctx, i: usize, grad: &Tensor) -> Result<()> {
-    let op = ctx.op();
-    let expected = &ctx.inputs()[i].meta;
+pub(super) fn check_gradient(frame: &Frame, i: usize, grad: &Tensor) -> Result<()> {
+    let op = frame.op;
+    let expected = &frame.inputs[i].meta;
     let found = ffi::describe(op, grad)?;
     if expected.may_fit(&found) {
         return Ok(());
@@ -34,39 +35,12 @@ fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Erro
     Error::GradientDevice { op, input, expected: expected.device(), found: found.device() }
 }
 
-/// The seed of output `output`: what the user gave, if it fits, or ones for an
-/// output that is one real number.
-pub(crate) fn seed(
-    op: &'static str,
-    output: usize,
-    value: &Tensor,
-    given: Option<&Tensor>,
-) -> Result<Tensor> {
-    let expected = ffi::describe(op, value)?;
-    let Some(given) = given else {
-        let single = expected.sizes.iter().product::<i64>() == 1;
-        return match single && !expected.is_complex() {
-            true => Ok(value.ones_like()),
-            false => Err(Error::SeedMissing { op, output, shape: expected.sizes.to_vec() }),
-        };
-    };
-    let expected = Meta::of(&expected);
-    let found = ffi::describe(op, given)?;
-    if expected.fits(&found) {
-        return Ok(given.shallow_clone());
-    }
-    let found = Meta::of(&found);
-    if !found.is_defined() {
-        return Err(Error::Undefined { op, what: format!("the seed of output {output}") });
-    }
-    Err(Error::Seed { op, output, expected: expected.to_string(), found: found.to_string() })
-}
-
 /// Fills in the gradients that are not there, with zeros or undefined tensors.
-pub(crate) fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()> {
-    for (grad, output) in grads.iter_mut().zip(ctx.outputs()) {
+#[inline]
+pub(super) fn materialize(frame: &Frame, grads: &mut [Option<Tensor>]) -> Result<()> {
+    for (grad, output) in grads.iter_mut().zip(frame.outputs()) {
         if grad.is_none() && output.is_defined() {
-            let zeros = ctx.materialize_grads().then(|| output.zeros(ctx.op())).transpose()?;
+            let zeros = frame.materialize_grads.then(|| output.zeros(frame.op)).transpose()?;
             *grad = Some(zeros.unwrap_or_else(Tensor::new));
         }
     }
@@ -78,16 +52,7 @@ pub(crate) fn materialize(ctx: &Ctx, grads: &mut [Option<Tensor>]) -> Result<()>
 #[test]
 fn a_gradient_on_another_device_is_an_error() {
     let sizes = [2, 3];
-    let on = |device| ffi::Description {
-        sizes: &sizes,
-        identity: 0,
-        version: 0,
-        dtype: 6,
-        device,
-        only_as_view: false,
-        symbolic: false,
-        requires_grad: false,
-    };
+    let on = |device| ffi::Description::of_sizes(&sizes, device);
     let (cpu, cuda) = (on((0, -1)), on((1, 1)));
     assert!(!Meta::of(&cpu).fits(&cuda));
     let error = misfit("Op", 0, &Meta::of(&cpu), &Meta::of(&cuda));

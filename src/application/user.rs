@@ -1,21 +1,7 @@
 //! Runs user code: an `Err`, a panic or a C++ exception in it becomes an [`Error`].
 
-use super::{Error, without_cpp_stack};
-use crate::ffi;
-
-/// The text of a panic's payload.
-pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
-    match payload.downcast::<String>() {
-        Ok(text) => without_cpp_stack(&text).to_owned(),
-        Err(payload) => match payload.downcast::<&'static str>() {
-            Ok(text) => (*text).to_owned(),
-            Err(payload) => {
-                ffi::node::drop_quietly(payload); // which may panic itself
-                "a payload that is not a string".to_owned()
-            }
-        },
-    }
-}
+use crate::error::Error;
+use crate::ffi::{self, panic_message};
 
 /// How user code failed.
 enum Fault {

@@ -1,6 +1,6 @@
 //! [`Tensors`]: the shapes that a Function's inputs and outputs take.
 
-use crate::value::Value;
+use super::Value;
 use sealed::{Shape, Slot};
 use smallvec::{SmallVec, smallvec};
 use tch::Tensor;

@@ -1,7 +1,21 @@
-//! [`Function`]: an operator with its own backward.
+//! What a user implements and sees: [`Function`], an operator with its own
+//! backward, its [`Ctx`], and the shapes of its inputs and outputs.
 
-use crate::tensors::{Grads, Of, Refs, Tensors};
-use crate::{Ctx, FunctionModule, Result, modes, value::Differentiable};
+mod ctx;
+mod module;
+mod tensors;
+mod value;
+
+pub use ctx::Ctx;
+pub use module::FunctionModule;
+pub use tensors::{Grads, Of, Refs, Tensors};
+pub use value::{Differentiable, Value};
+
+pub(crate) use ctx::{Frame, Input, Marks, Origin, Saved, SavedList, Stage};
+pub(crate) use tensors::sealed::{Shape, Slot};
+pub(crate) use value::{Engine, PassOptions};
+
+use crate::error::Result;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -170,10 +184,7 @@ pub trait Function: Send + Sync + Sized + 'static {
         self,
         x: Refs<'_, Self::Inputs, V>,
     ) -> Result<Of<Self::Outputs, V>> {
-        match self.cast_inputs() {
-            None => V::apply(self, x),
-            Some(dtype) => modes::apply_cast(self, dtype, x),
-        }
+        V::apply(self, x)
     }
 
     /// The Function as a layer, for [`nn::seq`](tch::nn::seq). It panics where

@@ -1,18 +1,19 @@
 //! [`Saved`]: a tensor that `forward` saved, as it was then.
 
-use crate::{Error, Result, ffi};
+use crate::error::{Error, Result};
+use crate::ffi;
 use tch::Tensor;
 
-/// Where a saved tensor comes from, which second derivatives must know.
+/// What a saved tensor is to the op, which second derivatives must know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// How it depends on the inputs is not known.
+    /// A tensor whose dependence on the inputs is not known.
     Intermediate,
-    /// It does not depend on them.
+    /// A tensor that does not depend on them.
     Constant,
     Input(u32),
     Output(u32),
-    /// A leaf of libtorch's, with a graph behind it, that stands for the input.
+    /// A leaf in a graph of libtorch that stands for the input.
     LeafFor(u32),
 }
 
@@ -27,7 +28,10 @@ impl Saved {
         Saved { version: ffi::version(&tensor), tensor, origin }
     }
 
-    /// Whether the tensor still has the version that was saved.
+    /// Checks that the tensor still has the version that was saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedChanged`].
     pub fn check(&self, op: &'static str, position: usize) -> Result<()> {
         let found = ffi::version(&self.tensor);
         if found == self.version {

@@ -1,6 +1,7 @@
 //! [`DualLevel`]: libtorch's forward-mode differentiation.
 
-use crate::{Error, Result, error, ffi};
+use crate::error::{self, Error, Result};
+use crate::ffi;
 use std::marker::PhantomData;
 use tch::Tensor;
 

@@ -1,6 +1,6 @@
 //! A Function as a layer of a tch model.
 
-use crate::Function;
+use super::Function;
 use std::fmt;
 use std::sync::Arc;
 use tch::{Tensor, nn};

@@ -1,0 +1,151 @@
+//! `forward`, and what is read, made true and checked after it.
+
+use super::marks::{settle_marks, settle_saved};
+use super::{Operand, run_user};
+use crate::error::{Error, Result};
+use crate::ffi::{self, Meta};
+use crate::function::{Ctx, Function, Marks, Of, Refs, Shape, Value};
+use smallvec::SmallVec;
+use tch::Tensor;
+
+/// What `forward` returned at one position.
+pub(crate) struct Output {
+    pub tensor: Option<Tensor>,
+    pub version: u32,
+    pub identity: usize,
+    pub differentiable: bool,
+    /// libtorch's autograd follows it, such as a captured parameter.
+    pub followed: bool,
+    /// libtorch follows it only because it follows what this is a view of.
+    pub only_as_view: bool,
+}
+
+/// The outputs of one application, with what `forward` declared.
+pub(crate) struct Forward<O: Shape> {
+    pub outputs: SmallVec<[Output; 1]>,
+    pub layout: O::Layout,
+    pub marks: Option<Box<Marks>>,
+}
+
+/// Returns the values of a shape, one per position.
+#[inline]
+pub(crate) fn flatten<'a, T: Shape, V: Value>(x: T::Refs<'a, V>) -> SmallVec<[Option<&'a V>; 2]> {
+    let mut flat = SmallVec::new();
+    T::visit(x, &mut |v| flat.push(v));
+    flat
+}
+
+/// Runs the user's `forward`.
+///
+/// # Errors
+/// [`Error::Forward`], [`Error::Panic`].
+#[inline]
+pub(crate) fn run<F: Function>(
+    f: &F,
+    ctx: &mut Ctx,
+    x: Refs<'_, F::Inputs>,
+) -> Result<Of<F::Outputs, Tensor>> {
+    run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x))
+}
+
+/// Reads what `forward` returned, makes its marks true, and checks that the inputs
+/// are as they were. Outputs lose their history in libtorch unless `keeps_history`.
+///
+/// # Errors
+/// A broken rule of [`Ctx`], or an undefined output.
+#[inline(always)]
+pub(crate) fn finish<O: Shape, V: Operand>(
+    ctx: &mut Ctx,
+    y: Of<O, Tensor>,
+    inputs: &[Option<&V>],
+    keeps_history: impl Fn(&Ctx, &Output) -> bool,
+) -> Result<Forward<O>> {
+    let layout = O::layout(O::borrow(&y));
+    let mut outputs = SmallVec::<[Output; 1]>::new();
+    O::take(y, &mut |tensor| outputs.push(Output::new(tensor)));
+    // Whether returned or not, dirty inputs hold other values now.
+    for x in ctx.dirty().iter().filter_map(|&i| inputs[i]) {
+        x.supersede(ctx.op());
+    }
+    let several = outputs.len() > 1;
+    for (i, output) in outputs.iter_mut().enumerate() {
+        output.describe(ctx, i, several)?;
+    }
+    let marks = ctx.marks.take();
+    if let Some(marks) = &marks {
+        settle_marks(ctx, marks, &mut outputs)?;
+    }
+    for output in &mut outputs {
+        if output.followed && !keeps_history(ctx, output) {
+            output.tensor = output.tensor.as_ref().map(Tensor::detach);
+        }
+    }
+    if ctx.has_saved {
+        settle_saved(ctx, &outputs, marks.as_deref())?;
+    }
+    inputs_are_unchanged(ctx, marks.as_deref(), inputs)?;
+    Ok(Forward { outputs, layout, marks })
+}
+
+/// Checks that `forward` changed no input but those that it declared.
+///
+/// # Errors
+/// [`Error::InputChanged`].
+#[inline]
+pub(crate) fn inputs_are_unchanged<V: Value>(
+    ctx: &Ctx,
+    marks: Option<&Marks>,
+    inputs: &[Option<&V>],
+) -> Result<()> {
+    for (i, (input, value)) in ctx.frame.inputs.iter().zip(inputs).enumerate() {
+        if let Some(value) = value
+            && ffi::version(value.tensor()) != input.version
+            && !marks.is_some_and(|marks| marks.dirty.contains(&i))
+        {
+            return Err(Error::InputChanged { op: ctx.op(), input: i });
+        }
+    }
+    Ok(())
+}
+
+impl Output {
+    fn new(tensor: Option<Tensor>) -> Output {
+        Output {
+            tensor,
+            version: 0,
+            identity: 0,
+            differentiable: false,
+            followed: false,
+            only_as_view: false,
+        }
+    }
+
+    /// Reads the tensor; adds its description to the context if there are `several`
+    /// outputs.
+    fn describe(&mut self, ctx: &mut Ctx, i: usize, several: bool) -> Result<()> {
+        let Some(tensor) = &self.tensor else {
+            if several {
+                ctx.frame.push_output(Meta::undefined());
+            }
+            return Ok(());
+        };
+        let d = ffi::describe(ctx.op(), tensor)?;
+        if !d.is_defined() {
+            let what = format!("output {i} of forward");
+            return Err(Error::Undefined { op: ctx.op(), what });
+        }
+        self.version = d.version;
+        self.followed = d.requires_grad;
+        self.only_as_view = d.only_as_view;
+        self.identity = d.identity;
+        self.differentiable = ctx.frame.recording && d.is_differentiable();
+        if several {
+            ctx.frame.push_output(Meta::of(&d));
+        }
+        Ok(())
+    }
+
+    pub fn is_input(&self, ctx: &Ctx) -> bool {
+        ctx.frame.inputs.iter().any(|input| input.identity == self.identity)
+    }
+}

@@ -1,0 +1,116 @@
+//! libtorch's own reverse mode.
+
+use super::{check, handles, own};
+use crate::error::Error;
+use std::ffi::c_void;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
+    fn tf_grad(
+        outputs: *const *const C_tensor,
+        seeds: *const *const C_tensor,
+        n_outputs: usize,
+        inputs: *const *const C_tensor,
+        n_inputs: usize,
+        retain_graph: bool,
+        create_graph: bool,
+        grads: *mut *mut C_tensor,
+    ) -> bool;
+    fn tf_backward(
+        outputs: *const *const C_tensor,
+        seeds: *const *const C_tensor,
+        n_outputs: usize,
+        inputs: *const *const C_tensor,
+        n_inputs: usize,
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> bool;
+    fn tf_graph_leaves(
+        outputs: *const *const C_tensor,
+        n_outputs: usize,
+        visit: extern "C" fn(*mut c_void, *mut C_tensor),
+        data: *mut c_void,
+    ) -> bool;
+}
+
+/// Makes `grad` the `.grad` of libtorch's leaf.
+pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result<(), Error> {
+    // SAFETY: both own valid handles; libtorch shares ownership of `grad`.
+    check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
+}
+
+/// What libtorch's engine is asked for.
+pub(crate) struct Pass<'a> {
+    pub outputs: &'a [&'a Tensor],
+    pub seeds: &'a [Tensor],
+    pub inputs: &'a [&'a Tensor],
+    pub retain_graph: bool,
+    pub create_graph: bool,
+}
+
+/// libtorch's gradients of `outputs`, one per input, `None` where none flows.
+pub(crate) fn torch_grad(op: &'static str, pass: &Pass<'_>) -> Result<Vec<Option<Tensor>>, Error> {
+    assert_eq!(pass.outputs.len(), pass.seeds.len());
+    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
+    let seeds = handles(pass.seeds);
+    let mut grads = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: the arrays hold valid handles and have the lengths given;
+    // `grads` has room for one handle per input.
+    let done = unsafe {
+        tf_grad(
+            outputs.as_ptr(),
+            seeds.as_ptr(),
+            outputs.len(),
+            inputs.as_ptr(),
+            inputs.len(),
+            pass.retain_graph,
+            pass.create_graph,
+            grads.as_mut_ptr(),
+        )
+    };
+    check(op, done)?;
+    grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect()
+}
+
+/// Adds libtorch's gradients to the leaves behind `outputs`.
+pub(crate) fn torch_backward(op: &'static str, pass: &Pass<'_>) -> Result<(), Error> {
+    assert_eq!(pass.outputs.len(), pass.seeds.len());
+    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
+    let seeds = handles(pass.seeds);
+    // SAFETY: the arrays hold valid handles and have the lengths given.
+    let done = unsafe {
+        tf_backward(
+            outputs.as_ptr(),
+            seeds.as_ptr(),
+            outputs.len(),
+            inputs.as_ptr(),
+            inputs.len(),
+            pass.retain_graph,
+            pass.create_graph,
+        )
+    };
+    check(op, done)
+}
+
+extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {
+    // SAFETY: `graph_leaves` passes its own Vec as `data`, and the shim hands
+    // over a new handle that nobody else owns. A push aborts on exhausted
+    // memory but does not unwind.
+    unsafe { (*data.cast::<Vec<Tensor>>()).push(Tensor::from_ptr(handle)) }
+}
+
+/// The leaves that require a gradient in the libtorch graphs behind `outputs`.
+pub(crate) fn graph_leaves(op: &'static str, outputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+    let mut leaves = Vec::<Tensor>::new();
+    let outputs = handles(outputs);
+    // SAFETY: the handles are valid; `leaves` outlives the call and is not
+    // touched otherwise while it runs.
+    let done = unsafe {
+        let data = (&raw mut leaves).cast();
+        tf_graph_leaves(outputs.as_ptr(), outputs.len(), push_tensor, data)
+    };
+    check(op, done)?;
+    Ok(leaves)
+}

@@ -1,0 +1,239 @@
+//! [`Ctx`]: what `forward` leaves for `backward`.
+
+mod frame;
+mod marks;
+mod saved;
+
+pub(crate) use frame::{Frame, Input};
+pub(crate) use marks::Marks;
+pub(crate) use saved::{Origin, Saved};
+
+use crate::error::{self, Error, Result};
+use crate::ffi::{self, Meta};
+use smallvec::SmallVec;
+use std::any::Any;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+/// The context of one application of a [`Function`](crate::Function): what
+/// `forward` saves and declares, and what `backward` reads.
+///
+/// Only an engine can make one, so `forward` runs only through `apply`.
+/// `backward` gets `&Ctx`, so it cannot affect a later pass.
+///
+/// ```compile_fail
+/// let ctx = tch_function::Ctx::new("Mine"); // not constructible by users
+/// ```
+pub struct Ctx {
+    pub(crate) frame: Frame,
+    pub(crate) saved: SavedList,
+    /// `save_for_backward` was called.
+    pub(crate) has_saved: bool,
+    pub(crate) stage: Stage,
+    /// The op's schema says that it changes no input.
+    pub(crate) pure: bool,
+    /// What `forward` has declared, until it is settled.
+    pub(crate) marks: Option<Box<Marks>>,
+    /// The inputs, one per position, for `DoubleBackward::Recompute`.
+    pub(crate) kept_inputs: Box<[Option<Saved>]>,
+}
+
+pub(crate) type SavedList = SmallVec<[Saved; 1]>;
+
+/// What the context is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Forward,
+    /// `forward`, and then `jvp`: an input carries a forward-mode tangent.
+    Dual,
+    /// `forward` a second time, for `DoubleBackward::Recompute`.
+    Recomputation,
+    Backward,
+}
+
+impl Ctx {
+    /// A context without saved tensors.
+    #[inline]
+    pub(crate) fn new(frame: Frame, stage: Stage) -> Ctx {
+        Ctx {
+            frame,
+            saved: SavedList::new(),
+            has_saved: false,
+            stage,
+            pure: false,
+            marks: None,
+            kept_inputs: Box::default(),
+        }
+    }
+
+    /// A second context over the same saved tensors, for a pass that retains the
+    /// graph.
+    pub(crate) fn share(&self) -> Ctx {
+        let kept = self.kept_inputs.iter().map(|kept| kept.as_ref().map(Saved::share));
+        Ctx {
+            saved: self.saved.iter().map(Saved::share).collect(),
+            has_saved: self.has_saved,
+            kept_inputs: kept.collect(),
+            ..Ctx::new(self.frame.clone(), Stage::Backward)
+        }
+    }
+
+    pub(crate) fn op(&self) -> &'static str {
+        self.frame.op
+    }
+
+    /// `needs_input_grad` of a position that is known to exist.
+    pub(crate) fn needs(&self, i: usize) -> bool {
+        self.frame.inputs[i].needs_grad
+    }
+
+    /// Saves tensors for `backward`, inputs, outputs or others, at most once
+    /// per `forward`. Nothing is kept where no gradient will be asked for.
+    ///
+    /// # Errors
+    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor.
+    pub fn save_for_backward<'a>(
+        &mut self,
+        tensors: impl IntoIterator<Item = &'a Tensor>,
+    ) -> Result<()> {
+        if self.has_saved {
+            return Err(Error::SavedTwice { op: self.op() });
+        }
+        let mut saved = SavedList::new();
+        for (position, tensor) in tensors.into_iter().enumerate() {
+            let d = ffi::describe(self.op(), tensor)?;
+            if !d.is_defined() {
+                let what = format!("tensor {position} given to save_for_backward");
+                return Err(Error::Undefined { op: self.op(), what });
+            }
+            if self.frame.recording || self.stage == Stage::Dual {
+                let (version, origin) = (d.version, self.origin_among_inputs(d.identity));
+                saved.push(Saved { tensor: tensor.shallow_clone(), version, origin });
+            }
+        }
+        (self.saved, self.has_saved) = (saved, true);
+        Ok(())
+    }
+
+    /// The saved tensors, in the order in which they were saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedCount`] when not exactly `N` were saved;
+    /// [`Error::SavedChanged`] when one was changed in place since.
+    pub fn saved_tensors<const N: usize>(&self) -> Result<[&Tensor; N]> {
+        let saved = &self.saved;
+        if saved.len() != N {
+            return Err(Error::SavedCount { op: self.op(), expected: N, found: saved.len() });
+        }
+        (0..N).try_for_each(|i| saved[i].check(self.op(), i))?;
+        Ok(std::array::from_fn(|i| &saved[i].tensor))
+    }
+
+    /// The saved tensors, whatever their number, in the order in which they were
+    /// saved.
+    ///
+    /// # Errors
+    /// [`Error::SavedChanged`] when one was changed in place since.
+    pub fn saved_tensors_vec(&self) -> Result<Vec<&Tensor>> {
+        let saved = &self.saved;
+        saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op(), i))?;
+        Ok(saved.iter().map(|s| &s.tensor).collect())
+    }
+
+    fn origin_among_inputs(&self, identity: usize) -> Origin {
+        let position = self.frame.inputs.iter().position(|input| input.identity == identity);
+        position.map_or(Origin::Intermediate, |i| Origin::Input(i as u32))
+    }
+
+    /// Returns whether the gradient of input tensor `i` is needed: in `forward`, by
+    /// any later pass; in `backward`, by the pass that runs.
+    ///
+    /// # Panics
+    /// When the op has no input tensor `i` (the panic comes back as an `Err`
+    /// from `apply` or `backward`).
+    pub fn needs_input_grad(&self, i: usize) -> bool {
+        match self.input(i) {
+            Ok(input) => input.needs_grad,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// Sets whether missing output gradients reach `backward` as zeros (`true`,
+    /// the default) or as undefined tensors (`!dy.defined()`).
+    pub fn set_materialize_grads(&mut self, materialize: bool) {
+        self.frame.materialize_grads = materialize;
+    }
+
+    /// Keeps state that is not a tensor for `backward`, at most once per
+    /// `forward`. Second derivatives take it for a constant.
+    ///
+    /// # Errors
+    /// [`Error::StateTwice`].
+    pub fn save<T: Any + Send + Sync>(&mut self, state: T) -> Result<()> {
+        let op = self.op();
+        if self.frame.state().is_some() {
+            return Err(Error::StateTwice { op });
+        }
+        self.frame.set_state(Some(Arc::new(state)));
+        Ok(())
+    }
+
+    /// The state that `forward` kept with [`save`](Ctx::save).
+    ///
+    /// # Errors
+    /// [`Error::State`] when there is none or it is of another type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Result<&T> {
+        let missing = Error::State { op: self.op(), expected: std::any::type_name::<T>() };
+        self.frame.state().and_then(|s| s.downcast_ref()).ok_or(missing)
+    }
+
+    /// The shape of input tensor `i`.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input.
+    pub fn input_size(&self, i: usize) -> Result<&[i64]> {
+        self.input(i)?.meta.known_sizes(self.op())
+    }
+
+    /// The dtype of input tensor `i`.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input.
+    pub fn input_kind(&self, i: usize) -> Result<Kind> {
+        Ok(self.input(i)?.meta.kind())
+    }
+
+    /// Sums `grad` over the dimensions in which input `i` was broadcast and
+    /// converts it to the input's dtype: the adjoint of broadcasting and of
+    /// type promotion.
+    ///
+    /// # Errors
+    /// [`Error::NoInput`] past the last input; [`Error::Torch`] when the
+    /// input's shape does not broadcast to that of `grad`.
+    pub fn reduce_to_input(&self, i: usize, grad: &Tensor) -> Result<Tensor> {
+        let meta = &self.input(i)?.meta;
+        if meta.fits(&ffi::describe(self.op(), grad)?) {
+            return Ok(grad.shallow_clone());
+        }
+        self.reduce(meta, grad)
+    }
+
+    /// `reduce_to_input` without another handle if nothing is to be done.
+    pub(crate) fn reduce_own_to_input(&self, i: usize, grad: Tensor) -> Result<Tensor> {
+        let meta = &self.input(i)?.meta;
+        if meta.fits(&ffi::describe(self.op(), &grad)?) {
+            return Ok(grad);
+        }
+        self.reduce(meta, &grad)
+    }
+
+    fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
+        let summed = grad.f_sum_to_size(meta.known_sizes(self.op())?);
+        summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op()))
+    }
+
+    fn input(&self, i: usize) -> Result<&Input> {
+        let count = self.frame.inputs.len();
+        self.frame.inputs.get(i).ok_or(Error::NoInput { op: self.op(), input: i, count })
+    }
+}

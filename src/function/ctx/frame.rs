@@ -1,0 +1,105 @@
+//! [`Frame`]: what an application keeps from `forward` to `backward`, without its
+//! tensors.
+
+use crate::ffi::{Description, Meta};
+use smallvec::SmallVec;
+use std::any::Any;
+use std::sync::Arc;
+
+/// The facts about one application. It holds no tensor, so a node of libtorch's
+/// graph can share it between threads.
+#[derive(Clone)]
+pub(crate) struct Frame {
+    pub op: &'static str,
+    pub inputs: SmallVec<[Input; 1]>,
+    /// `forward` records: an input needs a gradient.
+    pub recording: bool,
+    pub materialize_grads: bool,
+    /// In a box of its own, since few applications have it and a node is to be
+    /// small.
+    extra: Option<Box<Extra>>,
+}
+
+const _: fn() = || {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Frame>();
+};
+
+#[derive(Clone, Default)]
+struct Extra {
+    /// The outputs, if there are several: a node with one output runs only when
+    /// its gradient is there, so nothing needs materialising.
+    outputs: Vec<Meta>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Frame {
+    #[inline]
+    pub fn new(op: &'static str) -> Frame {
+        Frame {
+            op,
+            inputs: SmallVec::new(),
+            recording: false,
+            materialize_grads: true,
+            extra: None,
+        }
+    }
+
+    pub fn push_output(&mut self, output: Meta) {
+        self.extra().outputs.push(output);
+    }
+
+    pub fn outputs(&self) -> &[Meta] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.outputs)
+    }
+
+    /// The state that is not a tensor.
+    pub fn state(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.extra.as_ref()?.state.as_deref()
+    }
+
+    pub fn set_state(&mut self, state: Option<Arc<dyn Any + Send + Sync>>) {
+        self.extra().state = state;
+    }
+
+    /// Sets which inputs' gradients are needed.
+    #[inline]
+    pub fn set_needs(&mut self, mut needs: impl FnMut(usize) -> bool) {
+        for (i, input) in self.inputs.iter_mut().enumerate() {
+            input.needs_grad = needs(i);
+        }
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+}
+
+/// One input tensor, as `forward` was given it.
+#[derive(Clone)]
+pub(crate) struct Input {
+    pub meta: Meta,
+    pub identity: usize,
+    pub version: u32,
+    pub needs_grad: bool,
+    /// Whether it is a leaf that requires a gradient, or a view of one.
+    pub in_leaf: bool,
+}
+
+impl Input {
+    #[inline]
+    pub fn new(d: &Description<'_>, needs_grad: bool, in_leaf: bool) -> Input {
+        Input { meta: Meta::of(d), identity: d.identity, version: d.version, needs_grad, in_leaf }
+    }
+
+    /// An optional input that is not there.
+    pub fn absent() -> Input {
+        Input {
+            meta: Meta::undefined(),
+            identity: 0,
+            version: 0,
+            needs_grad: false,
+            in_leaf: false,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! [`Marks`]: what `forward` declares about its tensors.
+
+use super::{Ctx, Stage};
+use crate::{Error, Result, ffi};
+use tch::Tensor;
+
+/// What few Functions declare in `forward`.
+#[derive(Default)]
+pub(crate) struct Marks {
+    /// Positions of inputs.
+    pub dirty: Vec<usize>,
+    /// Handles, so that an identity cannot be reused while it matters.
+    pub non_differentiable: Vec<Tensor>,
+    /// Saved tensors that depend on no input.
+    pub constant: Vec<Tensor>,
+}
+
+impl Ctx {
+    /// Declares that `forward` changes the input `x` in place and returns it. Call
+    /// it first; if it fails, leave `x` unchanged.
+    ///
+    /// # Errors
+    /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
+    /// a gradient, and for a view of one; [`Error::Argument`] if `forward`
+    /// runs again for a second derivative.
+    pub fn mark_dirty(&mut self, x: &Tensor) -> Result<()> {
+        let op = self.op();
+        if let Some(why) = self.why_nothing_may_change() {
+            return Err(Error::Argument { op, message: why.to_owned() });
+        }
+        let (identity, in_torch_leaf) = (ffi::describe(op, x)?.identity, ffi::in_leaf(x));
+        let mut dirty = Vec::new();
+        let inputs = self.frame.inputs.iter().zip(0..);
+        for (input, i) in inputs.filter(|(input, _)| input.identity == identity) {
+            if input.in_leaf || in_torch_leaf {
+                return Err(Error::DirtyLeaf { op, input: i });
+            }
+            dirty.push(i);
+        }
+        if dirty.is_empty() {
+            return Err(Error::DirtyNotInput { op });
+        }
+        self.marks().dirty.append(&mut dirty);
+        Ok(())
+    }
+
+    fn why_nothing_may_change(&self) -> Option<&'static str> {
+        if self.pure {
+            return Some(
+                "it changes an input in place, and its schema does not say so: write Tensor(a!)",
+            );
+        }
+        match self.stage {
+            Stage::Dual => Some(
+                "an input that carries a forward-mode tangent cannot be changed in place by a \
+                 Function",
+            ),
+            Stage::Recomputation => Some(
+                "forward changes its input in place, so it cannot run again for \
+                 DoubleBackward::Recompute",
+            ),
+            Stage::Forward | Stage::Backward => None,
+        }
+    }
+
+    /// Declares that no gradient flows through the output `y`. Integer and boolean
+    /// outputs need not be marked.
+    pub fn mark_non_differentiable(&mut self, y: &Tensor) {
+        self.marks().non_differentiable.push(y.shallow_clone());
+    }
+
+    /// Declares that a saved tensor, neither input nor output, does not depend on
+    /// the inputs (such as a dropout mask), so that second derivatives may ignore
+    /// it. Without this, a second derivative through such a tensor is
+    /// [`Error::SavedIntermediate`].
+    pub fn mark_constant(&mut self, saved: &Tensor) {
+        self.marks().constant.push(saved.shallow_clone());
+    }
+
+    /// The inputs that `forward` has marked dirty until now.
+    pub(crate) fn dirty(&self) -> &[usize] {
+        self.marks.as_ref().map_or(&[], |marks| &marks.dirty)
+    }
+
+    fn marks(&mut self) -> &mut Marks {
+        self.marks.get_or_insert_default()
+    }
+}

@@ -1,0 +1,79 @@
+//! [`Recorded`]: a Function as a node of libtorch's graph.
+
+use crate::application::{Applied, Backward, differentiate};
+use crate::error::Result;
+use crate::ffi;
+use crate::ffi::node::{Callback, SecondOrder, Tensors, gather};
+use crate::function::{Ctx, DoubleBackward, Frame, Function, Input, Origin, Saved, Stage};
+use std::mem::needs_drop;
+use tch::Tensor;
+
+/// What the node holds: the op, and what `forward` left besides tensors.
+pub(super) struct Recorded<F: Function> {
+    pub frame: Frame,
+    pub applied: Applied<F>,
+}
+
+impl<F: Function> Callback for Recorded<F> {
+    fn op(&self) -> &'static str {
+        self.frame.op
+    }
+
+    fn second_order(&self) -> SecondOrder {
+        match self.applied.double_backward() {
+            DoubleBackward::ThroughSaved => SecondOrder::ThroughSaved,
+            DoubleBackward::Recompute => SecondOrder::Recomputed,
+            DoubleBackward::Once => SecondOrder::Once,
+        }
+    }
+
+    fn drops_user_code(&self) -> bool {
+        needs_drop::<F>() || self.frame.state().is_some()
+    }
+
+    fn backward(
+        &self,
+        dy: Tensors,
+        saved: Tensors,
+        needs: &[bool],
+        give: &mut dyn FnMut(usize, Tensor),
+    ) -> Result<()> {
+        backward(&self.frame, &self.applied, dy, saved, needs, give)
+    }
+}
+
+fn backward(
+    frame: &Frame,
+    op: &dyn Backward,
+    mut dy: Tensors,
+    saved: Tensors,
+    needs: &[bool],
+    give: &mut dyn FnMut(usize, Tensor),
+) -> Result<()> {
+    let ctx = context(frame, op, saved, needs)?;
+    differentiate(op, &ctx, &mut dy, |i, grad| {
+        give(i, grad);
+        Ok(())
+    })
+}
+
+/// Makes the context for this run of backward. If `forward` is to run again, the
+/// inputs were saved too, behind what `forward` saved.
+fn context(frame: &Frame, op: &dyn Backward, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
+    let mut inputs = Tensors::new();
+    if op.double_backward() == DoubleBackward::Recompute {
+        let present = frame.inputs.iter().filter(|input| input.meta.is_defined()).count();
+        inputs = saved.drain(saved.len() - present..).collect();
+    }
+    let mut ctx = Ctx::new(frame.clone(), Stage::Backward);
+    ctx.frame.set_needs(|i| needs[i]);
+    let saved = saved.into_iter().flatten();
+    ctx.saved = gather(saved.map(|t| Saved::of(t, Origin::Intermediate)));
+    if inputs.is_empty() || !ffi::grad_enabled() {
+        return Ok(ctx);
+    }
+    let positions = frame.inputs.iter();
+    let mut inputs = inputs.into_iter();
+    let mut next = positions.map(|x: &Input| x.meta.is_defined().then(|| inputs.next())?.flatten());
+    op.recompute(&ctx, &mut next)
+}
