@@ -12,7 +12,7 @@ pub use tensors::{Grads, Of, Refs, Tensors};
 pub use value::{Differentiable, Value};
 
 pub(crate) use ctx::{Frame, Input, Marks, Origin, Saved, SavedList, Stage};
-pub(crate) use tensors::sealed::{Shape, Slot};
+pub(crate) use tensors::{Shape, Slot};
 pub(crate) use value::{Engine, PassOptions};
 
 use crate::error::Result;
