@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::function::{Differentiable, PassOptions};
 use crate::graph::{self, Gradients, Var};
 
-/// The gradients of `outputs` with respect to `inputs`, Vars or tensors:
+/// Returns the gradients of `outputs` with respect to `inputs`, Vars or tensors:
 /// `torch.autograd.grad`. Each may be `&v`, `[&a, &b]` or a slice; the result
 /// has the form of `inputs`. Nothing is added to any leaf's `grad`.
 ///
@@ -12,7 +12,7 @@ use crate::graph::{self, Gradients, Var};
 /// others, and has the other options.
 ///
 /// # Errors
-/// What any `backward` on the way returns or panics with; and
+/// The errors and panics of every `backward` that runs; and
 /// [`Error::NoGraph`](crate::Error::NoGraph),
 /// [`Error::NotDifferentiable`](crate::Error::NotDifferentiable),
 /// [`Error::SeedMissing`](crate::Error::SeedMissing),
@@ -32,7 +32,7 @@ pub fn grad<'a, V: Differentiable, X: Handles<'a, V>>(
 /// leaves as the pass goes).
 ///
 /// # Errors
-/// As [`grad`].
+/// Those of [`grad`].
 pub fn backward<'a, V: Differentiable>(outputs: impl Handles<'a, V>) -> Result<()> {
     V::backward(&outputs.list(), &PassOptions::default())
 }
@@ -61,12 +61,12 @@ impl<V> Default for GradOptions<'_, V> {
 }
 
 impl<'a, V> GradOptions<'a, V> {
-    /// No seeds, every option off.
+    /// Makes options without seeds, with every option off.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The gradients to start from (`grad_outputs`), one per output, of its
+    /// Sets the gradients to start from (`grad_outputs`), one per output, of its
     /// shape, dtype and device. The default is 1, but only for outputs that are one
     /// real number.
     pub fn seeds(mut self, seeds: impl Handles<'a, V>) -> Self {
@@ -88,8 +88,8 @@ impl<'a, V> GradOptions<'a, V> {
         self
     }
 
-    /// Gives `None` for inputs that no gradient reaches, where
-    /// [`Error::Unused`](crate::Error::Unused) would be returned.
+    /// Returns `None` for inputs that no gradient reaches, in place of
+    /// [`Error::Unused`](crate::Error::Unused).
     pub fn allow_unused(mut self, allow: bool) -> Self {
         self.pass.allow_unused = allow;
         self
@@ -97,10 +97,10 @@ impl<'a, V> GradOptions<'a, V> {
 }
 
 impl<V: Differentiable> GradOptions<'_, V> {
-    /// As [`grad`]; `None` only with [`allow_unused`](GradOptions::allow_unused).
+    /// Does what [`grad`] does, with these options; `None` only with [`allow_unused`](GradOptions::allow_unused).
     ///
     /// # Errors
-    /// As [`grad`], and [`Error::Seed`](crate::Error::Seed),
+    /// Those of [`grad`], and [`Error::Seed`](crate::Error::Seed),
     /// [`Error::SeedCount`](crate::Error::SeedCount).
     pub fn grad<'a, X: Handles<'a, V>>(
         &self,
@@ -110,20 +110,20 @@ impl<V: Differentiable> GradOptions<'_, V> {
         Ok(inputs.form(V::grad(&outputs.list(), &inputs.list(), &self.pass)?.into_iter()))
     }
 
-    /// As [`backward`].
+    /// Does what [`backward`] does, with these options.
     ///
     /// # Errors
-    /// As [`GradOptions::grad`].
+    /// Those of [`GradOptions::grad`].
     pub fn backward<'a>(&self, outputs: impl Handles<'a, V>) -> Result<()> {
         V::backward(&outputs.list(), &self.pass)
     }
 }
 
 impl GradOptions<'_, Var> {
-    /// The gradients with respect to every value behind `outputs`.
+    /// Returns the gradients with respect to every value behind `outputs`.
     ///
     /// # Errors
-    /// As [`GradOptions::grad`].
+    /// Those of [`GradOptions::grad`].
     pub fn gradients<'a>(&self, outputs: impl Handles<'a, Var>) -> Result<Gradients> {
         graph::gradients(&outputs.list(), &self.pass)
     }
@@ -137,7 +137,7 @@ mod sealed {
     use crate::function::Value;
 
     pub trait Handles<'a, V: 'a> {
-        /// One `T` per value: `T`, `[T; N]` or `Vec<T>`.
+        /// The form of one `T` per value: `T`, `[T; N]` or `Vec<T>`.
         type Form<T>;
         fn list(&self) -> Vec<&'a V>;
         fn form<T>(&self, items: impl Iterator<Item = T>) -> Self::Form<T>;

@@ -41,7 +41,7 @@ pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result
     check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
 }
 
-/// What libtorch's engine is asked for.
+/// One pass of libtorch's engine.
 pub(crate) struct Pass<'a> {
     pub outputs: &'a [&'a Tensor],
     pub seeds: &'a [Tensor],
@@ -50,7 +50,7 @@ pub(crate) struct Pass<'a> {
     pub create_graph: bool,
 }
 
-/// libtorch's gradients of `outputs`, one per input, `None` where none flows.
+/// Returns libtorch's gradients of `outputs`, one per input, `None` if none flows.
 pub(crate) fn torch_grad(op: &'static str, pass: &Pass<'_>) -> Result<Vec<Option<Tensor>>, Error> {
     assert_eq!(pass.outputs.len(), pass.seeds.len());
     let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
@@ -101,7 +101,7 @@ extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {
     unsafe { (*data.cast::<Vec<Tensor>>()).push(Tensor::from_ptr(handle)) }
 }
 
-/// The leaves that require a gradient in the libtorch graphs behind `outputs`.
+/// Returns the leaves that require a gradient in libtorch's graphs behind `outputs`.
 pub(crate) fn graph_leaves(op: &'static str, outputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
     let mut leaves = Vec::<Tensor>::new();
     let outputs = handles(outputs);

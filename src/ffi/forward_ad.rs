@@ -19,12 +19,12 @@ pub(crate) fn enter_dual_level(op: &'static str) -> Result<(), Error> {
     check(op, tf_enter_dual_level())
 }
 
-/// Leaves it; tangents on that level are gone.
+/// Leaves the level; its tangents are gone.
 pub(crate) fn exit_dual_level() {
     tf_exit_dual_level();
 }
 
-/// While it lives, libtorch's ops on this thread pass no tangents on.
+/// Stops libtorch's ops on this thread from propagating tangents, while it lives.
 pub(crate) struct NoForwardMode {
     was: bool,
     /// The mode belongs to this thread.
@@ -43,7 +43,7 @@ impl Drop for NoForwardMode {
     }
 }
 
-/// The forward-mode tangent of `t`.
+/// Returns the forward-mode tangent of `t`.
 #[inline]
 pub(crate) fn tangent(t: &Tensor) -> Option<Tensor> {
     // SAFETY: `t` owns a valid handle.

@@ -9,8 +9,8 @@ use std::ffi::{c_char, c_void};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// What a hook is: it may put other tensors into the first list. Handles of
-/// gradients that are not there are undefined tensors.
+/// A hook, which may put other tensors into the first list. Missing gradients are
+/// undefined tensors.
 pub(crate) type Hook = dyn Fn(&mut [Tensor], &[Tensor]) -> Result<()> + Send + Sync;
 
 /// `tf_hook_place` of shim.h.
@@ -47,7 +47,7 @@ unsafe extern "C" {
     );
 }
 
-/// A node's hooks need a tensor that has a node.
+/// Registers a hook. For a hook on a node, `t` must have a `grad_fn`.
 pub(crate) fn register(t: &Tensor, place: Place, hook: Box<Hook>) -> Result<()> {
     let state = Box::into_raw(Box::new(hook)).cast_const().cast();
     let raw = RawHook { callbacks: &ERRORS, state, call, drop: drop_hook };
@@ -56,7 +56,7 @@ pub(crate) fn register(t: &Tensor, place: Place, hook: Box<Hook>) -> Result<()> 
     check("register_hook", unsafe { tf_register_hook(t.as_ptr(), place, &raw) })
 }
 
-/// The name of the node that made `t`.
+/// Returns the name of the node that made `t`.
 pub(crate) fn grad_fn_name(t: &Tensor) -> Option<String> {
     extern "C" fn take(data: *mut c_void, name: *const c_char, len: usize) {
         // SAFETY: `data` is the Option below; `name` has `len` bytes.

@@ -44,12 +44,12 @@ unsafe extern "C" {
     ) -> usize;
 }
 
-/// Where a dense CPU tensor lies; borrowed from the tensor.
+/// The memory of a dense CPU tensor, borrowed from the tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory<'t> {
     pub sizes: &'t [i64],
     pub strides: &'t [i64],
-    /// How many elements there are.
+    /// Number of elements.
     pub count: usize,
     pub data: *const u8,
     pub dtype: i8,
@@ -73,7 +73,8 @@ pub(crate) enum Unfit {
     Unaligned,
 }
 
-/// The memory of `t`, if a kernel can run on it; to be written, too, if said so.
+/// Returns the memory of `t` if a kernel can run on it. `written`: the kernel will
+/// write to it.
 #[inline]
 pub(crate) fn memory<'t>(
     op: &'static str,
@@ -121,8 +122,8 @@ fn why(op: &'static str, unfit: u8) -> Unfit {
     }
 }
 
-/// A new CPU tensor, contiguous unless strides are given, and its memory, which
-/// is not initialised.
+/// Returns a new CPU tensor, contiguous unless strides are given, and its memory,
+/// which is not initialised.
 #[inline]
 pub(crate) fn empty(
     op: &'static str,
@@ -143,17 +144,18 @@ pub(crate) fn empty(
 
 /// Inputs of one shape and dtype, and new tensors like the first.
 pub(crate) struct Alike<const I: usize, const O: usize> {
-    /// How many elements each has; not 0.
+    /// Number of elements of each; not 0.
     pub count: usize,
-    /// Contiguous, or `one` element in the place of all.
+    /// The inputs' memory: contiguous, or a single element if `one`.
     pub x: [*const u8; I],
     pub one: [bool; I],
-    /// Not initialised.
+    /// The outputs' memory, not initialised.
     pub y: [*mut u8; O],
     pub outputs: [Tensor; O],
 }
 
-/// If `x` are such, of `dtype` and at most `limit` elements each.
+/// Returns the memory of `x` and new outputs if all `x` have one shape, `dtype` and at
+/// most `limit` elements.
 #[inline]
 pub(crate) fn alike<const I: usize, const O: usize>(
     x: [&Tensor; I],
@@ -178,7 +180,7 @@ pub(crate) fn alike<const I: usize, const O: usize>(
     })
 }
 
-/// How much memory of freed large tensors is kept for new ones, at most.
+/// Limits the memory of freed large tensors that is kept for new ones.
 pub(crate) fn set_cache_limit(bytes: usize) {
     tf_set_cache_limit(bytes);
 }

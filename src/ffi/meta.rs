@@ -37,10 +37,10 @@ impl Meta {
         Meta { sizes: SmallVec::new(), dtype: -1, device: (0, 0), symbolic: false }
     }
 
-    /// The sizes.
+    /// Returns the sizes.
     ///
     /// # Errors
-    /// They are symbols, while `torch.compile` traces for sizes to come.
+    /// The sizes are symbols, while `torch.compile` traces for sizes to come.
     pub fn known_sizes(&self, op: &'static str) -> Result<&[i64], Error> {
         if !self.symbolic {
             return Ok(&self.sizes);
@@ -54,7 +54,7 @@ impl Meta {
         self.is_alike(d) && same(&self.sizes, d.sizes()) && !self.symbolic && !d.symbolic
     }
 
-    /// Of the same dtype and device, and of sizes that do not contradict.
+    /// Returns whether dtype and device are the same and the sizes may be.
     pub fn may_fit(&self, d: &Description) -> bool {
         self.fits(d) || (self.symbolic || d.symbolic) && self.is_alike(d)
     }
@@ -72,7 +72,7 @@ impl Meta {
         self.dtype >= 0
     }
 
-    /// As [`Description::is_differentiable`].
+    /// Returns what [`Description::is_differentiable`] does.
     pub fn is_differentiable(&self) -> bool {
         is_differentiable(self.dtype)
     }
@@ -85,7 +85,7 @@ impl Meta {
         device_of(self.device)
     }
 
-    /// A zero that is read as if it had this shape, in the memory of one.
+    /// Returns one zero in memory, expanded to this shape.
     pub fn expanded_zero(&self, op: &'static str) -> Result<Tensor, Error> {
         let zero = zeros(op, &[], self.dtype, self.device)?;
         zero.f_expand(self.known_sizes(op)?, false).map_err(torch(op))
@@ -96,7 +96,7 @@ impl Meta {
     }
 }
 
-/// Of few numbers, for which a call of `memcmp` costs more than they do.
+/// Compares lists of few numbers, for which a call of `memcmp` costs more.
 #[inline]
 fn same(a: &[i64], b: &[i64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)
@@ -108,7 +108,7 @@ impl Description<'_> {
         self.dtype >= 0
     }
 
-    /// Whether the dtype is one that libtorch lets require a gradient: a
+    /// Returns whether libtorch lets tensors of the dtype require a gradient: a
     /// floating-point or complex one.
     #[inline]
     pub fn is_differentiable(&self) -> bool {
@@ -131,7 +131,7 @@ fn is_differentiable(dtype: i8) -> bool {
     matches!(dtype, 5..=10 | 15 | 23..=26)
 }
 
-/// The Kind of a `c10::ScalarType`; tch keeps its own table private.
+/// Returns the Kind of a `c10::ScalarType`; tch keeps its own table private.
 pub(crate) fn kind_of(dtype: i8) -> Kind {
     use Kind::*;
     const FIRST: [Kind; 16] = [
@@ -163,13 +163,13 @@ pub(crate) fn kind_of(dtype: i8) -> Kind {
     }
 }
 
-/// The `c10::ScalarType` of a Kind.
+/// Returns the `c10::ScalarType` of a Kind.
 pub(crate) fn dtype_of(kind: Kind) -> i8 {
     let kinds = (0..=26).find(|&dtype| kind_of(dtype) == kind);
     kinds.expect("kind_of gives every Kind")
 }
 
-/// libtorch's number for a type of device.
+/// Returns the `c10::DeviceType` of a Device.
 pub(crate) fn device_type(device: Device) -> i8 {
     match device {
         Device::Cpu => 0,
@@ -179,7 +179,7 @@ pub(crate) fn device_type(device: Device) -> i8 {
     }
 }
 
-/// The Device of a `c10::DeviceType` and index.
+/// Returns the Device of a `c10::DeviceType` and index.
 fn device_of((device_type, index): (i8, i8)) -> Device {
     match device_type {
         1 => Device::Cuda(usize::try_from(index).unwrap_or(0)),

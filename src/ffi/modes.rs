@@ -25,9 +25,9 @@ unsafe extern "C" {
     fn tf_exit_inference_mode(mode: *mut c_void);
 }
 
-/// While it lives, libtorch's grad mode on this thread is what it was set to.
+/// Sets libtorch's grad mode on this thread, while it lives.
 pub(crate) struct GradMode {
-    /// What it was before, and will be again.
+    /// The mode before, which comes back on drop.
     pub was: bool,
     /// The mode belongs to this thread.
     _not_send: PhantomData<*const ()>,
@@ -47,13 +47,13 @@ impl Drop for GradMode {
     }
 }
 
-/// Whether libtorch records gradients on this thread.
+/// Returns whether libtorch records gradients on this thread.
 #[inline]
 pub(crate) fn grad_enabled() -> bool {
     tf_grad_enabled()
 }
 
-/// While it lives, autocast is on for one type of device on this thread.
+/// Turns autocast on for one type of device on this thread, while it lives.
 pub(crate) struct Autocast {
     was: RawAutocast,
     /// The mode belongs to this thread.
@@ -75,9 +75,9 @@ impl Drop for Autocast {
     }
 }
 
-/// While it lives, autocast is off for every device on this thread.
+/// Turns autocast off for every device on this thread, while it lives.
 pub(crate) struct NoAutocast {
-    /// The types of devices for which it was on, as bits.
+    /// The types of devices for which autocast was on, as bits.
     was: u32,
     /// The mode belongs to this thread.
     _not_send: PhantomData<*const ()>,
@@ -90,7 +90,7 @@ impl NoAutocast {
         NoAutocast { was, _not_send: PhantomData }
     }
 
-    /// Whether autocast was on for this type of device.
+    /// Returns whether autocast was on for this type of device.
     pub fn was_on(&self, device_type: i8) -> bool {
         u32::try_from(device_type).is_ok_and(|d| self.was.checked_shr(d).unwrap_or(0) & 1 != 0)
     }
@@ -102,9 +102,9 @@ impl Drop for NoAutocast {
     }
 }
 
-/// While it lives, this thread is in libtorch's inference mode.
+/// Puts this thread into libtorch's inference mode, while it lives.
 pub(crate) struct InferenceMode {
-    /// Owned; it belongs to this thread, as raw pointers do.
+    /// An owned C++ guard that belongs to this thread, as raw pointers do.
     mode: *mut c_void,
 }
 

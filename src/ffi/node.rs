@@ -10,7 +10,7 @@ use std::mem::{ManuallyDrop, needs_drop};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// What the node runs. libtorch may run a node on any of its threads, and on
+/// The Rust side of a node. libtorch may run a node on any of its threads, and on
 /// several at once.
 pub(crate) trait Callback: Send + Sync + 'static {
     /// Returns the name that errors and the node's own name show.
@@ -24,8 +24,8 @@ pub(crate) trait Callback: Send + Sync + 'static {
     /// pass needs; `give` takes each with its position.
     fn backward(
         &self,
-        dy: Tensors,
-        saved: Tensors,
+        dy: OptionalTensors,
+        saved: OptionalTensors,
         needs: &[bool],
         give: &mut dyn FnMut(usize, Tensor),
     ) -> Result<()>;
@@ -35,16 +35,16 @@ pub(crate) trait Callback: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum SecondOrder {
-    /// Through saved inputs and outputs; other saved tensors refuse.
+    /// Derivatives go through saved inputs and outputs; other saved tensors refuse.
     ThroughSaved = 0,
     /// `backward` computes its saved tensors anew.
     Recomputed = 1,
-    /// Not at all.
+    /// A second derivative refuses.
     Once = 2,
 }
 
-/// Owned tensors in C++'s order, `None` where none is.
-pub(crate) type Tensors = SmallVec<[Option<Tensor>; 2]>;
+/// Owned tensors, one per position, `None` for an absent one.
+pub(crate) type OptionalTensors = SmallVec<[Option<Tensor>; 2]>;
 
 /// Collects lists of one or two items; SmallVec's own `collect` costs more than
 /// such items do.
@@ -158,7 +158,7 @@ unsafe extern "C" {
     ) -> *mut C_tensor;
 }
 
-/// What is to become a node.
+/// One application that is to become a node.
 pub(crate) struct Recording<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
     /// Positions of inputs that were changed in place.
@@ -242,8 +242,8 @@ impl Callback for Never {
     }
     fn backward(
         &self,
-        _: Tensors,
-        _: Tensors,
+        _: OptionalTensors,
+        _: OptionalTensors,
         _: &[bool],
         _: &mut dyn FnMut(usize, Tensor),
     ) -> Result<()> {
@@ -336,7 +336,7 @@ extern "C" fn backward<C: Callback>(
 ///
 /// # Safety
 /// `handles` are `n` handles, valid or null, that the caller gives up.
-unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> Tensors {
+unsafe fn take_all(handles: *mut *mut C_tensor, n: usize) -> OptionalTensors {
     // SAFETY: as the caller promises.
     let handles = unsafe { std::slice::from_raw_parts(handles, n) };
     // SAFETY: the same.

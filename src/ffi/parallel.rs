@@ -11,10 +11,10 @@ unsafe extern "C" {
     fn tf_parallel(body: extern "C" fn(*mut c_void), data: *mut c_void);
 }
 
-/// What a panic carries.
+/// The payload of a panic.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
-/// How many threads libtorch would use here.
+/// Returns the number of threads that libtorch would use here.
 pub(crate) fn threads() -> usize {
     tf_threads()
 }

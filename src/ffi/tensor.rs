@@ -24,12 +24,14 @@ unsafe extern "C" {
     fn tf_bump_version(t: *const C_tensor) -> bool;
 }
 
-/// What the checks need to know of a tensor, borrowed from it: `tf_meta` of the shim.
+/// The facts about a tensor that the checks need, borrowed from it: `tf_meta` of the
+/// shim.
 #[repr(C)]
 pub(crate) struct Description<'t> {
     sizes: *const i64,
     dim: usize,
-    /// Equal for handles of the same tensor, and for no two tensors that live.
+    /// An address that is equal for handles of one tensor, and for no two tensors that
+    /// live.
     pub identity: usize,
     /// The in-place counter; 0 for inference tensors, which have none.
     pub version: u32,
@@ -39,9 +41,9 @@ pub(crate) struct Description<'t> {
     pub device_type: i8,
     pub device_index: i8,
     pub requires_grad: bool,
-    /// It requires a gradient because what it views does, not by itself.
+    /// The tensor requires a gradient only because the tensor that it views does.
     pub only_as_view: bool,
-    /// Its sizes are symbols of a tracer's; `sizes` is empty.
+    /// The sizes are symbols of a tracer's; `sizes` is empty.
     pub symbolic: bool,
     tensor: PhantomData<&'t Tensor>,
 }
@@ -103,7 +105,7 @@ pub(crate) fn describe_input<'t>(
     }
 }
 
-/// The in-place counter; 0 for inference tensors, which have none.
+/// Returns the in-place counter; 0 for inference tensors, which have none.
 #[inline]
 pub(crate) fn version(t: &Tensor) -> u32 {
     // SAFETY: `t` owns a valid handle.
@@ -140,14 +142,14 @@ pub(crate) fn in_leaf(t: &Tensor) -> bool {
     unsafe { tf_in_leaf(t.as_ptr()) }
 }
 
-/// Returns whether both lie in the same memory, in whichever parts of it.
+/// Returns whether both lie in the same memory, in any parts of it.
 #[inline]
 pub(crate) fn shares_storage(a: &Tensor, b: &Tensor) -> bool {
     // SAFETY: both own valid handles.
     unsafe { tf_shares_storage(a.as_ptr(), b.as_ptr()) }
 }
 
-/// `sum += term`, in memory that nobody else can see, or in new memory.
+/// Computes `sum += term`, in place only if no other handle sees the memory.
 pub(crate) fn accumulate(op: &'static str, sum: &mut Tensor, term: &Tensor) -> Result<(), Error> {
     // SAFETY: both own valid handles; the shim writes only through `sum`'s
     // handle and into storage of which it has checked that `sum` or `term`

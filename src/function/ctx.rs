@@ -27,12 +27,12 @@ use tch::{Kind, Tensor};
 pub struct Ctx {
     pub(crate) frame: Frame,
     pub(crate) saved: SavedList,
-    /// `save_for_backward` was called.
+    /// Whether `save_for_backward` was called.
     pub(crate) has_saved: bool,
     pub(crate) stage: Stage,
-    /// The op's schema says that it changes no input.
+    /// Whether the op's schema says that it changes no input.
     pub(crate) pure: bool,
-    /// What `forward` has declared, until it is settled.
+    /// The marks of `forward`, until they are settled.
     pub(crate) marks: Option<Box<Marks>>,
     /// The inputs, one per position, for `DoubleBackward::Recompute`.
     pub(crate) kept_inputs: Box<[Option<Saved>]>,
@@ -40,7 +40,7 @@ pub struct Ctx {
 
 pub(crate) type SavedList = SmallVec<[Saved; 1]>;
 
-/// What the context is made for.
+/// The run that a context is made for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     Forward,
@@ -52,7 +52,7 @@ pub(crate) enum Stage {
 }
 
 impl Ctx {
-    /// A context without saved tensors.
+    /// Makes a context without saved tensors.
     #[inline]
     pub(crate) fn new(frame: Frame, stage: Stage) -> Ctx {
         Ctx {
@@ -66,7 +66,7 @@ impl Ctx {
         }
     }
 
-    /// A second context over the same saved tensors, for a pass that retains the
+    /// Makes a second context over the same saved tensors, for a pass that retains the
     /// graph.
     pub(crate) fn share(&self) -> Ctx {
         let kept = self.kept_inputs.iter().map(|kept| kept.as_ref().map(Saved::share));
@@ -82,13 +82,13 @@ impl Ctx {
         self.frame.op
     }
 
-    /// `needs_input_grad` of a position that is known to exist.
+    /// Returns `needs_input_grad` of a position that is known to exist.
     pub(crate) fn needs(&self, i: usize) -> bool {
         self.frame.inputs[i].needs_grad
     }
 
     /// Saves tensors for `backward`, inputs, outputs or others, at most once
-    /// per `forward`. Nothing is kept where no gradient will be asked for.
+    /// per `forward`. Nothing is kept if no gradient can be asked for.
     ///
     /// # Errors
     /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor.
@@ -115,7 +115,7 @@ impl Ctx {
         Ok(())
     }
 
-    /// The saved tensors, in the order in which they were saved.
+    /// Returns the saved tensors, in the order in which they were saved.
     ///
     /// # Errors
     /// [`Error::SavedCount`] when not exactly `N` were saved;
@@ -129,8 +129,8 @@ impl Ctx {
         Ok(std::array::from_fn(|i| &saved[i].tensor))
     }
 
-    /// The saved tensors, whatever their number, in the order in which they were
-    /// saved.
+    /// Returns the saved tensors, whatever their number, in the order in which they
+    /// were saved.
     ///
     /// # Errors
     /// [`Error::SavedChanged`] when one was changed in place since.
@@ -165,7 +165,7 @@ impl Ctx {
     }
 
     /// Keeps state that is not a tensor for `backward`, at most once per
-    /// `forward`. Second derivatives take it for a constant.
+    /// `forward`. Second derivatives treat it as a constant.
     ///
     /// # Errors
     /// [`Error::StateTwice`].
@@ -178,7 +178,7 @@ impl Ctx {
         Ok(())
     }
 
-    /// The state that `forward` kept with [`save`](Ctx::save).
+    /// Returns the state that `forward` kept with [`save`](Ctx::save).
     ///
     /// # Errors
     /// [`Error::State`] when there is none or it is of another type.
@@ -187,7 +187,7 @@ impl Ctx {
         self.frame.state().and_then(|s| s.downcast_ref()).ok_or(missing)
     }
 
-    /// The shape of input tensor `i`.
+    /// Returns the shape of input tensor `i`.
     ///
     /// # Errors
     /// [`Error::NoInput`] past the last input.
@@ -195,7 +195,7 @@ impl Ctx {
         self.input(i)?.meta.known_sizes(self.op())
     }
 
-    /// The dtype of input tensor `i`.
+    /// Returns the dtype of input tensor `i`.
     ///
     /// # Errors
     /// [`Error::NoInput`] past the last input.
@@ -218,7 +218,7 @@ impl Ctx {
         self.reduce(meta, grad)
     }
 
-    /// `reduce_to_input` without another handle if nothing is to be done.
+    /// Does what `reduce_to_input` does, without another handle if nothing is to be done.
     pub(crate) fn reduce_own_to_input(&self, i: usize, grad: Tensor) -> Result<Tensor> {
         let meta = &self.input(i)?.meta;
         if meta.fits(&ffi::describe(self.op(), &grad)?) {

@@ -75,19 +75,18 @@ use std::sync::Arc;
 pub trait Function: Send + Sync + Sized + 'static {
     /// The input tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
     type Inputs: Tensors;
-    /// The output tensors, in the same way.
+    /// The output tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
     type Outputs: Tensors;
 
     /// Computes the outputs. Runs with gradient recording off: libtorch's
-    /// autograd does not see what is done here. (Only for a second derivative
-    /// under [`DoubleBackward::Recompute`] does it run again, recorded.)
+    /// autograd does not see the operations in it. (For a second derivative under
+    /// [`DoubleBackward::Recompute`] it runs again, recorded.)
     ///
-    /// It does not change its inputs, unless it says so with
+    /// It must not change its inputs, unless it declares so with
     /// [`Ctx::mark_dirty`].
     ///
     /// # Errors
-    /// Whatever the op finds wrong with its inputs; it comes back from `apply`
-    /// as [`Error::Forward`](crate::Error::Forward), with the op's name.
+    /// Any error about the inputs. It comes back from `apply` as [`Error::Forward`](crate::Error::Forward), with the op's name.
     fn forward(
         &self,
         ctx: &mut Ctx,
@@ -95,13 +94,13 @@ pub trait Function: Send + Sync + Sized + 'static {
     ) -> anyhow::Result<Of<Self::Outputs, tch::Tensor>>;
 
     /// Computes the gradients of the inputs from those of the outputs: each of
-    /// the shape, dtype and device of its input, `None` where no gradient
-    /// flows. What [`Ctx::needs_input_grad`] says no to need not be computed.
+    /// the shape, dtype and device of its input, `None` if no gradient
+    /// flows. A gradient that [`Ctx::needs_input_grad`] says no to need not be computed.
     ///
     /// It must not change `dy` in place: other nodes may hold the same tensor.
     ///
     /// # Errors
-    /// As for `forward`, as [`Error::Backward`](crate::Error::Backward).
+    /// Any error; it comes back from the pass as [`Error::Backward`](crate::Error::Backward).
     fn backward(
         &self,
         ctx: &Ctx,
@@ -110,9 +109,9 @@ pub trait Function: Send + Sync + Sized + 'static {
 
     /// Computes the tangents of the outputs from those of the inputs: for
     /// `y = f(x)`, `dy = dy/dx * dx`, the Jacobian-vector product of libtorch's
-    /// forward mode ([`DualLevel`](crate::DualLevel)). Runs after `forward`, on
-    /// the same inputs and the context that it left; inputs without a tangent
-    /// have zeros (undefined tensors where their dtype has no derivative).
+    /// forward mode ([`DualLevel`](crate::DualLevel)). Runs after `forward`, with
+    /// the same inputs and context; an input without a tangent gets zeros (an
+    /// undefined tensor if its dtype has no derivative).
     ///
     /// # Errors
     /// Without an implementation,
@@ -129,12 +128,12 @@ pub trait Function: Send + Sync + Sized + 'static {
 
     /// Makes outputs of the right shape and dtype from inputs that have no data:
     /// meta tensors, and the fake ones that `torch.compile` and `torch.export`
-    /// trace with (`torch.library.register_fake`). It saves as many tensors as
-    /// `forward` does. Unless overridden, `forward` itself runs, which is right
-    /// for formulas of tch ops; one that reads the data needs this.
+    /// trace with (`torch.library.register_fake`). It must save as many tensors as
+    /// `forward`. The default runs `forward`, which suits formulas of tch ops;
+    /// override it if `forward` reads the data.
     ///
     /// # Errors
-    /// As for `forward`.
+    /// Those of `forward`.
     fn fake(
         &self,
         ctx: &mut Ctx,
@@ -143,43 +142,43 @@ pub trait Function: Send + Sync + Sized + 'static {
         self.forward(ctx, x)
     }
 
-    /// How the op, once [registered](crate::dispatcher), runs under
+    /// Returns how the op, once [registered](crate::dispatcher), runs under
     /// `torch.func.vmap`.
     fn vmap(&self) -> Vmap {
         Vmap::Loop
     }
 
-    /// The op's name in errors; the type's name without its path unless
+    /// Returns the op's name in errors; the type's name without its path unless
     /// overridden.
     fn name(&self) -> &'static str {
         short_name(std::any::type_name::<Self>())
     }
 
-    /// How second derivatives go through `backward`.
+    /// Returns how second derivatives go through `backward`.
     fn double_backward(&self) -> DoubleBackward {
         DoubleBackward::ThroughSaved
     }
 
-    /// The dtype that the op wants its inputs in under autocast
-    /// ([`autocast`](crate::autocast())): `custom_fwd(cast_inputs=...)`. Where
-    /// autocast is on for an input's device, floating-point inputs but those in
-    /// f64 are converted first (recorded, so that gradients come back in the
-    /// inputs' own dtype), and `forward` and `backward` run with autocast off.
-    /// With `None`, `forward` runs under autocast as it is.
+    /// Returns the dtype that the op wants its inputs in under
+    /// [`autocast`](crate::autocast()): `custom_fwd(cast_inputs=...)`. If autocast is
+    /// on for an input's device, floating-point inputs that are not in f64 are
+    /// converted first (recorded, so that gradients come back in the inputs' dtypes),
+    /// and `forward` and `backward` run with autocast off. With `None`, `forward` runs
+    /// under autocast unchanged.
     fn cast_inputs(&self) -> Option<tch::Kind> {
         None
     }
 
-    /// Applies the op: to [`Var`](crate::Var)s in this crate's own graph, to
-    /// [`Tensor`](tch::Tensor)s in libtorch's. Which one follows from `x`, and so
-    /// does the type of the outputs.
+    /// Applies the op: to [`Var`](crate::Var)s in this crate's graph, or
+    /// to [`Tensor`](tch::Tensor)s in libtorch's. The type of `x` decides which, and
+    /// the outputs have the same type.
     ///
     /// # Errors
     /// What `forward` returns or panics with, and each broken rule of
     /// [`Ctx`], as an [`Error`](crate::Error) that names the op.
     ///
-    /// It takes the op by value. One that is to be applied again derives `Copy`
-    /// or `Clone`, or is shared in an [`Arc`], which is a Function too.
+    /// Takes the op by value. To apply it more than once, derive `Copy` or `Clone`, or
+    /// share it in an [`Arc`], which is a Function too.
     fn apply<V: Differentiable>(
         self,
         x: Refs<'_, Self::Inputs, V>,
@@ -187,8 +186,8 @@ pub trait Function: Send + Sync + Sized + 'static {
         V::apply(self, x)
     }
 
-    /// The Function as a layer, for [`nn::seq`](tch::nn::seq). It panics where
-    /// `apply` is an `Err`, since tch's layers return no errors.
+    /// Makes the Function a layer, for [`nn::seq`](tch::nn::seq). The layer panics if
+    /// `apply` returns an `Err`, since tch's layers return no errors.
     ///
     /// ```
     /// use tch::{Device, nn};
@@ -213,13 +212,13 @@ pub trait Function: Send + Sync + Sized + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DoubleBackward {
-    /// Through `dy` and through saved inputs and outputs. Where the derivative
-    /// would go through another saved tensor, whose history is not known, it is
-    /// an error and not a wrong number.
+    /// Through `dy` and through saved inputs and outputs. If the derivative would go
+    /// through another saved tensor, whose history is not known, it is an error and
+    /// not a wrong number.
     ThroughSaved = 0,
     /// `forward` runs again, recorded, so that derivatives of any order go
-    /// through everything that it saves. Costs the memory of the inputs and the
-    /// time of a second `forward`, for second derivatives alone.
+    /// through everything that it saves. Costs the memory of the inputs, and for second
+    /// derivatives the time of a second `forward`.
     Recompute = 1,
     /// Not at all: asking for a second derivative is an error
     /// (`once_differentiable` in PyTorch).
@@ -230,7 +229,7 @@ pub enum DoubleBackward {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Vmap {
-    /// Once for each entry of the batch. Right for every op.
+    /// Once for each entry of the batch, which is right for every op.
     Loop,
     /// Once, on tensors that libtorch has batched: each shows the shape of one
     /// entry, and libtorch's ops work on all of them. For ops that are formulas
@@ -281,8 +280,8 @@ impl<F: Function> Function for Arc<F> {
     }
 }
 
-/// `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
-/// Every call of `apply` asks for it, so the last answers are kept.
+/// Returns `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
+/// Every call of `apply` asks for it, so the last results are kept.
 fn short_name(path: &'static str) -> &'static str {
     const SLOTS: usize = 16;
     type Slot = Cell<(&'static str, &'static str)>;
@@ -304,13 +303,13 @@ fn last_segment(path: &'static str) -> &'static str {
     path.rsplit("::").next().unwrap_or(path)
 }
 
-/// Without the `<...>` at the end. (A type inside a function of an impl has one
+/// Returns the path without the `<...>` at its end. (A type inside a function of an impl has one
 /// at the beginning too: `<f64 as my_crate::Trait>::function::Scale<f32>`.)
 fn without_arguments(path: &'static str) -> &'static str {
     let mut depth = 0;
     for (i, byte) in path.bytes().enumerate().rev() {
         depth += match byte {
-            b'>' if !path[..i].ends_with('-') => 1, // not that of `fn() -> T`
+            b'>' if !path[..i].ends_with('-') => 1, // not the one of `fn() -> T`
             b'<' => -1,
             _ => 0,
         };

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use tch::{Tensor, nn};
 
-/// A Function of one tensor as an [`nn::Module`], for [`nn::seq`] and wherever
-/// else tch takes a layer. Made by [`Function::into_module`].
+/// A Function of one tensor as an [`nn::Module`], for [`nn::seq`] and every
+/// other place for a layer. [`Function::into_module`] makes it.
 pub struct FunctionModule<F>(Arc<F>);
 
 impl<F> FunctionModule<F> {
@@ -23,7 +23,7 @@ impl<F: Function> fmt::Debug for FunctionModule<F> {
 
 impl<F: Function<Inputs = Tensor, Outputs = Tensor>> nn::Module for FunctionModule<F> {
     /// # Panics
-    /// Where `apply` is an `Err`, with its text: tch's layers return no errors.
+    /// If `apply` returns an `Err`, with its text: tch's layers return no errors.
     fn forward(&self, x: &Tensor) -> Tensor {
         match Arc::clone(&self.0).apply(x) {
             Ok(y) => y,

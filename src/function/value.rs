@@ -15,7 +15,7 @@ pub trait Value: Sized + 'static {
 pub trait Differentiable: Value + Engine {}
 impl<V: Value + Engine> Differentiable for V {}
 
-/// What an engine does with its values.
+/// The operations of an engine on its values.
 pub trait Engine: Value {
     fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Self>) -> Result<Of<F::Outputs, Self>>;
     /// Returns another handle to the same value.

@@ -1,6 +1,6 @@
 //! One application to Vars: an adapter around the core, and the node that it records.
 
-use super::node::{Edge, Inputs, Node, Recorded, Role};
+use super::node::{Edge, Inputs, Node, Operation, Role};
 use super::var::Var;
 use crate::application::{self, Applied, Forward, Operand, Output};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     };
     let mut node = y.outputs.iter().any(|y| y.differentiable).then(|| {
         let applied = Applied::new(f, &mut ctx, x, &vars, &y);
-        let recorded = Recorded::new(Box::new(applied), edges(&vars), Box::new(ctx));
+        let recorded = Operation::new(Box::new(applied), edges(&vars), Box::new(ctx));
         Node::new(y.outputs.len() as u32, Role::Op(recorded))
     });
     let Forward { outputs, layout, .. } = y;

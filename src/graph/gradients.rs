@@ -31,24 +31,24 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// The gradient with respect to `x`; `None` where none flows to it.
+    /// Returns the gradient with respect to `x`; `None` if none flows to it.
     pub fn get(&self, x: &Var) -> Option<&Tensor> {
         self.by_output.get(&key(x))
     }
 
-    /// The number of values that have a gradient.
+    /// Returns the number of values that have a gradient.
     pub fn len(&self) -> usize {
         self.by_output.len()
     }
 
-    /// Whether no value has a gradient.
+    /// Returns whether no value has a gradient.
     pub fn is_empty(&self) -> bool {
         self.by_output.is_empty()
     }
 }
 
 /// # Panics
-/// Where [`get`](Gradients::get) gives `None`.
+/// If [`get`](Gradients::get) returns `None`.
 impl std::ops::Index<&Var> for Gradients {
     type Output = Tensor;
     fn index(&self, x: &Var) -> &Tensor {
@@ -112,7 +112,7 @@ pub(crate) fn backward(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Resu
         }
         Ok(())
     })?;
-    // Only now, so that a pass that fails changes no leaf.
+    // At the end, so that a pass that fails changes no leaf.
     leaves.into_iter().try_for_each(|(leaf, grad)| lock(&leaf.state).accumulate(grad))
 }
 
@@ -130,7 +130,7 @@ fn start<'g>(
     Pass::new(outputs, seeds(outputs, options)?, targets, options.retain_graph)
 }
 
-/// The seeds with their own history where they were given, for a recorded pass.
+/// Returns the seeds of a recorded pass; those that were given keep their history.
 fn seed_vars(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<Vec<Var>> {
     let seeds = seeds(outputs, options)?.into_iter().map(Var::constant);
     let given = &options.seeds;
@@ -142,12 +142,12 @@ impl LeafState {
         const OP: &str = "leaf";
         let sum = match self.grad() {
             Some(mut sum) => {
-                // The only handle left, so that the sum may be in place.
+                // `sum` is then the only handle, so that the addition may be in place.
                 self.grad = None;
                 ffi::accumulate(OP, &mut sum, &grad)?;
                 sum
             }
-            // Nobody else may see the leaf's gradient change.
+            // No other handle may see the leaf's gradient change.
             None if ffi::is_unique(&grad) => grad,
             None => grad.copy(),
         };

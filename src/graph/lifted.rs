@@ -22,7 +22,7 @@ pub(crate) fn node_of(
             leaves.push(parameter);
         }
     }
-    Lift { op, recorded: Mutex::new(Some(Recorded { leaves, outputs })) }.apply(&vars)
+    Lift { op, recorded: Mutex::new(Some(TorchGraph { leaves, outputs })) }.apply(&vars)
 }
 
 /// Returns what stands for `x` inside libtorch: the parameter that `x` was made from,
@@ -48,7 +48,7 @@ fn contains(op: &'static str, tensors: &[Tensor], t: &Tensor) -> Result<bool> {
 }
 
 /// A graph that libtorch has recorded, from leaves to outputs.
-struct Recorded {
+struct TorchGraph {
     leaves: Vec<Tensor>,
     outputs: Vec<Tensor>,
 }
@@ -56,7 +56,7 @@ struct Recorded {
 /// Hands a recorded graph to its node.
 struct Lift {
     op: &'static str,
-    recorded: Mutex<Option<Recorded>>,
+    recorded: Mutex<Option<TorchGraph>>,
 }
 
 impl Function for Lift {
@@ -68,7 +68,8 @@ impl Function for Lift {
     }
 
     fn forward(&self, ctx: &mut Ctx, _: &[Tensor]) -> anyhow::Result<Vec<Tensor>> {
-        let Recorded { leaves, outputs } = lock(&self.recorded).take().expect("forward runs once");
+        let TorchGraph { leaves, outputs } =
+            lock(&self.recorded).take().expect("forward runs once");
         let values: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
         for (output, value) in outputs.iter().zip(&values) {
             if !output.requires_grad() {

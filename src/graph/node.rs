@@ -22,18 +22,18 @@ pub(crate) type Inputs<T> = SmallVec<[T; 2]>;
 
 pub(crate) struct Node {
     pub seq: u64,
-    /// The number of outputs.
+    /// Number of outputs.
     pub outputs: u32,
     pub role: Role,
     superseded: OnceLock<Box<Superseded>>,
 }
 
-/// Two variants, and not one each for leaves and constants, because then the
-/// enum needs no tag of its own: see `a_node_is_small`.
+/// The origin of a node's values. With two variants the enum needs no tag of its own,
+/// which keeps a node small (`a_node_is_small`); a third one would need a tag.
 pub(crate) enum Role {
     /// The outputs of an op.
-    Op(Recorded),
-    /// A value from outside.
+    Op(Operation),
+    /// A value that no op made.
     Start(Start),
 }
 
@@ -53,8 +53,8 @@ pub(crate) struct Leaf {
 #[derive(Default)]
 pub(crate) struct LeafState {
     pub grad: Option<Tensor>,
-    /// The tch tensor that the leaf was made from, if that requires a gradient
-    /// itself: then gradients go to its `.grad`, where tch's optimizers look.
+    /// The parameter that the leaf was made from, a tch tensor that requires a
+    /// gradient: gradients go to its `.grad`, which tch's optimizers read.
     pub source: Option<Tensor>,
 }
 
@@ -69,7 +69,7 @@ impl Leaf {
 /// has one leaf: so all its uses are summed, and one lock guards its `.grad`.
 static PARAMETERS: Mutex<BTreeMap<usize, Weak<Node>>> = Mutex::new(BTreeMap::new());
 
-/// The node of the leaf that stands for `source`.
+/// Returns the node of the leaf that stands for `source`.
 pub(crate) fn parameter(identity: usize, version: u32, source: Tensor) -> Arc<Node> {
     let mut parameters = lock(&PARAMETERS);
     if let Some(node) = parameters.get(&identity).and_then(Weak::upgrade) {
@@ -81,7 +81,7 @@ pub(crate) fn parameter(identity: usize, version: u32, source: Tensor) -> Arc<No
     node
 }
 
-/// Its place in `PARAMETERS` goes with the leaf, unless a new one has it.
+/// Removes the leaf from `PARAMETERS`, unless a new leaf has its place.
 impl Drop for Leaf {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -94,14 +94,14 @@ impl Drop for Leaf {
     }
 }
 
-/// Which outputs were changed in place, and by which op.
+/// The outputs that were changed in place, each with the op that did it.
 type Superseded = Mutex<Vec<(u32, &'static str)>>;
 
-/// One application of a Function.
-pub(crate) struct Recorded {
+/// One application of a Function, and what its backward needs.
+pub(crate) struct Operation {
     pub op: Box<dyn Backward>,
     pub edges: Inputs<Option<Edge>>,
-    /// `None` once it was used by a pass that did not retain the graph.
+    /// `None` after a pass that did not retain the graph.
     ctx: Mutex<Option<Box<Ctx>>>,
 }
 
@@ -125,7 +125,7 @@ impl Node {
         lock(self.superseded.get_or_init(Box::default)).push((output, by));
     }
 
-    /// The op that last changed the output's value in place, if one did.
+    /// Returns the op that last changed the output's value in place, if one did.
     #[inline]
     pub fn superseded_by(&self, output: u32) -> Option<&'static str> {
         let list = lock(self.superseded.get()?);
@@ -136,7 +136,7 @@ impl Node {
         !matches!(self.role, Role::Start(Start::Constant { .. }))
     }
 
-    /// The name of the op that made it, or what it is instead.
+    /// Returns the name of the op, or `leaf` or `constant`.
     pub fn name(&self) -> &'static str {
         match &self.role {
             Role::Op(recorded) => recorded.op.name(),
@@ -152,7 +152,7 @@ impl Node {
         }
     }
 
-    /// The op that made this a constant.
+    /// Returns the op that made this a constant.
     pub fn blocked_by(&self) -> Option<&'static str> {
         match self.role {
             Role::Start(Start::Constant { blocked_by }) => blocked_by,
@@ -168,14 +168,14 @@ impl Node {
     }
 }
 
-impl Recorded {
+impl Operation {
     #[inline]
-    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Box<Ctx>) -> Recorded {
-        Recorded { op, edges, ctx: Mutex::new(Some(ctx)) }
+    pub fn new(op: Box<dyn Backward>, edges: Inputs<Option<Edge>>, ctx: Box<Ctx>) -> Operation {
+        Operation { op, edges, ctx: Mutex::new(Some(ctx)) }
     }
 
-    /// The context, for one pass: a copy if the graph is retained, else the
-    /// context itself, so that saved tensors go as the pass goes.
+    /// Returns the context for one pass: a copy if the graph is retained, else the
+    /// context itself, so that saved tensors are freed as the pass goes.
     #[inline]
     pub fn take_ctx(&self, retain: bool) -> Result<Box<Ctx>> {
         let mut ctx = lock(&self.ctx);
@@ -189,15 +189,15 @@ impl Recorded {
     }
 }
 
-/// A lock that a panic elsewhere does not take away: what it guards is whole
-/// between any two statements.
+/// Locks, also after a panic of another thread: the value is whole between any two
+/// statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Iterative: a recursive drop would need stack in proportion to the depth of
-/// the graph. `into_inner` gives the node to exactly one of several threads
-/// that let go of it at once.
+/// Frees the nodes behind this one in a loop: a recursive drop would need stack in
+/// proportion to the depth of the graph. `into_inner` returns the node to exactly one
+/// of several threads that drop their handles at once.
 impl Drop for Node {
     fn drop(&mut self) {
         let mut orphans = take_edges(self);

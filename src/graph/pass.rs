@@ -4,7 +4,7 @@
 //! [Sequence numbers] in `node.rs`), and sums each node's gradient over its
 //! children: `dx_N/dx_i = sum over children j of dx_N/dx_j * dx_j/dx_i`.
 
-use super::node::{Edge, Node, Recorded, Role};
+use super::node::{Edge, Node, Operation, Role};
 use super::queue::{Queue, Waiting};
 use super::var::Var;
 use crate::application::differentiate;
@@ -17,13 +17,13 @@ use tch::Tensor;
 
 pub(crate) struct Pass<'g> {
     queue: Queue<'g>,
-    /// The nodes that lead to what is asked for; all of them if `None`.
+    /// The nodes that lead to the targets; all nodes if `None`.
     relevant: Option<Seqs>,
     retain: bool,
 }
 
 impl<'g> Pass<'g> {
-    /// A pass from `outputs`, with one seed each. With `targets` it runs only
+    /// Prepares a pass from `outputs`, with one seed each. With `targets` it runs only
     /// the nodes between them and the outputs.
     pub fn new(
         outputs: &[&'g Var],
@@ -39,8 +39,8 @@ impl<'g> Pass<'g> {
         Ok(pass)
     }
 
-    /// Runs to the end. `visit` sees every node with its complete gradients,
-    /// before the node runs; it must leave them there if the node is to run.
+    /// Runs to the end. `visit` receives every node with its complete gradients before
+    /// the node runs; it must leave them in place if the node is to run.
     pub fn run(
         &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
@@ -56,8 +56,8 @@ impl<'g> Pass<'g> {
         Ok(())
     }
 
-    /// One node: from the gradients of its outputs to those of its parents.
-    fn step(&mut self, recorded: &'g Recorded, grads: &mut [Option<Tensor>]) -> Result<()> {
+    /// Runs one node: turns the gradients of its outputs into those of its parents.
+    fn step(&mut self, recorded: &'g Operation, grads: &mut [Option<Tensor>]) -> Result<()> {
         let mut ctx = recorded.take_ctx(self.retain)?;
         if self.relevant.is_some() {
             ctx.frame
@@ -75,7 +75,7 @@ impl<'g> Pass<'g> {
     /// Runs the node's backward, and sums the gradients that it returns.
     fn differentiate(
         &mut self,
-        recorded: &'g Recorded,
+        recorded: &'g Operation,
         ctx: &Ctx,
         grads: &mut [Option<Tensor>],
     ) -> Result<()> {
@@ -108,7 +108,7 @@ impl Hasher for SeqHasher {
 
 pub(super) type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
 
-/// The targets and every node behind `outputs` from which one can be reached.
+/// Returns the targets and every node behind `outputs` from which one can be reached.
 pub(super) fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
     let mut relevant: Seqs = targets.iter().map(|t| t.node().seq).collect();
     let Some(&oldest) = relevant.iter().min() else { return relevant };
@@ -122,7 +122,7 @@ pub(super) fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
     relevant
 }
 
-/// Every node behind `outputs` that is younger than `oldest`.
+/// Returns every node behind `outputs` that is younger than `oldest`.
 fn reachable<'g>(outputs: &[&'g Var], oldest: u64) -> Vec<&'g Node> {
     let mut seen = Seqs::default();
     let mut nodes: Vec<&Node> = Vec::new();

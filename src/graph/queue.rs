@@ -7,13 +7,13 @@ use crate::ffi;
 use std::collections::BTreeMap;
 use tch::Tensor;
 
-/// A node and what its children have sent so far, one sum per output.
+/// A node, and the sums of its children's gradients so far, one per output.
 pub(crate) struct Waiting<'g> {
     pub node: &'g Node,
     pub grads: Outputs<Option<Tensor>>,
 }
 
-/// The youngest node is kept apart from the others: in a chain it is the only
+/// The nodes that wait. The youngest is kept apart from the others: in a chain it is the only
 /// one, and the tree is never touched.
 #[derive(Default)]
 pub(crate) struct Queue<'g> {
@@ -22,7 +22,7 @@ pub(crate) struct Queue<'g> {
 }
 
 impl<'g> Queue<'g> {
-    /// Sums `grad` into what the edge's node has.
+    /// Adds `grad` to the gradient of the edge's output.
     #[inline]
     pub fn add(&mut self, op: &'static str, edge: &'g Edge, grad: Tensor) -> Result<()> {
         let slot = &mut self.entry(&edge.node).grads[edge.output as usize];

@@ -6,7 +6,7 @@
 //! stands, to any order, and a Function needs no second formula.
 
 use super::lifted;
-use super::node::{Edge, Node, Recorded, Role};
+use super::node::{Edge, Node, Operation, Role};
 use super::pass::{Seqs, relevant};
 use super::sum::Sum;
 use super::var::Var;
@@ -21,7 +21,7 @@ use tch::Tensor;
 /// The nodes that wait for their gradient to be complete.
 type Queue = BTreeMap<u64, (Arc<Node>, Vec<Option<Var>>)>;
 
-/// Runs from `outputs` with one seed each; `visit` sees each node with its
+/// Runs from `outputs` with one seed each; `visit` receives each node with its
 /// complete gradients.
 pub(crate) fn run(
     outputs: &[&Var],
@@ -63,22 +63,22 @@ fn add(queue: &mut Queue, edge: &Edge, grad: Var) -> Result<()> {
 /// The backward of one node, recorded by libtorch.
 struct Step<'a> {
     node: &'a Arc<Node>,
-    recorded: &'a Recorded,
+    recorded: &'a Operation,
     ctx: Ctx,
-    /// What libtorch records from, and what each leaf stands for.
+    /// The leaves that libtorch records from, and the Var that each stands for.
     leaves: Vec<Tensor>,
     vars: Vec<Var>,
 }
 
 impl<'a> Step<'a> {
-    fn new(node: &'a Arc<Node>, recorded: &'a Recorded, relevant: &Seqs) -> Result<Step<'a>> {
+    fn new(node: &'a Arc<Node>, recorded: &'a Operation, relevant: &Seqs) -> Result<Step<'a>> {
         let mut ctx = recorded.take_ctx(true)?;
         let wants = |edge: &Edge| relevant.contains(&edge.node.seq);
         ctx.frame.set_needs(|i| recorded.edges[i].as_ref().is_some_and(wants));
         Ok(Step { node, recorded, ctx: *ctx, leaves: Vec::new(), vars: Vec::new() })
     }
 
-    /// The gradients of the inputs that need one, with their positions.
+    /// Returns the gradients of the inputs that need one, with their positions.
     fn run(mut self, grads: Vec<Option<Var>>) -> Result<Vec<(usize, Var)>> {
         let mut dy: Vec<Option<Tensor>> = Vec::new();
         for grad in grads {
@@ -117,7 +117,7 @@ impl<'a> Step<'a> {
         Ok(found)
     }
 
-    /// A new leaf of libtorch's that stands for `var`.
+    /// Makes a leaf of libtorch's graph that stands for `var`.
     fn leaf(&mut self, value: &Tensor, var: Var) -> Tensor {
         let leaf = value.detach().set_requires_grad(var.requires_grad());
         self.adopt(leaf.shallow_clone(), var);
@@ -134,8 +134,8 @@ impl<'a> Step<'a> {
         leaves.map(Tensor::shallow_clone).collect()
     }
 
-    /// The context with leaves in place of saved inputs and outputs; the
-    /// derivative through other saved tensors is refused.
+    /// Makes the context with leaves in place of saved inputs and outputs; other saved
+    /// tensors refuse to be differentiated.
     fn through_saved(&mut self) -> Result<Ctx> {
         let context = self.ctx.share();
         let mut saved = Vec::new();
@@ -162,7 +162,7 @@ impl<'a> Step<'a> {
         Ok(Ctx { saved: saved.collect(), ..Ctx::new(self.ctx.frame.clone(), Stage::Backward) })
     }
 
-    /// The input or output that was saved, where a gradient can flow to it.
+    /// Returns the input or output that was saved, if a gradient can flow to it.
     fn var_of(&self, kept: &Saved) -> Option<Var> {
         let edge = match kept.origin {
             Origin::Input(i) | Origin::LeafFor(i) => self.recorded.edges[i as usize].clone()?,
@@ -177,7 +177,7 @@ impl<'a> Step<'a> {
         Ok(kept.origin == Origin::Intermediate && !d.requires_grad && d.is_differentiable())
     }
 
-    /// Leaves that stand for the inputs, whose values are not at hand.
+    /// Makes leaves that stand for the inputs, whose values are not at hand.
     fn leaves_for_inputs(&mut self) -> Result<Vec<Tensor>> {
         let mut leaves = Vec::new();
         for (i, edge) in self.recorded.edges.iter().enumerate() {
@@ -190,7 +190,7 @@ impl<'a> Step<'a> {
         Ok(leaves)
     }
 
-    /// The context that a second `forward` leaves, on leaves in place of the
+    /// Makes the context that a second `forward` leaves, run on leaves in place of the
     /// inputs.
     fn recompute(&mut self) -> Result<Ctx> {
         let context = self.ctx.share();

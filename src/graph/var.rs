@@ -20,10 +20,10 @@ use tch::Tensor;
 pub struct Var {
     value: Tensor,
     edge: Edge,
-    /// The in-place counter that `value` should have; a leaf's is in its node,
-    /// for all its handles.
+    /// The in-place counter that `value` should have. A leaf has it in its node, for
+    /// all its handles.
     version: u32,
-    /// Whether it lies in the memory of a leaf, which no op may change.
+    /// Whether the value lies in the memory of a leaf, which no op may change.
     in_leaf: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Var {
 const STAND_IN: u32 = u32::MAX;
 
 impl Var {
-    /// A value that gradients can be asked for. It shares memory with `value`.
+    /// Makes a value that gradients can be asked for. It shares memory with `value`.
     ///
     /// Made from a leaf of libtorch's that requires a gradient (a parameter of
     /// a `VarStore`), it stands for that parameter: [`backward`](Var::backward)
@@ -45,7 +45,7 @@ impl Var {
         Var::try_leaf(value).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// As [`leaf`](Var::leaf).
+    /// Does what [`leaf`](Var::leaf) does.
     ///
     /// # Errors
     /// [`Error::Undefined`], [`Error::NotFloating`].
@@ -66,7 +66,7 @@ impl Var {
         Ok(Var::new(outside_libtorch(given), version, node, 0))
     }
 
-    /// A value without a gradient. It shares memory with `value`.
+    /// Makes a value without a gradient. It shares memory with `value`.
     ///
     /// # Panics
     /// For an undefined tensor.
@@ -76,14 +76,13 @@ impl Var {
         Var::blocked(outside_libtorch(value), d.version, None)
     }
 
-    /// A constant that an op has made one.
+    /// Makes a constant; `blocked_by` is the op that took the gradient away.
     pub(crate) fn blocked(value: Tensor, version: u32, blocked_by: Option<&'static str>) -> Var {
         let constant = Role::Start(Start::Constant { blocked_by });
         Var::new(value, version, Node::new(1, constant), 0)
     }
 
-    /// Has the place of an edge in the graph, and a value of the right shape
-    /// alone.
+    /// Makes a Var at an edge of the graph, whose value only has the right shape.
     pub(crate) fn stand_in(value: Tensor, edge: &Edge) -> Var {
         Var { value, edge: edge.clone(), version: STAND_IN, in_leaf: false }
     }
@@ -94,7 +93,7 @@ impl Var {
         Var { value, edge: Edge { node, output }, version, in_leaf }
     }
 
-    /// As it is, or as one in the memory of a leaf.
+    /// Notes whether the value lies in the memory of a leaf.
     #[inline]
     pub(crate) fn lying_in_leaf(mut self, in_leaf: bool) -> Var {
         self.in_leaf |= in_leaf;
@@ -105,23 +104,23 @@ impl Var {
         self.in_leaf
     }
 
-    /// The tensor. Changing it in place makes the Var unusable; for leaves use
+    /// Returns the tensor. Changing it in place makes the Var unusable; for leaves use
     /// [`update`](Var::update).
     pub fn value(&self) -> &Tensor {
         &self.value
     }
 
-    /// Whether a gradient can be asked for.
+    /// Returns whether a gradient can be asked for.
     pub fn requires_grad(&self) -> bool {
         self.node().requires_grad()
     }
 
-    /// The same value as a constant: no gradient flows back from it.
+    /// Returns the same value as a constant: no gradient flows back from it.
     pub fn detach(&self) -> Var {
         Var::constant(&self.value).lying_in_leaf(self.in_leaf)
     }
 
-    /// The gradient that [`backward`](Var::backward) has added up in this leaf.
+    /// Returns the gradient that [`backward`](Var::backward) has added up in this leaf.
     pub fn grad(&self) -> Option<Tensor> {
         lock(&self.node().leaf()?.state).grad()
     }
@@ -142,16 +141,16 @@ impl Var {
     /// [`GradOptions`](crate::GradOptions) has seeds and more.
     ///
     /// # Errors
-    /// As [`backward`](crate::backward()).
+    /// Those of [`backward`](crate::backward()).
     pub fn backward(&self) -> Result<()> {
         gradients::backward(&[self], &PassOptions::default())
     }
 
-    /// The gradient of this one-element value with respect to every value that
+    /// Returns the gradient of this one-element value with respect to every value that
     /// it was computed from.
     ///
     /// # Errors
-    /// As [`backward`](crate::backward()).
+    /// Those of [`backward`](crate::backward()).
     pub fn gradients(&self) -> Result<Gradients> {
         gradients::gradients(&[self], &PassOptions::default())
     }
@@ -197,7 +196,7 @@ impl Var {
         }
     }
 
-    /// The parameter of libtorch's that this leaf stands for.
+    /// Returns the tch parameter that this leaf stands for.
     pub(crate) fn parameter(&self) -> Option<Tensor> {
         lock(&self.node().leaf()?.state).source.as_ref().map(Tensor::shallow_clone)
     }
@@ -210,8 +209,11 @@ impl Var {
         &self.edge
     }
 
-    /// Why the value is not the one that the graph knows, if it is not; `found`
-    /// is the tensor's in-place counter.
+    /// Checks that the value is the one that the graph knows; `found` is the tensor's
+    /// in-place counter.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`], [`Error::ValueChanged`].
     #[inline]
     pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
         if self.version == STAND_IN {
@@ -229,8 +231,8 @@ impl Var {
 }
 
 impl Leaf {
-    /// Leaves that stand for a parameter of libtorch's change when tch's
-    /// optimizers step.
+    /// Returns whether the leaf may have this version. A leaf that stands for a tch
+    /// parameter may have any, since tch's optimizers change it.
     fn is_current(&self, version: u32) -> bool {
         version == self.version.load(Relaxed) || lock(&self.state).source.is_some()
     }
@@ -253,8 +255,8 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
     }
 }
 
-/// The same memory and in-place counter, but a tensor of its own: whatever
-/// libtorch's autograd comes to know of `t`, it does not follow this one.
+/// Returns a tensor with the same memory and in-place counter that libtorch's autograd
+/// does not follow, whatever becomes of `t`.
 fn outside_libtorch(t: &Tensor) -> Tensor {
     t.detach()
 }

@@ -1,7 +1,7 @@
 //! One application to tensors: an adapter around the core. `forward` runs
 //! unrecorded; then a node of libtorch's graph becomes the history of its outputs.
 
-use super::node::Recorded;
+use super::node::FunctionNode;
 use crate::application::{self, Applied, Operand, Output};
 use crate::error::{Error, Result};
 use crate::ffi::node::{self, Recording, gather};
@@ -82,7 +82,7 @@ fn record<F: Function>(
     let saved: SmallVec<[_; 2]> =
         gather(saved.iter().map(|s| node::Saved::new(&s.tensor, constant(s))));
     let recording = Recording { inputs, dirty, outputs: &outputs, saved: &saved };
-    node::record(recording, Recorded { frame: ctx.frame, applied })
+    node::record(recording, FunctionNode { frame: ctx.frame, applied })
 }
 
 /// Takes the saved tensors, each of the version that it was saved at, and behind

@@ -5,12 +5,11 @@ use crate::ffi;
 use std::marker::PhantomData;
 use tch::Tensor;
 
-/// While it lives, tensors can carry tangents: `torch.autograd.forward_ad.dual_level`.
+/// A level of forward mode, in which tensors can carry tangents: `torch.autograd.forward_ad.dual_level`.
 ///
-/// libtorch's own ops pass tangents on; a [`Function`](crate::Function) does
-/// where it has a [`jvp`](crate::Function::jvp), and is an error where it has
-/// none. There is one level in a process, and entering it while it is entered
-/// already, on whichever thread, is an error.
+/// libtorch's own ops propagate tangents; so does a [`Function`](crate::Function) with
+/// a [`jvp`](crate::Function::jvp), and one without returns an error. A process has
+/// one level: entering it twice, from any thread, is an error.
 ///
 /// ```
 /// use tch::Tensor;
@@ -25,7 +24,7 @@ use tch::Tensor;
 /// ```
 #[must_use = "the level ends when this is dropped"]
 pub struct DualLevel {
-    /// Stays on the thread that entered.
+    /// The level stays on the thread that entered it.
     _not_send: PhantomData<*const ()>,
 }
 
@@ -41,7 +40,7 @@ impl DualLevel {
         Ok(DualLevel { _not_send: PhantomData })
     }
 
-    /// `x` with a tangent of its shape, dtype and device. It shares `x`'s memory.
+    /// Returns `x` with a tangent of its shape, dtype and device. It shares `x`'s memory.
     ///
     /// # Errors
     /// [`Error::Torch`] when they do not fit, or `x` has a tangent already.
@@ -55,7 +54,7 @@ impl DualLevel {
         Tensor::f_internal_make_dual(x, tangent, 0).map_err(error::torch(OP))
     }
 
-    /// The tangent of `y`; `None` where `y` depends on nothing that has one.
+    /// Returns the tangent of `y`; `None` if `y` depends on nothing that has one.
     pub fn tangent(&self, y: &Tensor) -> Option<Tensor> {
         ffi::tangent(y)
     }

@@ -9,13 +9,13 @@ use tch::Tensor;
 /// Calls `hook` with the gradient of `t` whenever libtorch's engine has computed
 /// it: `Tensor.register_hook`. If the hook returns a tensor, that takes the
 /// gradient's place; it must have its shape, dtype and device. The hook is not
-/// called where no gradient came, and must not change what it gets in place.
+/// called if no gradient came, and must not change its argument in place.
 ///
 /// It may be called on any thread, by several passes at once. An `Err` or a panic
 /// in it makes the pass fail with [`Error::Hook`].
 ///
 /// # Errors
-/// [`Error::Torch`] where `t` does not require a gradient.
+/// [`Error::Torch`] if `t` does not require a gradient.
 ///
 /// ```
 /// use tch::Tensor;
@@ -40,7 +40,7 @@ pub fn register_hook(
     })
 }
 
-/// The node that made `t`, if libtorch recorded one: `Tensor.grad_fn`.
+/// Returns the node that made `t`, if libtorch recorded one: `Tensor.grad_fn`.
 pub fn grad_fn(t: &Tensor) -> Option<GradFn<'_>> {
     ffi::hooks::grad_fn_name(t).map(|name| GradFn { of: t, name })
 }
@@ -51,11 +51,11 @@ pub struct GradFn<'t> {
     name: String,
 }
 
-/// Gradients of a node's inputs or outputs, `None` where none flows.
+/// Gradients of a node's inputs or outputs, `None` if none flows.
 pub type NodeGradients = Vec<Option<Tensor>>;
 
 impl GradFn<'_> {
-    /// `Log1pExpBackward`, `AddBackward0`, ...
+    /// Returns the node's name: `Log1pExpBackward`, `AddBackward0`, ...
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -97,14 +97,14 @@ impl GradFn<'_> {
     }
 }
 
-/// A hook that is registered; it stays when this is dropped.
+/// A registered hook. Dropping this leaves the hook in place.
 pub struct HookHandle {
-    /// Empties the place that the hook is called from.
+    /// Removes the hook from the place that it is called from.
     remove: Box<dyn FnOnce() + Send>,
 }
 
 impl HookHandle {
-    /// Takes the hook away; a pass that runs meanwhile may still call it.
+    /// Removes the hook; a pass that runs meanwhile may still call it.
     pub fn remove(self) {
         (self.remove)();
     }
@@ -133,17 +133,20 @@ where
     Ok(HookHandle { remove: Box::new(remove) })
 }
 
-/// Puts the hook's gradients in the place of the old ones, if they fit.
+/// Replaces the gradients by the hook's, if they fit.
 fn replace(grads: &mut [Tensor], changed: NodeGradients) -> anyhow::Result<()> {
     let (expected, found) = (grads.len(), changed.len());
-    anyhow::ensure!(found == expected, "it returned {found} gradients for {expected}");
+    anyhow::ensure!(
+        found == expected,
+        "the hook returned {found} gradients, expected {expected}; return one per input, None where none flows"
+    );
     for (i, (grad, changed)) in grads.iter_mut().zip(changed).enumerate() {
         let changed = changed.unwrap_or_else(Tensor::new);
         let [old, new] = [&*grad, &changed].map(|t| ffi::describe("a hook", t));
         let (old, new) = (Meta::of(&old?), Meta::of(&new?));
         anyhow::ensure!(
             !old.is_defined() || !new.is_defined() || old == new,
-            "it returned {new} for gradient {i} of {old}"
+            "the hook returned {new} for gradient {i} of {old}; return a gradient of the same shape, dtype and device"
         );
         *grad = changed;
     }

@@ -6,8 +6,7 @@ use crate::ffi;
 use tch::{Device, Kind};
 
 /// Runs `f` under autocast: `torch.autocast(device.type, dtype)`. On this thread
-/// and for this type of device, libtorch's ops choose between `dtype` and f32 by
-/// themselves. ([`tch::autocast`] is only for CUDA.)
+/// and for this type of device, libtorch's ops choose between `dtype` and f32. ([`tch::autocast`] is only for CUDA.)
 ///
 /// # Errors
 /// [`Error::Torch`](crate::Error::Torch) for a device that has no autocast.

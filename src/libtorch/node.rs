@@ -1,20 +1,20 @@
-//! [`Recorded`]: a Function as a node of libtorch's graph.
+//! [`FunctionNode`]: a Function as a node of libtorch's graph.
 
 use crate::application::{Applied, Backward, differentiate};
 use crate::error::Result;
 use crate::ffi;
-use crate::ffi::node::{Callback, SecondOrder, Tensors, gather};
+use crate::ffi::node::{Callback, OptionalTensors, SecondOrder, gather};
 use crate::function::{Ctx, DoubleBackward, Frame, Function, Input, Origin, Saved, Stage};
 use std::mem::needs_drop;
 use tch::Tensor;
 
-/// What the node holds: the op, and what `forward` left besides tensors.
-pub(super) struct Recorded<F: Function> {
+/// The op, and what `forward` left besides tensors.
+pub(super) struct FunctionNode<F: Function> {
     pub frame: Frame,
     pub applied: Applied<F>,
 }
 
-impl<F: Function> Callback for Recorded<F> {
+impl<F: Function> Callback for FunctionNode<F> {
     fn op(&self) -> &'static str {
         self.frame.op
     }
@@ -33,8 +33,8 @@ impl<F: Function> Callback for Recorded<F> {
 
     fn backward(
         &self,
-        dy: Tensors,
-        saved: Tensors,
+        dy: OptionalTensors,
+        saved: OptionalTensors,
         needs: &[bool],
         give: &mut dyn FnMut(usize, Tensor),
     ) -> Result<()> {
@@ -45,8 +45,8 @@ impl<F: Function> Callback for Recorded<F> {
 fn backward(
     frame: &Frame,
     op: &dyn Backward,
-    mut dy: Tensors,
-    saved: Tensors,
+    mut dy: OptionalTensors,
+    saved: OptionalTensors,
     needs: &[bool],
     give: &mut dyn FnMut(usize, Tensor),
 ) -> Result<()> {
@@ -59,8 +59,13 @@ fn backward(
 
 /// Makes the context for this run of backward. If `forward` is to run again, the
 /// inputs were saved too, behind what `forward` saved.
-fn context(frame: &Frame, op: &dyn Backward, mut saved: Tensors, needs: &[bool]) -> Result<Ctx> {
-    let mut inputs = Tensors::new();
+fn context(
+    frame: &Frame,
+    op: &dyn Backward,
+    mut saved: OptionalTensors,
+    needs: &[bool],
+) -> Result<Ctx> {
+    let mut inputs = OptionalTensors::new();
     if op.double_backward() == DoubleBackward::Recompute {
         let present = frame.inputs.iter().filter(|input| input.meta.is_defined()).count();
         inputs = saved.drain(saved.len() - present..).collect();

@@ -12,11 +12,10 @@ use std::sync::Arc;
 pub(crate) struct Frame {
     pub op: &'static str,
     pub inputs: SmallVec<[Input; 1]>,
-    /// `forward` records: an input needs a gradient.
+    /// Whether an input needs a gradient, so that the application is recorded.
     pub recording: bool,
     pub materialize_grads: bool,
-    /// In a box of its own, since few applications have it and a node is to be
-    /// small.
+    /// Facts of few applications, boxed so that a node is small.
     extra: Option<Box<Extra>>,
 }
 
@@ -53,7 +52,7 @@ impl Frame {
         self.extra.as_ref().map_or(&[], |extra| &extra.outputs)
     }
 
-    /// The state that is not a tensor.
+    /// Returns the state that is not a tensor.
     pub fn state(&self) -> Option<&(dyn Any + Send + Sync)> {
         self.extra.as_ref()?.state.as_deref()
     }
@@ -82,7 +81,7 @@ pub(crate) struct Input {
     pub identity: usize,
     pub version: u32,
     pub needs_grad: bool,
-    /// Whether it is a leaf that requires a gradient, or a view of one.
+    /// Whether the input is a leaf that requires a gradient, or a view of one.
     pub in_leaf: bool,
 }
 
@@ -92,7 +91,7 @@ impl Input {
         Input { meta: Meta::of(d), identity: d.identity, version: d.version, needs_grad, in_leaf }
     }
 
-    /// An optional input that is not there.
+    /// Makes the entry of an optional input that is absent.
     pub fn absent() -> Input {
         Input {
             meta: Meta::undefined(),

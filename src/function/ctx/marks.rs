@@ -4,12 +4,13 @@ use super::{Ctx, Stage};
 use crate::{Error, Result, ffi};
 use tch::Tensor;
 
-/// What few Functions declare in `forward`.
+/// The declarations of one `forward`, which few Functions make.
 #[derive(Default)]
 pub(crate) struct Marks {
-    /// Positions of inputs.
+    /// Positions of inputs that are changed in place.
     pub dirty: Vec<usize>,
-    /// Handles, so that an identity cannot be reused while it matters.
+    /// Outputs without a gradient. These are handles, so that an identity cannot be
+    /// reused while it matters.
     pub non_differentiable: Vec<Tensor>,
     /// Saved tensors that depend on no input.
     pub constant: Vec<Tensor>,
@@ -77,7 +78,7 @@ impl Ctx {
         self.marks().constant.push(saved.shallow_clone());
     }
 
-    /// The inputs that `forward` has marked dirty until now.
+    /// Returns the inputs that `forward` has marked dirty until now.
     pub(crate) fn dirty(&self) -> &[usize] {
         self.marks.as_ref().map_or(&[], |marks| &marks.dirty)
     }

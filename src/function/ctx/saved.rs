@@ -4,12 +4,12 @@ use crate::error::{Error, Result};
 use crate::ffi;
 use tch::Tensor;
 
-/// What a saved tensor is to the op, which second derivatives must know.
+/// The role of a saved tensor, which second derivatives must know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// A tensor whose dependence on the inputs is not known.
     Intermediate,
-    /// A tensor that does not depend on them.
+    /// A tensor that does not depend on the inputs.
     Constant,
     Input(u32),
     Output(u32),

@@ -5,41 +5,36 @@ use crate::function::Value;
 use smallvec::SmallVec;
 use tch::Tensor;
 
-/// How a shape is taken apart into a flat list and put together again.
-/// The flat list has one entry per position, `None` where an optional
-/// value is absent.
+/// The form of inputs or outputs. The flat list has one entry per position, `None`
+/// for an absent optional value.
 pub trait Shape: Sized + 'static {
     type Refs<'a, V: Value>: Copy;
     type Of<V: Value>;
     type Grads;
-    /// What the type alone does not say: the lengths of lists and which
-    /// optional values are there.
+    /// The facts that the type does not say: the lengths of lists, and which optional
+    /// values are present.
     type Layout: Clone + Send + Sync + 'static;
-    /// The tensors of borrowed values, and what `Refs` of plain tensors
-    /// needs to borrow from that is not there yet (a slice of them).
+    /// The tensors of borrowed values, in the memory that `Refs` of plain tensors
+    /// borrows from (a list needs a slice of tensors).
     type Held<'a>;
-    /// How many positions an absent `Option<Self>` keeps.
+    /// Number of positions that an absent `Option<Self>` keeps.
     const POSITIONS: usize;
 
     fn layout<V: Value>(x: Self::Refs<'_, V>) -> Self::Layout;
     fn visit<'a, V: Value>(x: Self::Refs<'a, V>, f: &mut impl FnMut(Option<&'a V>));
     fn take<V: Value>(x: Self::Of<V>, f: &mut impl FnMut(Option<V>));
     fn borrow<V: Value>(x: &Self::Of<V>) -> Self::Refs<'_, V>;
-    fn build<V: Value>(
-        layout: &Self::Layout,
-        next: &mut impl FnMut() -> Option<V>,
-    ) -> Self::Of<V>;
+    fn build<V: Value>(layout: &Self::Layout, next: &mut impl FnMut() -> Option<V>) -> Self::Of<V>;
     fn hold<'a, V: Value>(x: Self::Refs<'a, V>) -> Self::Held<'a>;
     fn lend<'s>(held: &'s Self::Held<'_>) -> Self::Refs<'s, Tensor>;
-    /// How a schema of libtorch's writes it; `None` where none does.
+    /// Adds how a schema of libtorch writes the shape; `None` if no schema can.
     fn slots(slots: &mut Vec<Option<Slot>>);
-    /// How many positions each slot of a layout has.
+    /// Calls `lengths` with the number of positions of each slot of a layout.
     fn lengths(layout: &Self::Layout, lengths: &mut impl FnMut(usize));
-    /// The layout of values that are given slot by slot: for each, whether
-    /// its tensors are there.
+    /// Makes the layout of values whose slots say which of their tensors are present.
     fn arrange(next: &mut dyn FnMut() -> SmallVec<[bool; 1]>) -> Self::Layout;
-    /// As `take`; without a `layout` the value is absent and so must its
-    /// gradients be.
+    /// Takes gradients apart as `take` does values. Without a `layout` the value is
+    /// absent, and its gradients must be absent too.
     fn take_grads(
         grads: Self::Grads,
         layout: Option<&Self::Layout>,
@@ -56,7 +51,7 @@ pub enum Slot {
     OptionalList,
 }
 
-/// The slot of a list or of an optional value, by that of its content.
+/// Returns the slot of a list or of an optional value, from the slot of its content.
 pub(super) fn slot_of<T: Shape>(inside: impl Fn(Slot) -> Option<Slot>) -> Option<Slot> {
     let mut slots = Vec::new();
     T::slots(&mut slots);
@@ -66,8 +61,8 @@ pub(super) fn slot_of<T: Shape>(inside: impl Fn(Slot) -> Option<Slot>) -> Option
     }
 }
 
-/// The gradients of a list, or of an optional value, are not as many as
-/// the values.
+/// A number of gradients of a list, or of an optional value, that is not the number
+/// of values.
 pub struct Mismatch {
     pub expected: usize,
     pub found: usize,
