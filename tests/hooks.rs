@@ -93,9 +93,9 @@ fn faults_in_hooks_name_the_node_and_leave_the_process_usable() -> Result<()> {
         (|_| panic!("at {}", 7), "a hook on ExpBackward failed: it panicked: at 7"),
         (
             |dy| Ok(Some(dy.sum(Kind::Double))),
-            "it returned shape [], dtype Double, Cpu for gradient 0 of shape [2]",
+            "the hook returned shape [], dtype Double, Cpu for gradient 0 of shape [2]",
         ),
-        (|dy| Ok(Some(dy.to_kind(Kind::Float))), "it returned shape [2], dtype Float"),
+        (|dy| Ok(Some(dy.to_kind(Kind::Float))), "the hook returned shape [2], dtype Float"),
     ];
     for (fault, text) in faults {
         let y = ops::Exp.apply(&x)?;
@@ -107,7 +107,7 @@ fn faults_in_hooks_name_the_node_and_leave_the_process_usable() -> Result<()> {
     }
     let y = ops::Exp.apply(&x)?;
     grad_fn(&y).unwrap().register_hook(|_, _| Ok(Some(vec![])))?;
-    let text = "it returned 0 gradients for 1";
+    let text = "the hook returned 0 gradients, expected 1";
     assert_error!(grad(&y.sum(Kind::Double), &x), Error::Hook { .. }, text);
     Ok(())
 }
