@@ -1,7 +1,7 @@
 //! `backward`, of a Function whose types are forgotten.
 
 use super::gradients::{check_gradient, materialize};
-use super::{Forward, run_user};
+use super::run_user;
 use crate::error::{Error, Result};
 use crate::ffi::{self, modes::NoAutocast};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Refs, Saved, Shape, Stage, Value};
@@ -63,16 +63,20 @@ impl<F: Function> Applied<F> {
         ctx: &mut Ctx,
         x: Refs<'_, F::Inputs, V>,
         inputs: &[Option<&V>],
-        y: &Forward<F::Outputs>,
+        y: <F::Outputs as Shape>::Layout,
     ) -> Applied<F> {
         if f.double_backward() == DoubleBackward::Recompute {
-            let keep = |(x, i): (&Option<&V>, u32)| {
-                x.map(|x| Saved::of(x.tensor().shallow_clone(), Origin::Input(i)))
-            };
-            ctx.kept_inputs = inputs.iter().zip(0..).map(keep).collect();
+            keep_inputs(ctx, inputs);
         }
-        Applied { f, inputs: F::Inputs::layout(x), outputs: y.layout.clone() }
+        Applied { f, inputs: F::Inputs::layout(x), outputs: y }
     }
+}
+
+fn keep_inputs<V: Value>(ctx: &mut Ctx, inputs: &[Option<&V>]) {
+    let saved = ctx.saved.len();
+    let present = inputs.iter().zip(0..).filter_map(|(x, i)| Some(((*x)?, i)));
+    ctx.saved.extend(present.map(|(x, i)| Saved::of(x.tensor().shallow_clone(), Origin::Input(i))));
+    ctx.kept_inputs = (ctx.saved.len() - saved) as u32;
 }
 
 impl<F: Function> Backward for Applied<F> {

@@ -18,17 +18,15 @@ pub(crate) struct Output {
     pub followed: bool,
     /// libtorch follows it only because it follows what this is a view of.
     pub only_as_view: bool,
+    /// It lies in the memory of a leaf, as the engine finds.
+    pub in_leaf: bool,
 }
 
-/// The outputs of one application, with what `forward` declared.
-pub(crate) struct Forward<O: Shape> {
-    pub outputs: SmallVec<[Output; 1]>,
-    pub layout: O::Layout,
-    pub marks: Option<Box<Marks>>,
-}
+/// The outputs of one application, one per position.
+pub(crate) type Outputs = SmallVec<[Output; 1]>;
 
 /// Returns the values of a shape, one per position.
-#[inline]
+#[inline(always)]
 pub(crate) fn flatten<'a, T: Shape, V: Value>(x: T::Refs<'a, V>) -> SmallVec<[Option<&'a V>; 2]> {
     let mut flat = SmallVec::new();
     T::visit(x, &mut |v| flat.push(v));
@@ -48,21 +46,27 @@ pub(crate) fn run<F: Function>(
     run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x))
 }
 
-/// Reads what `forward` returned, makes its marks true, and checks that the inputs
-/// are as they were. Outputs lose their history in libtorch unless `keeps_history`.
+/// Returns what `forward` returned, one output per position.
+#[inline(always)]
+pub(crate) fn collect<O: Shape>(y: Of<O, Tensor>) -> Outputs {
+    let mut outputs = Outputs::new();
+    O::take(y, &mut |tensor| outputs.push(Output::new(tensor)));
+    outputs
+}
+
+/// Reads the outputs, makes the marks true and returns them, and checks that the
+/// inputs are as they were. Outputs lose their history in libtorch unless
+/// `keeps_history`.
 ///
 /// # Errors
 /// A broken rule of [`Ctx`], or an undefined output.
 #[inline(always)]
-pub(crate) fn finish<O: Shape, V: Operand>(
+pub(crate) fn finish<V: Operand>(
     ctx: &mut Ctx,
-    y: Of<O, Tensor>,
+    outputs: &mut [Output],
     inputs: &[Option<&V>],
     keeps_history: impl Fn(&Ctx, &Output) -> bool,
-) -> Result<Forward<O>> {
-    let layout = O::layout(O::borrow(&y));
-    let mut outputs = SmallVec::<[Output; 1]>::new();
-    O::take(y, &mut |tensor| outputs.push(Output::new(tensor)));
+) -> Result<Option<Box<Marks>>> {
     // Whether returned or not, dirty inputs hold other values now.
     for x in ctx.dirty().iter().filter_map(|&i| inputs[i]) {
         x.supersede(ctx.op());
@@ -73,18 +77,18 @@ pub(crate) fn finish<O: Shape, V: Operand>(
     }
     let marks = ctx.marks.take();
     if let Some(marks) = &marks {
-        settle_marks(ctx, marks, &mut outputs)?;
+        settle_marks(ctx, marks, outputs)?;
     }
-    for output in &mut outputs {
+    for output in &mut *outputs {
         if output.followed && !keeps_history(ctx, output) {
             output.tensor = output.tensor.as_ref().map(Tensor::detach);
         }
     }
     if ctx.has_saved {
-        settle_saved(ctx, &outputs, marks.as_deref())?;
+        settle_saved(ctx, outputs, marks.as_deref())?;
     }
     inputs_are_unchanged(ctx, marks.as_deref(), inputs)?;
-    Ok(Forward { outputs, layout, marks })
+    Ok(marks)
 }
 
 /// Checks that `forward` changed no input but those that it declared.
@@ -117,6 +121,7 @@ impl Output {
             differentiable: false,
             followed: false,
             only_as_view: false,
+            in_leaf: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Operand`]: what the core asks of an engine's values.
 
 use crate::error::Result;
-use crate::function::{Ctx, Frame, Input, Stage, Value};
+use crate::function::{Ctx, Input, Stage, Value};
 
 /// A value that a Function can be applied to.
 pub(crate) trait Operand: Value {
@@ -26,25 +26,28 @@ pub(crate) trait Operand: Value {
     fn check_input(&self, i: usize) -> Result<()>;
 }
 
-/// Makes the context of an application to `inputs`, one per position.
+/// Describes `inputs`, one per position, in the new context of an application to them.
 ///
 /// # Errors
 /// Those of [`Operand::describe`].
 #[inline(always)]
 pub(crate) fn begin<V: Operand>(
-    op: &'static str,
+    ctx: &mut Ctx,
     inputs: &[Option<&V>],
     grad_mode: bool,
-) -> Result<Ctx> {
-    let mut frame = Frame::new(op);
+) -> Result<()> {
+    let op = ctx.op();
     let mut dual = false;
     for (i, x) in inputs.iter().enumerate() {
         let input = match x {
             Some(x) => x.describe(op, i, grad_mode, &mut dual)?,
             None => Input::absent(),
         };
-        frame.recording |= input.needs_grad;
-        frame.inputs.push(input);
+        ctx.frame.recording |= input.needs_grad;
+        ctx.frame.inputs.push(input);
     }
-    Ok(Ctx::new(frame, if dual { Stage::Dual } else { Stage::Forward }))
+    if dual {
+        ctx.stage = Stage::Dual;
+    }
+    Ok(())
 }

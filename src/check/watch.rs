@@ -43,7 +43,7 @@ impl<F: Function> Function for Watched<F> {
 
     fn forward(&self, ctx: &mut Ctx, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
         let y = self.f.forward(ctx, x)?;
-        *lock(&self.log.saved) = ctx.saved.iter().map(|s| s.tensor.data()).collect();
+        *lock(&self.log.saved) = ctx.saved().iter().map(|s| s.tensor.data()).collect();
         Ok(y)
     }
 
@@ -51,7 +51,7 @@ impl<F: Function> Function for Watched<F> {
         let mut seeds = Vec::new();
         F::Outputs::visit(dy, &mut |t: Option<&Tensor>| seeds.push(t));
         let seeds: Vec<&Tensor> = seeds.into_iter().flatten().filter(|t| t.defined()).collect();
-        let saved: Vec<&Tensor> = ctx.saved.iter().map(|s: &Saved| &s.tensor).collect();
+        let saved: Vec<&Tensor> = ctx.saved().iter().map(|s: &Saved| &s.tensor).collect();
         let before = [copies(&seeds), copies(&saved)];
         let grads = self.f.backward(ctx, dy);
         for (what, now, before) in

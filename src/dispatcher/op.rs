@@ -4,7 +4,7 @@ use super::constructor::{Constructor, sealed::Construct};
 use super::fresh::{Fresh, has_no_data};
 use super::plan::{Plan, Plans, Source};
 use super::signature::{Signature, arranged};
-use crate::application::{self, Applied, Backward, Forward, Output, differentiate};
+use crate::application::{self, Applied, Backward, Output, differentiate};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::ffi::dispatcher::{Op, Results, Value};
@@ -85,8 +85,9 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         let inputs = application::flatten::<Inputs<C, A>, Tensor>(x);
         let mut ctx = context(op, &inputs, needs)?;
         let y = application::run(&f, &mut ctx, x)?;
-        let y = application::finish::<Outputs<C, A>, _>(&mut ctx, y, &inputs, |_, _| false)?;
-        let Forward { outputs, layout, .. } = y;
+        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
+        let mut outputs = application::collect::<Outputs<C, A>>(y);
+        application::finish(&mut ctx, &mut outputs, &inputs, |_, _| false)?;
         let second_order = f.double_backward();
         if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(op));
@@ -223,7 +224,8 @@ fn share(t: &Option<Tensor>) -> Option<Tensor> {
 /// Makes the context of an application whose inputs' gradients are needed as `needs`
 /// says.
 fn context(op: &'static str, inputs: &[Option<&Tensor>], needs: &[i64]) -> Result<Ctx> {
-    let mut ctx = application::begin(op, inputs, false)?;
+    let mut ctx = Ctx::start(op);
+    application::begin(&mut ctx, inputs, false)?;
     ctx.frame.set_needs(|i| needs.get(i).is_some_and(|&needs| needs != 0));
     (ctx.frame.recording, ctx.stage) = (true, Stage::Forward);
     Ok(ctx)

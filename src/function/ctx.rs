@@ -26,7 +26,11 @@ use tch::{Kind, Tensor};
 /// ```
 pub struct Ctx {
     pub(crate) frame: Frame,
+    /// The tensors that `forward` saved, and behind them the inputs that are kept for
+    /// `DoubleBackward::Recompute`.
     pub(crate) saved: SavedList,
+    /// Number of inputs at the end of `saved`.
+    pub(crate) kept_inputs: u32,
     /// Whether `save_for_backward` was called.
     pub(crate) has_saved: bool,
     pub(crate) stage: Stage,
@@ -34,8 +38,6 @@ pub struct Ctx {
     pub(crate) pure: bool,
     /// The marks of `forward`, until they are settled.
     pub(crate) marks: Option<Box<Marks>>,
-    /// The inputs, one per position, for `DoubleBackward::Recompute`.
-    pub(crate) kept_inputs: Box<[Option<Saved>]>,
 }
 
 pub(crate) type SavedList = SmallVec<[Saved; 1]>;
@@ -52,30 +54,45 @@ pub(crate) enum Stage {
 }
 
 impl Ctx {
+    /// Makes the context of a new application of `op`.
+    #[inline]
+    pub(crate) fn start(op: &'static str) -> Ctx {
+        Ctx::new(Frame::new(op), Stage::Forward)
+    }
+
     /// Makes a context without saved tensors.
     #[inline]
     pub(crate) fn new(frame: Frame, stage: Stage) -> Ctx {
         Ctx {
             frame,
             saved: SavedList::new(),
+            kept_inputs: 0,
             has_saved: false,
             stage,
             pure: false,
             marks: None,
-            kept_inputs: Box::default(),
         }
     }
 
     /// Makes a second context over the same saved tensors, for a pass that retains the
     /// graph.
     pub(crate) fn share(&self) -> Ctx {
-        let kept = self.kept_inputs.iter().map(|kept| kept.as_ref().map(Saved::share));
         Ctx {
             saved: self.saved.iter().map(Saved::share).collect(),
             has_saved: self.has_saved,
-            kept_inputs: kept.collect(),
+            kept_inputs: self.kept_inputs,
             ..Ctx::new(self.frame.clone(), Stage::Backward)
         }
+    }
+
+    /// Returns the tensors that `forward` saved.
+    pub(crate) fn saved(&self) -> &[Saved] {
+        &self.saved[..self.saved.len() - self.kept_inputs as usize]
+    }
+
+    /// Returns the inputs that are kept for `DoubleBackward::Recompute`.
+    pub(crate) fn kept_inputs(&self) -> &[Saved] {
+        &self.saved[self.saved().len()..]
     }
 
     pub(crate) fn op(&self) -> &'static str {
@@ -121,7 +138,7 @@ impl Ctx {
     /// [`Error::SavedCount`] when not exactly `N` were saved;
     /// [`Error::SavedChanged`] when one was changed in place since.
     pub fn saved_tensors<const N: usize>(&self) -> Result<[&Tensor; N]> {
-        let saved = &self.saved;
+        let saved = self.saved();
         if saved.len() != N {
             return Err(Error::SavedCount { op: self.op(), expected: N, found: saved.len() });
         }
@@ -135,7 +152,7 @@ impl Ctx {
     /// # Errors
     /// [`Error::SavedChanged`] when one was changed in place since.
     pub fn saved_tensors_vec(&self) -> Result<Vec<&Tensor>> {
-        let saved = &self.saved;
+        let saved = self.saved();
         saved.iter().enumerate().try_for_each(|(i, s)| s.check(self.op(), i))?;
         Ok(saved.iter().map(|s| &s.tensor).collect())
     }

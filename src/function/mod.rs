@@ -11,7 +11,7 @@ pub use module::FunctionModule;
 pub use tensors::{Grads, Of, Refs, Tensors};
 pub use value::{Differentiable, Value};
 
-pub(crate) use ctx::{Frame, Input, Marks, Origin, Saved, SavedList, Stage};
+pub(crate) use ctx::{Frame, Input, Marks, Origin, Saved, Stage};
 pub(crate) use tensors::{Shape, Slot};
 pub(crate) use value::{Engine, PassOptions};
 

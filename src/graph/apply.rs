@@ -2,7 +2,7 @@
 
 use super::node::{Edge, Inputs, Node, Operation, Role};
 use super::var::Var;
-use crate::application::{self, Applied, Forward, Operand, Output};
+use crate::application::{self, Applied, Operand, Output};
 use crate::error::Result;
 use crate::ffi;
 use crate::function::{Ctx, Function, Input, Of, Refs, Shape};
@@ -10,33 +10,35 @@ use crate::function::{Ctx, Function, Input, Of, Refs, Shape};
 pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
     let vars = application::flatten::<F::Inputs, Var>(x);
     let grad_mode = ffi::GradMode::set(false);
-    let mut ctx = application::begin(f.name(), &vars, grad_mode.was)?;
+    let mut ctx = Box::new(Ctx::start(f.name()));
+    application::begin(&mut ctx, &vars, grad_mode.was)?;
     let held = F::Inputs::hold(x);
     let y = application::run(&f, &mut ctx, F::Inputs::lend(&held))?;
-    let y = application::finish::<F::Outputs, _>(&mut ctx, y, &vars, |_, _| false)?;
+    let layout = F::Outputs::layout(F::Outputs::borrow(&y));
+    let mut outputs = application::collect::<F::Outputs>(y);
+    application::finish(&mut ctx, &mut outputs, &vars, |_, _| false)?;
 
-    let in_leaf = |y: &Output| lies_in_leaf(y, &ctx, &vars);
-    let in_leaf: Inputs<bool> = ffi::node::gather(y.outputs.iter().map(in_leaf));
+    for y in &mut outputs {
+        y.in_leaf = lies_in_leaf(y, &ctx, &vars);
+    }
     let blocked_by = match ctx.frame.recording {
         true => Some(ctx.op()),
         false if grad_mode.was => inherited_block(&vars),
         false => None,
     };
-    let mut node = y.outputs.iter().any(|y| y.differentiable).then(|| {
-        let applied = Applied::new(f, &mut ctx, x, &vars, &y);
-        let recorded = Operation::new(Box::new(applied), edges(&vars), Box::new(ctx));
-        Node::new(y.outputs.len() as u32, Role::Op(recorded))
+    let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
+        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone());
+        let recorded = Operation::new(Box::new(applied), edges(&vars), ctx);
+        Node::new(outputs.len() as u32, Role::Op(recorded))
     });
-    let Forward { outputs, layout, .. } = y;
     let count = outputs.len() as u32;
     let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
-        let in_leaf = in_leaf[i as usize];
         if !y.differentiable {
-            return Some(Var::blocked(y.tensor?, y.version, blocked_by).lying_in_leaf(in_leaf));
+            return Some(Var::blocked(y.tensor?, y.version, blocked_by).lying_in_leaf(y.in_leaf));
         }
         // The last one moves its handle of the node into the Var.
         let node = if i + 1 == count { node.take() } else { node.clone() };
-        Some(Var::new(y.tensor?, y.version, node?, i).lying_in_leaf(in_leaf))
+        Some(Var::new(y.tensor?, y.version, node?, i).lying_in_leaf(y.in_leaf))
     });
     Ok(F::Outputs::build(&layout, &mut || made.next().flatten()))
 }

@@ -140,7 +140,7 @@ impl<'a> Step<'a> {
         let context = self.ctx.share();
         let mut saved = Vec::new();
         let mut behind = None;
-        for (position, kept) in context.saved.iter().enumerate() {
+        for (position, kept) in context.saved().iter().enumerate() {
             kept.check(self.ctx.op(), position)?;
             saved.push(match self.var_of(kept) {
                 Some(var) if matches!(kept.origin, Origin::LeafFor(_)) => {
@@ -194,13 +194,15 @@ impl<'a> Step<'a> {
     /// inputs.
     fn recompute(&mut self) -> Result<Ctx> {
         let context = self.ctx.share();
-        let mut leaves = Vec::new();
-        for (position, kept) in context.kept_inputs.iter().enumerate() {
-            kept.iter().try_for_each(|kept| kept.check(self.ctx.op(), position))?;
-            leaves.push(kept.as_ref().map(|kept| match self.var_of(kept) {
+        let mut leaves: Vec<Option<Tensor>> = context.frame.inputs.iter().map(|_| None).collect();
+        for kept in context.kept_inputs() {
+            let Origin::Input(position) = kept.origin else { continue };
+            let position = position as usize;
+            kept.check(self.ctx.op(), position)?;
+            leaves[position] = Some(match self.var_of(kept) {
                 Some(var) => self.leaf(&kept.tensor, var),
                 None => kept.tensor.shallow_clone(),
-            }));
+            });
         }
         let mut ctx = self.recorded.op.recompute(&context, &mut leaves.into_iter())?;
         ctx.frame.set_needs(|i| self.ctx.needs(i));

@@ -6,9 +6,7 @@ use crate::application::{self, Applied, Operand, Output};
 use crate::error::{Error, Result};
 use crate::ffi::node::{self, Recording, gather};
 use crate::ffi::{self, GradMode, NoForwardMode};
-use crate::function::{
-    Ctx, Function, Input, Marks, Of, Origin, Refs, Saved, SavedList, Shape, Stage,
-};
+use crate::function::{Ctx, Function, Input, Marks, Of, Origin, Refs, Saved, Shape, Stage};
 use smallvec::SmallVec;
 use tch::Tensor;
 
@@ -16,7 +14,8 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let op = f.name();
     let inputs = application::flatten::<F::Inputs, Tensor>(x);
     let grad_mode = GradMode::set(false);
-    let mut ctx = application::begin(op, &inputs, grad_mode.was)?;
+    let mut ctx = Ctx::start(op);
+    application::begin(&mut ctx, &inputs, grad_mode.was)?;
     let dual = ctx.stage == Stage::Dual;
     let dx = dual.then(|| application::tangents_of(&inputs));
     let _no_forward_mode = dual.then(NoForwardMode::enter);
@@ -24,23 +23,25 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     if !dual && is_done::<F>(&ctx, F::Outputs::borrow(&y), &inputs) {
         return Ok(y);
     }
-    let mut y = application::finish::<F::Outputs, _>(&mut ctx, y, &inputs, history_follows)?;
+    let layout = F::Outputs::layout(F::Outputs::borrow(&y));
+    let mut outputs = application::collect::<F::Outputs>(y);
+    let marks = application::finish(&mut ctx, &mut outputs, &inputs, history_follows)?;
     let tangents = dx.map(|dx| {
-        let y: Vec<_> = y.outputs.iter().map(|y| y.tensor.as_ref()).collect();
+        let y: Vec<_> = outputs.iter().map(|y| y.tensor.as_ref()).collect();
         application::jvp(&f, &ctx, x, dx.into_iter(), &y)
     });
     let tangents = tangents.transpose()?;
-    if y.outputs.iter().any(|y| y.differentiable) {
-        let applied = Applied::new(f, &mut ctx, x, &inputs, &y);
-        record(applied, ctx, y.marks.as_deref(), &inputs, &mut y.outputs)?;
+    if outputs.iter().any(|y| y.differentiable) {
+        let applied = Applied::new(f, &mut ctx, x, &inputs, layout.clone());
+        record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
-    for (y, tangent) in y.outputs.iter().zip(tangents.iter().flatten()) {
+    for (y, tangent) in outputs.iter().zip(tangents.iter().flatten()) {
         if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
             ffi::set_tangent(op, y, tangent)?;
         }
     }
-    let mut outputs = y.outputs.iter_mut();
-    Ok(F::Outputs::build(&y.layout, &mut || outputs.next()?.tensor.take()))
+    let mut outputs = outputs.iter_mut();
+    Ok(F::Outputs::build(&layout, &mut || outputs.next()?.tensor.take()))
 }
 
 /// Returns whether libtorch knows the history of an output before the op is
@@ -66,36 +67,24 @@ fn is_done<F: Function>(ctx: &Ctx, y: Refs<'_, F::Outputs>, inputs: &[Option<&Te
 #[inline(always)]
 fn record<F: Function>(
     applied: Applied<F>,
-    mut ctx: Ctx,
+    ctx: Ctx,
     marks: Option<&Marks>,
     inputs: &[Option<&Tensor>],
     outputs: &mut [Output],
 ) -> Result<()> {
+    let op = ctx.op();
     let dirty = marks.map_or(&[][..], |marks| &marks.dirty);
-    let saved = take_saved(&mut ctx)?;
+    ctx.saved.iter().enumerate().try_for_each(|(i, s)| s.check(op, i))?;
     for &i in dirty {
-        inputs[i].map_or(Ok(()), |t| ffi::bump_version(ctx.op(), t))?;
+        inputs[i].map_or(Ok(()), |t| ffi::bump_version(op, t))?;
     }
     let outputs: SmallVec<[_; 2]> =
         gather(outputs.iter_mut().map(|y| node::Output::new(y.tensor.as_mut(), y.differentiable)));
     let constant = |s: &Saved| s.origin == Origin::Constant;
     let saved: SmallVec<[_; 2]> =
-        gather(saved.iter().map(|s| node::Saved::new(&s.tensor, constant(s))));
+        gather(ctx.saved.iter().map(|s| node::Saved::new(&s.tensor, constant(s))));
     let recording = Recording { inputs, dirty, outputs: &outputs, saved: &saved };
     node::record(recording, FunctionNode { frame: ctx.frame, applied })
-}
-
-/// Takes the saved tensors, each of the version that it was saved at, and behind
-/// them the inputs that are kept for a second `forward`.
-///
-/// # Errors
-/// [`Error::SavedChanged`].
-#[inline]
-fn take_saved(ctx: &mut Ctx) -> Result<SavedList> {
-    let mut saved = std::mem::take(&mut ctx.saved);
-    saved.iter().enumerate().try_for_each(|(i, s)| s.check(ctx.op(), i))?;
-    saved.extend(std::mem::take(&mut ctx.kept_inputs).into_iter().flatten());
-    Ok(saved)
 }
 
 impl Operand for Tensor {

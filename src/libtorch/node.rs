@@ -50,35 +50,33 @@ fn backward(
     needs: &[bool],
     give: &mut dyn FnMut(usize, Tensor),
 ) -> Result<()> {
-    let ctx = context(frame, op, saved, needs)?;
+    let mut ctx = Ctx::new(frame.clone(), Stage::Backward);
+    ctx.frame.set_needs(|i| needs[i]);
+    if !saved.is_empty() {
+        restore(&mut ctx, op, saved)?;
+    }
     differentiate(op, &ctx, &mut dy, |i, grad| {
         give(i, grad);
         Ok(())
     })
 }
 
-/// Makes the context for this run of backward. If `forward` is to run again, the
-/// inputs were saved too, behind what `forward` saved.
-fn context(
-    frame: &Frame,
-    op: &dyn Backward,
-    mut saved: OptionalTensors,
-    needs: &[bool],
-) -> Result<Ctx> {
+/// Puts the saved tensors into the context. If `forward` is to run again, the inputs
+/// were saved too, behind what `forward` saved.
+fn restore(ctx: &mut Ctx, op: &dyn Backward, mut saved: OptionalTensors) -> Result<()> {
     let mut inputs = OptionalTensors::new();
     if op.double_backward() == DoubleBackward::Recompute {
-        let present = frame.inputs.iter().filter(|input| input.meta.is_defined()).count();
+        let present = ctx.frame.inputs.iter().filter(|input| input.meta.is_defined()).count();
         inputs = saved.drain(saved.len() - present..).collect();
     }
-    let mut ctx = Ctx::new(frame.clone(), Stage::Backward);
-    ctx.frame.set_needs(|i| needs[i]);
     let saved = saved.into_iter().flatten();
     ctx.saved = gather(saved.map(|t| Saved::of(t, Origin::Intermediate)));
     if inputs.is_empty() || !ffi::grad_enabled() {
-        return Ok(ctx);
+        return Ok(());
     }
-    let positions = frame.inputs.iter();
+    let positions = ctx.frame.inputs.iter();
     let mut inputs = inputs.into_iter();
     let mut next = positions.map(|x: &Input| x.meta.is_defined().then(|| inputs.next())?.flatten());
-    op.recompute(&ctx, &mut next)
+    *ctx = op.recompute(ctx, &mut next)?;
+    Ok(())
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 /// The facts about one application. It holds no tensor, so a node of libtorch's
 /// graph can share it between threads.
-#[derive(Clone)]
 pub(crate) struct Frame {
     pub op: &'static str,
     pub inputs: SmallVec<[Input; 1]>,
@@ -17,6 +16,17 @@ pub(crate) struct Frame {
     pub materialize_grads: bool,
     /// Facts of few applications, boxed so that a node is small.
     extra: Option<Box<Extra>>,
+}
+
+impl Clone for Frame {
+    /// Pushes input by input, which for the usual one or two is quicker than
+    /// SmallVec's own clone.
+    #[inline]
+    fn clone(&self) -> Frame {
+        let mut inputs = SmallVec::new();
+        self.inputs.iter().for_each(|input| inputs.push(input.clone()));
+        Frame { inputs, extra: self.extra.clone(), ..*self }
+    }
 }
 
 const _: fn() = || {
