@@ -86,8 +86,8 @@ fn check_version(include: &Path) -> Result<()> {
 /// What is compiled together: most of the time goes into libtorch's headers, which
 /// the files of a unit have in common.
 const UNITS: [(&str, &[&str]); 2] = [
-    ("autograd", &["shim", "node", "hooks", "dispatch_node"]),
-    ("others", &["dispatcher", "batched", "memory", "modes", "parallel"]),
+    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node"]),
+    ("others", &["errors", "dispatcher", "batched", "memory", "modes", "parallel"]),
 ];
 
 /// A file that includes the others.

@@ -33,22 +33,25 @@ fn cast_to<F: Function, V: Engine>(
         drop(off);
         return apply(f, x);
     }
-    let mut converted = Vec::with_capacity(inputs.len());
+    let mut inside = Vec::with_capacity(inputs.len());
     for v in inputs {
-        converted.push(v.map(|v| convert(v, dtype, &off)).transpose()?);
+        inside.push(v.map(|v| converted(v, dtype, &off)).transpose()?);
     }
-    let mut converted = converted.into_iter();
-    let converted = F::Inputs::build(&F::Inputs::layout(x), &mut || converted.next().flatten());
-    apply(f, F::Inputs::borrow(&converted))
+    let mut inside = inside.into_iter();
+    let inside = F::Inputs::build(&F::Inputs::layout(x), &mut || inside.next().flatten());
+    apply(f, F::Inputs::borrow(&inside))
 }
 
 fn autocast_was_on(t: &Tensor, off: &NoAutocast) -> bool {
     t.defined() && off.was_on(device_type(t.device()))
 }
 
-/// Converts the floating-point inputs that are not in f64, as
-/// `torch.amp.custom_fwd` does.
-fn convert<V: Engine>(v: &V, dtype: Kind, off: &NoAutocast) -> Result<V> {
+/// Returns a floating-point input that is not in f64 in the dtype that its op wants
+/// under autocast, as `torch.amp.custom_fwd` does; any other input unchanged.
+///
+/// # Errors
+/// Those of [`ToKind`].
+pub(crate) fn converted<V: Engine>(v: &V, dtype: Kind, off: &NoAutocast) -> Result<V> {
     let t = v.tensor();
     let eligible = autocast_was_on(t, off)
         && t.is_floating_point()

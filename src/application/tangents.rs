@@ -1,7 +1,7 @@
 //! Forward mode: the tangents of a Function's outputs.
 
-use super::run_user;
-use crate::error::{Error, Result};
+use super::{flatten, run_user};
+use crate::error::{Error, Result, torch};
 use crate::ffi::{self, Meta};
 use crate::function::{Ctx, Function, Refs, Shape};
 use tch::Tensor;
@@ -27,10 +27,11 @@ pub(crate) fn jvp<F: Function>(
 ) -> Result<Vec<Option<Tensor>>> {
     let op = ctx.op();
     let mut filled = Vec::new();
-    for (tangent, input) in dx.zip(&ctx.frame.inputs) {
-        filled.push(match tangent {
-            None if input.meta.is_defined() => Some(no_tangent(op, &input.meta)?),
-            tangent => tangent,
+    let inputs = flatten::<F::Inputs, Tensor>(x);
+    for (tangent, input) in dx.zip(&inputs) {
+        filled.push(match (tangent, input) {
+            (None, Some(x)) => Some(no_tangent(op, x)?),
+            (tangent, _) => tangent,
         });
     }
     let mut filled = filled.into_iter();
@@ -43,8 +44,6 @@ pub(crate) fn jvp<F: Function>(
         let message = format!("jvp returned {found} tangents for {expected} outputs");
         return Err(Error::Argument { op, message });
     }
-    let mut inputs = Vec::new();
-    F::Inputs::visit(x, &mut |t: Option<&Tensor>| inputs.extend(t));
     for (i, (tangent, y)) in tangents.iter_mut().zip(y).enumerate() {
         if let Some(y) = y {
             check(op, i, tangent, y, &inputs)?;
@@ -54,8 +53,11 @@ pub(crate) fn jvp<F: Function>(
 }
 
 /// Returns zeros, or an undefined tensor if the dtype has no derivative.
-fn no_tangent(op: &'static str, meta: &Meta) -> Result<Tensor> {
-    if meta.is_differentiable() { meta.zeros(op) } else { Ok(Tensor::new()) }
+fn no_tangent(op: &'static str, x: &Tensor) -> Result<Tensor> {
+    match ffi::describe(op, x)?.is_differentiable() {
+        true => x.f_zeros_like().map_err(torch(op)),
+        false => Ok(Tensor::new()),
+    }
 }
 
 /// Checks that a tangent has exactly its output's shape, dtype and device; drops one
@@ -66,13 +68,13 @@ fn check(
     i: usize,
     tangent: &mut Option<Tensor>,
     y: &Tensor,
-    inputs: &[&Tensor],
+    inputs: &[Option<&Tensor>],
 ) -> Result<()> {
     let expected = Meta::of(&ffi::describe(op, y)?);
     let Some(dy) = tangent.take().filter(|_| expected.is_differentiable()) else {
         return Ok(());
     };
-    if inputs.iter().any(|x| ffi::shares_storage(x, y)) {
+    if inputs.iter().flatten().any(|x| ffi::shares_storage(x, y)) {
         let message =
             format!("output {i} lies in the memory of an input; in forward mode return a copy");
         return Err(Error::Argument { op, message });

@@ -1,14 +1,15 @@
 //! [`Fresh`]: a Function as the dispatcher wants an op.
 
+use super::memory::{has_no_data, separated};
 use super::signature::Signature;
 use crate::function::{Grads, Of, Refs, Shape};
-use crate::{Ctx, DoubleBackward, Error, Function, Vmap, ffi};
+use crate::{Ctx, DoubleBackward, Error, Function, Vmap};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// The same op, except that its outputs are tensors of their own where its schema
-/// does not say that they are arguments, that it changes no argument which the
-/// schema does not say is written, and that tensors without data go to `fake`.
+/// The op that a schema promises: its outputs share no memory with arguments that the
+/// schema does not return, it changes no argument that the schema does not write, and
+/// tensors without data go to `fake`.
 pub(super) struct Fresh<F> {
     pub f: F,
     pub signature: Arc<Signature>,
@@ -34,7 +35,11 @@ impl<F: Function> Function for Fresh<F> {
         self.check_written(ctx.dirty(), &written, |i| is_fake || inputs[i].is_none())?;
         let kept = inputs.iter().zip(&written).filter(|(_, written)| !**written);
         let kept: Vec<&Tensor> = kept.filter_map(|(x, _)| *x).collect();
-        Ok(separated::<F::Outputs>(y, &kept))
+        let layout = F::Outputs::layout(F::Outputs::borrow(&y));
+        let mut outputs = Vec::new();
+        F::Outputs::take(y, &mut |t: Option<Tensor>| outputs.push(t));
+        let mut outputs = separated(outputs, &kept).into_iter();
+        Ok(F::Outputs::build(&layout, &mut || outputs.next().flatten()))
     }
 
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
@@ -68,7 +73,7 @@ impl<F: Function> Function for Fresh<F> {
 }
 
 impl<F> Fresh<F> {
-    /// The inputs that the op marks dirty are those that its schema says it writes.
+    /// Checks that the op marks dirty exactly the inputs that its schema writes.
     fn check_written(
         &self,
         dirty: &[usize],
@@ -88,28 +93,3 @@ impl<F> Fresh<F> {
         }
     }
 }
-
-/// Outputs that share no memory with each other, or with inputs that stay as they
-/// are.
-fn separated<O: Shape>(y: Of<O, Tensor>, kept: &[&Tensor]) -> Of<O, Tensor> {
-    let layout = O::layout(O::borrow(&y));
-    let mut outputs = Vec::<Option<Tensor>>::new();
-    O::take(y, &mut |t: Option<Tensor>| {
-        let shares = |t: &Tensor| {
-            let others = outputs.iter().flatten().chain(kept.iter().copied());
-            others.into_iter().any(|other| ffi::shares_storage(other, t))
-        };
-        let own = t.map(|t| if shares(&t) { t.copy() } else { t });
-        outputs.push(own);
-    });
-    let mut outputs = outputs.into_iter();
-    O::build(&layout, &mut || outputs.next().flatten())
-}
-
-/// Whether it is a meta tensor, as fake ones are inside an op.
-pub(super) fn has_no_data(t: &Tensor) -> bool {
-    ffi::describe("dispatcher", t).is_ok_and(|d| d.device_type == META)
-}
-
-/// libtorch's number for the type of device.
-const META: i8 = 14;

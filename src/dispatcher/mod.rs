@@ -60,10 +60,12 @@
 //!   which `torch.compile` and `torch.func` see where a gradient is wanted.
 
 mod argument;
+mod call;
 mod constructor;
 mod forward_only;
 mod fresh;
 mod load;
+mod memory;
 mod op;
 mod plan;
 mod reasons;

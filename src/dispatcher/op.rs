@@ -1,14 +1,16 @@
 //! [`Registered`]: what the kernels of an op run.
 
-use super::constructor::{Constructor, sealed::Construct};
-use super::fresh::{Fresh, has_no_data};
+use super::call::{Call, Inputs, Outputs, context, give};
+use super::constructor::Constructor;
+use super::memory::separated;
 use super::plan::{Plan, Plans, Source};
 use super::signature::{Signature, arranged};
-use crate::application::{self, Applied, Backward, Output, differentiate};
+use crate::application::{self, Applied, Backward, Output, converted, differentiate, jvp, run};
 use crate::error::{Error, Result};
-use crate::ffi;
-use crate::ffi::dispatcher::{Op, Results, Value};
-use crate::function::{Ctx, DoubleBackward, Function, Of, Origin, Saved, Shape, Slot, Stage, Vmap};
+use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, Value};
+use crate::ffi::{self, modes::NoAutocast};
+use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Shape, Stage, Vmap};
+use crate::quiet::quietly;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use tch::Tensor;
@@ -20,177 +22,179 @@ pub(super) struct Registered<C, A> {
     pub parameters: PhantomData<fn(A)>,
 }
 
-type Made<C, A> = Fresh<<C as Construct<A>>::Function>;
-type Inputs<C, A> = <<C as Construct<A>>::Function as Function>::Inputs;
-type Outputs<C, A> = <<C as Construct<A>>::Function as Function>::Outputs;
-
-impl<A: 'static, C: Constructor<A>> Registered<C, A> {
-    fn make(&self, args: &[Value<'_>]) -> Result<Made<C, A>> {
-        let signature = self.signature.clone();
-        let mut parameters = signature.parameters(args);
-        let f = self.constructor.construct(signature.name, &mut parameters)?;
-        drop(parameters);
-        Ok(Fresh { f, signature })
-    }
-
-    /// The inputs, as `forward` takes them.
-    fn inputs(&self, args: &[Value<'_>]) -> Of<Inputs<C, A>, Tensor> {
-        let (flat, layout) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-        let mut flat = flat.into_iter();
-        Inputs::<C, A>::build(&layout, &mut || flat.next().flatten())
-    }
-
-    fn give_outputs(&self, y: Of<Outputs<C, A>, Tensor>, results: &mut Results<'_>) {
-        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
-        let mut flat = Vec::new();
-        Outputs::<C, A>::take(y, &mut |t: Option<Tensor>| flat.push(t));
-        if self.signature.returns {
-            give::<Outputs<C, A>>(&self.signature.outputs, &layout, flat, results);
-        }
-    }
-}
-
-/// Gives tensors as the slots of a schema.
-fn give<T: Shape>(
-    slots: &[Slot],
-    layout: &T::Layout,
-    flat: Vec<Option<Tensor>>,
-    results: &mut Results<'_>,
-) {
-    let (mut flat, mut slots) = (flat.into_iter(), slots.iter());
-    T::lengths(layout, &mut |n| match slots.next() {
-        Some(Slot::List | Slot::OptionalList) => results.tensors(flat.by_ref().take(n)),
-        _ => results.tensor(flat.next().flatten()),
-    });
-}
-
 impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
     fn name(&self) -> &'static str {
         self.signature.name
     }
 
+    fn call(
+        &self,
+        kernel: Kernel,
+        values: &[Value<'_>],
+        results: &mut Results<'_>,
+        attempt: bool,
+    ) -> Result<()> {
+        let mut run = || match kernel {
+            Kernel::Apply => self.apply(values, results),
+            Kernel::Forward => self.forward(values, results),
+            Kernel::Backward | Kernel::BackwardAbove => self.backward(kernel, values, results),
+            Kernel::Jvp => self.jvp(values, results),
+            Kernel::Cast => self.cast(values, results),
+        };
+        if attempt { quietly(run) } else { run() }
+    }
+
+    fn facts(&self, args: &[Value<'_>]) -> Result<Facts> {
+        let f = self.function(args)?;
+        Ok(Facts {
+            name: f.name(),
+            batches: f.vmap() == Vmap::Formulas,
+            casts: f.cast_inputs().is_some(),
+        })
+    }
+}
+
+impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     fn apply(&self, args: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
-        let x = self.inputs(args);
-        let y = self.make(args)?.apply::<Tensor>(Inputs::<C, A>::borrow(&x))?;
-        self.give_outputs(y, results);
+        let Call { f, x, .. } = self.open(args)?;
+        let y = f.apply::<Tensor>(Inputs::<C, A>::borrow(&x))?;
+        let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
+        let mut flat = Vec::new();
+        Outputs::<C, A>::take(y, &mut |t: Option<Tensor>| flat.push(t));
+        if self.signature.returns {
+            self.give_outputs(&layout, flat, results);
+        }
         Ok(())
     }
 
+    /// (arguments, needs) -> outputs, saved intermediates, plan.
     fn forward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
-        let (needs, args) = split_needs(self.name(), values)?;
-        let f = self.make(args)?;
-        let op = f.name();
-        let x = self.inputs(args);
-        let x = Inputs::<C, A>::borrow(&x);
-        let inputs = application::flatten::<Inputs<C, A>, Tensor>(x);
-        let mut ctx = context(op, &inputs, needs)?;
-        let y = application::run(&f, &mut ctx, x)?;
+        let [args @ .., Value::Bools(needs)] = values else { return Err(misused(self.name())) };
+        let call = self.open(args)?;
+        let (f, x) = (&call.f, call.inputs());
+        let mut ctx = context(f.name(), &call.flat(), needs)?;
+        let _no_autocast = f.cast_inputs().map(|_| NoAutocast::enter());
+        let y = run(f, &mut ctx, x)?;
         let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
         let mut outputs = application::collect::<Outputs<C, A>>(y);
-        application::finish(&mut ctx, &mut outputs, &inputs, |_, _| false)?;
+        application::finish(&mut ctx, &mut outputs, &call.flat(), |_, _| false)?;
         let second_order = f.double_backward();
         if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
-            return Err(lost_state(op));
+            return Err(lost_state(ctx.op()));
         }
-        let (intermediates, sources) = sort(op, ctx.saved, &outputs)?;
-        let plan = Plan {
-            second_order,
-            materialize: ctx.frame.materialize_grads,
-            differentiable: outputs.iter().map(|y| y.differentiable).collect(),
-            saved: sources,
-        };
-        let flat = outputs.into_iter().map(|y| y.tensor).collect();
-        give::<Outputs<C, A>>(&self.signature.outputs, &layout, flat, results);
-        results.tensors(intermediates.into_iter().map(Some));
-        let plan = plan.write();
-        if !inputs.iter().flatten().any(|t| has_no_data(t)) {
+        let (intermediates, saved) = sort(ctx.op(), ctx.saved, &outputs)?;
+        let differentiable = outputs.iter().map(|y| y.differentiable).collect();
+        let materialize = ctx.frame.materialize_grads;
+        let plan = Plan { second_order, materialize, differentiable, saved }.write();
+
+        let outputs: Vec<_> = outputs.into_iter().map(|y| y.tensor).collect();
+        let kept = call.flat().into_iter().chain(outputs.iter().map(Option::as_ref));
+        let intermediates = separated(intermediates, &kept.flatten().collect::<Vec<_>>());
+        self.give_outputs(&layout, outputs, results);
+        results.tensors(intermediates);
+        if !call.is_traced() {
             self.plans.add(&plan);
         }
         results.ints(&plan);
         Ok(())
     }
 
-    fn check_plan(&self, values: &[Value<'_>]) -> Result<()> {
-        let [_, Value::Ints(plan), _, ref args @ ..] = values[self.signature.outputs.len()..]
-        else {
-            return Err(misused(self.name()));
-        };
-        let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-        let traced = x.iter().flatten().any(has_no_data);
-        if traced { Ok(()) } else { self.plans.check(self.name(), plan) }
-    }
-
-    fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
-        let (dy, rest) = values.split_at(self.signature.outputs.len());
-        let (mut ctx, f, args) = self.restored(rest)?;
-        let (x, inputs) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-
+    /// (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
+    fn backward(
+        &self,
+        kernel: Kernel,
+        values: &[Value<'_>],
+        results: &mut Results<'_>,
+    ) -> Result<()> {
+        let (dy, rest) = values.split_at_checked(self.signature.outputs.len()).unwrap_or_default();
+        let (mut ctx, call) = self.restored(rest)?;
+        let traced = call.is_traced();
+        if let (Kernel::Backward, false, [_, Value::Ints(plan), ..]) = (kernel, traced, rest) {
+            self.plans.check(self.name(), plan)?;
+        }
         let (mut dy, outputs) = arranged::<Outputs<C, A>>(dy.iter().copied());
         for t in &mut dy {
             t.get_or_insert_with(Tensor::new);
         }
-        let applied = Applied { f, inputs, outputs };
+        let seeds: Vec<_> = dy.iter().map(share).collect();
+        let Call { f, x, layout } = call;
+        let mut inputs = Vec::new();
+        Inputs::<C, A>::take(x, &mut |t: Option<Tensor>| inputs.push(t));
+        let applied = Applied { f, inputs: layout, outputs };
         if applied.double_backward() == DoubleBackward::Recompute {
-            ctx = applied.recompute(&ctx, &mut x.iter().map(share))?;
+            ctx = applied.recompute(&ctx, &mut inputs.iter().map(share))?;
         }
-        let mut grads: Vec<Option<Tensor>> = x.iter().map(|_| None).collect();
+        let mut grads: Vec<Option<Tensor>> = inputs.iter().map(|_| None).collect();
         let done = differentiate(&applied, &ctx, &mut dy, |i, grad| {
             grads[i] = Some(grad);
             Ok(())
         });
-        let traced = x.iter().flatten().any(has_no_data);
         done.or_else(|e| if traced && e.is_about_kernels() { Ok(()) } else { Err(e) })?;
-        self.give_gradients(&ctx, &applied.inputs, &x, grads, results);
+        if kernel == Kernel::Backward {
+            let kept = inputs.iter().chain(&seeds).flatten();
+            let kept: Vec<_> = kept.chain(ctx.saved.iter().map(|saved| &saved.tensor)).collect();
+            grads = separated(grads, &kept);
+        }
+        self.give_gradients(&ctx, &applied.inputs, &inputs, grads, results);
         Ok(())
     }
 
+    /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
     fn jvp(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
-        let (dx, rest) = values.split_at(self.signature.inputs.len());
-        let (y, rest) = rest.split_at(self.signature.outputs.len());
-        let (ctx, f, args) = self.restored(rest)?;
-        let x = self.inputs(args);
+        let (dx, rest) = values.split_at_checked(self.signature.inputs.len()).unwrap_or_default();
+        let (y, rest) = rest.split_at_checked(self.signature.outputs.len()).unwrap_or_default();
+        let (ctx, call) = self.restored(rest)?;
         let (dx, _) = arranged::<Inputs<C, A>>(dx.iter().copied());
         let (y, layout) = arranged::<Outputs<C, A>>(y.iter().copied());
         let y: Vec<_> = y.iter().map(Option::as_ref).collect();
-        let x = Inputs::<C, A>::borrow(&x);
-        let tangents = application::jvp(&f, &ctx, x, dx.into_iter(), &y)?;
-        give::<Outputs<C, A>>(&self.signature.outputs, &layout, tangents, results);
+        let tangents = jvp(&call.f, &ctx, call.inputs(), dx.into_iter(), &y)?;
+        self.give_outputs(&layout, tangents, results);
         Ok(())
     }
 
-    fn cast(&self, args: &[Value<'_>]) -> Option<i8> {
-        Some(ffi::dtype_of(self.make(args).ok()?.cast_inputs()?))
+    /// (arguments) -> the tensor arguments, in the dtype that autocast asks for.
+    fn cast(&self, args: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        let Call { f, x, layout } = self.open(args)?;
+        let mut flat = Vec::new();
+        Inputs::<C, A>::take(x, &mut |t: Option<Tensor>| flat.push(t));
+        if let Some(dtype) = f.cast_inputs() {
+            let off = NoAutocast::enter();
+            for t in flat.iter_mut().flatten() {
+                *t = converted(t, dtype, &off)?;
+            }
+        }
+        give::<Inputs<C, A>>(&self.signature.inputs, &layout, flat, results);
+        Ok(())
     }
 
-    fn batches(&self, args: &[Value<'_>]) -> bool {
-        self.make(args).is_ok_and(|f| f.vmap() == Vmap::Formulas)
-    }
-}
-
-type Restored<'a, 'v, C, A> = (Ctx, Made<C, A>, &'a [Value<'v>]);
-
-impl<A: 'static, C: Constructor<A>> Registered<C, A> {
-    /// The context that `forward` left, from (saved, plan, needs, arguments).
-    fn restored<'a, 'v>(&self, values: &'a [Value<'v>]) -> Result<Restored<'a, 'v, C, A>> {
+    /// Makes the context that `forward` left, from (saved, plan, needs, arguments).
+    fn restored(&self, values: &[Value<'_>]) -> Result<(Ctx, Call<C::Function>)> {
         let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] =
             *values
         else {
             return Err(misused(self.name()));
         };
-        let f = self.make(args)?;
-        let (x, _) = arranged::<Inputs<C, A>>(self.signature.tensors(args));
-        let x: Vec<_> = x.iter().map(Option::as_ref).collect();
-        let mut ctx = context(f.name(), &x, needs)?;
-        let (materialize, origins) = Plan::read(plan);
-        let saved = saved.iter().filter_map(|t| t.handle());
-        (ctx.saved, ctx.stage) =
-            (saved.zip(origins).map(|(t, origin)| Saved::of(t, origin)).collect(), Stage::Backward);
+        let call = self.open(args)?;
+        let mut ctx = context(call.f.name(), &call.flat(), needs)?;
+        let (materialize, origins) = Plan::read(plan).ok_or_else(|| misused(self.name()))?;
+        let saved = saved.iter().filter_map(|t| t.handle()).zip(origins);
+        ctx.saved = saved.map(|(t, origin)| Saved::of(t, origin)).collect();
+        ctx.stage = Stage::Backward;
         ctx.frame.materialize_grads = materialize;
-        Ok((ctx, f, args))
+        Ok((ctx, call))
     }
 
-    /// A graph that was traced counts on a tensor for each input that needs one,
-    /// so that `None` is zeros; a list has no holes.
+    fn give_outputs(
+        &self,
+        layout: &<Outputs<C, A> as Shape>::Layout,
+        flat: Vec<Option<Tensor>>,
+        results: &mut Results<'_>,
+    ) {
+        give::<Outputs<C, A>>(&self.signature.outputs, layout, flat, results);
+    }
+
+    /// Returns the gradients. A graph that was traced counts on a tensor for each input
+    /// that needs one, so `None` becomes zeros; a list has no holes.
     fn give_gradients(
         &self,
         ctx: &Ctx,
@@ -199,21 +203,13 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         mut grads: Vec<Option<Tensor>>,
         results: &mut Results<'_>,
     ) {
-        let mut i = 0;
-        let mut slots = self.signature.inputs.iter();
-        Inputs::<C, A>::lengths(layout, &mut |n| {
-            let is_list = matches!(slots.next(), Some(Slot::List | Slot::OptionalList));
-            let mut next = || {
-                let x = x[i].as_ref();
-                let wanted = is_list || ctx.needs(i);
-                i += 1;
-                grads[i - 1].take().or_else(|| x.filter(|_| wanted).map(Tensor::zeros_like))
-            };
-            match is_list {
-                true => results.tensors((0..n).map(|_| next()).collect::<Vec<_>>()),
-                false => results.tensor(next()),
+        let is_list = self.signature.list_positions::<Inputs<C, A>>(layout);
+        for (i, (grad, x)) in grads.iter_mut().zip(x).enumerate() {
+            if grad.is_none() && (is_list[i] || ctx.needs(i)) {
+                *grad = x.as_ref().map(Tensor::zeros_like);
             }
-        });
+        }
+        give::<Inputs<C, A>>(&self.signature.inputs, layout, grads, results);
     }
 }
 
@@ -221,54 +217,34 @@ fn share(t: &Option<Tensor>) -> Option<Tensor> {
     t.as_ref().map(Tensor::shallow_clone)
 }
 
-/// Makes the context of an application whose inputs' gradients are needed as `needs`
-/// says.
-fn context(op: &'static str, inputs: &[Option<&Tensor>], needs: &[i64]) -> Result<Ctx> {
-    let mut ctx = Ctx::start(op);
-    application::begin(&mut ctx, inputs, false)?;
-    ctx.frame.set_needs(|i| needs.get(i).is_some_and(|&needs| needs != 0));
-    (ctx.frame.recording, ctx.stage) = (true, Stage::Forward);
-    Ok(ctx)
-}
-
-/// The needs stand behind the arguments.
-fn split_needs<'a, 'v>(
-    op: &'static str,
-    values: &'a [Value<'v>],
-) -> Result<(&'v [i64], &'a [Value<'v>])> {
-    match values {
-        [args @ .., Value::Bools(needs)] => Ok((needs, args)),
-        _ => Err(misused(op)),
-    }
-}
-
-/// The saved tensors that are neither inputs nor outputs, and where each is.
+/// Returns the saved tensors that are neither inputs nor outputs, and the source of
+/// each saved tensor.
 fn sort(
     op: &'static str,
     saved: impl IntoIterator<Item = Saved>,
     outputs: &[Output],
-) -> Result<(Vec<Tensor>, Vec<Source>)> {
+) -> Result<(Vec<Option<Tensor>>, Vec<(Source, usize)>)> {
     let (mut intermediates, mut sources) = (Vec::new(), Vec::new());
     for Saved { tensor, origin, .. } in saved {
         let identity = ffi::describe(op, &tensor)?.identity;
         let output = outputs.iter().position(|y| y.identity == identity);
-        let next = intermediates.len();
-        sources.push(match (origin, output) {
-            (Origin::Input(i) | Origin::LeafFor(i), _) => Source::Input(i as usize),
-            (Origin::Output(i), _) => Source::Output(i as usize),
-            (Origin::Constant, Some(i)) => Source::ConstantOutput(i),
-            (Origin::Constant, None) => Source::Constant(next),
-            (Origin::Intermediate, _) => Source::Intermediate(next),
-        });
-        if matches!(sources.last(), Some(Source::Constant(_) | Source::Intermediate(_))) {
-            intermediates.push(tensor);
+        let source = match (origin, output) {
+            (Origin::Input(i) | Origin::LeafFor(i), _) => (Source::Input, i as usize),
+            (Origin::Output(i), _) => (Source::Output, i as usize),
+            (Origin::Constant, Some(i)) => (Source::ConstantOutput, i),
+            (Origin::Constant, None) => (Source::Constant, intermediates.len()),
+            (Origin::Intermediate, _) => (Source::Intermediate, intermediates.len()),
+        };
+        if matches!(source.0, Source::Constant | Source::Intermediate) {
+            intermediates.push(Some(tensor));
         }
+        sources.push(source);
     }
     Ok((intermediates, sources))
 }
 
 fn misused(op: &'static str) -> Error {
-    let message = "its inner forward and backward ops are called by it alone".to_owned();
+    let message = "do not call its inner forward and backward ops directly".to_owned();
     Error::Argument { op, message }
 }
 

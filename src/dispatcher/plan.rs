@@ -1,64 +1,41 @@
-//! [`Plan`]: what `forward` says of what `backward` will need, as the list of
-//! integers that goes from the one op to the other.
+//! [`Plan`]: what the forward op tells the backward op, as a list of integers.
 
+use crate::ffi::dispatcher::SOURCES;
+pub(super) use crate::ffi::dispatcher::Source;
 use crate::function::Origin;
 use crate::{DoubleBackward, Error, Result};
 use std::sync::{Mutex, PoisonError};
 
-/// The C++ node reads the same list (`Plan` of dispatch_node.cpp): the kind of
-/// second derivatives, whether gradients are materialised, the number of outputs,
-/// whether each is differentiable, and for each saved tensor where it comes from.
+/// The plan of one application. The C++ node reads the same list (`Plan` of
+/// dispatch_node.cpp): the kind of second derivatives, whether gradients are
+/// materialised, the number of outputs, whether each is differentiable, and the source
+/// of each saved tensor.
 pub(super) struct Plan {
     pub second_order: DoubleBackward,
     pub materialize: bool,
     pub differentiable: Vec<bool>,
-    pub saved: Vec<Source>,
+    /// Each source, with its index among the inputs, the outputs, or the others.
+    pub saved: Vec<(Source, usize)>,
 }
 
-/// Where a saved tensor is found.
-#[derive(Clone, Copy)]
-pub(super) enum Source {
-    Input(usize),
-    Output(usize),
-    /// In the list of those that are neither.
-    Intermediate(usize),
-    Constant(usize),
-    /// An output without a gradient.
-    ConstantOutput(usize),
-}
-
-impl Source {
-    fn code(self) -> i64 {
-        use Source::*;
-        let (kind, index) = match self {
-            Input(i) => (0, i),
-            Output(i) => (1, i),
-            Intermediate(i) => (2, i),
-            Constant(i) => (3, i),
-            ConstantOutput(i) => (4, i),
-        };
-        (index * 8 + kind) as i64
-    }
-
-    fn origin(code: i64) -> Origin {
-        let index = (code / 8) as u32;
-        match code % 8 {
-            0 => Origin::Input(index),
-            1 => Origin::Output(index),
-            2 => Origin::Intermediate,
-            _ => Origin::Constant,
-        }
+fn origin(code: i64) -> Origin {
+    let index = (code / SOURCES as i64) as u32;
+    match code % SOURCES as i64 {
+        0 => Origin::Input(index),
+        1 => Origin::Output(index),
+        2 => Origin::Intermediate,
+        _ => Origin::Constant,
     }
 }
 
-/// The plans that an op's `forward` has made in this process, of real data. PyTorch keeps compiled
-/// graphs on disk, with the plan in them; a graph of an earlier build of the op
-/// must not be read as one of this.
+/// The plans that an op's `forward` has made in this process, of real data. PyTorch
+/// keeps compiled graphs on disk, with the plan in them; a graph of an earlier build of
+/// the op must not be read as one of this build.
 #[derive(Default)]
 pub(super) struct Plans(Mutex<Vec<Vec<i64>>>);
 
 impl Plans {
-    /// So many are kept: lists of tensors have one for each length.
+    /// Maximum number of plans that are kept: an op on lists has one for each length.
     const KEPT: usize = 1024;
 
     pub fn add(&self, plan: &[i64]) {
@@ -69,7 +46,7 @@ impl Plans {
     }
 
     /// # Errors
-    /// The plan is none of this op's.
+    /// The plan is not one that this op's `forward` made.
     pub fn check(&self, op: &'static str, plan: &[i64]) -> Result<()> {
         let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.len() == Plans::KEPT || plans.iter().any(|known| known == plan) {
@@ -87,13 +64,17 @@ impl Plan {
         let head = [self.second_order as i64, i64::from(self.materialize)];
         let outputs = self.differentiable.iter().map(|&d| i64::from(d));
         let n = self.differentiable.len() as i64;
-        let saved = self.saved.iter().map(|source| source.code());
+        let saved =
+            self.saved.iter().map(|&(source, index)| (index * SOURCES) as i64 + source as i64);
         head.into_iter().chain([n]).chain(outputs).chain(saved).collect()
     }
 
-    /// Whether gradients are materialised, and where each saved tensor comes from.
-    pub fn read(ints: &[i64]) -> (bool, Vec<Origin>) {
-        let saved = &ints[3 + ints[2] as usize..];
-        (ints[1] != 0, saved.iter().map(|&code| Source::origin(code)).collect())
+    /// Returns whether gradients are materialised, and the origin of each saved tensor;
+    /// `None` for a list that is no plan.
+    pub fn read(ints: &[i64]) -> Option<(bool, Vec<Origin>)> {
+        let [_, materialize, n, ref rest @ ..] = *ints else { return None };
+        let saved = rest.get(usize::try_from(n).ok()?..)?;
+        let origins = saved.iter().map(|&code| (code >= 0).then(|| origin(code)));
+        Some((materialize != 0, origins.collect::<Option<_>>()?))
     }
 }

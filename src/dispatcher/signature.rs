@@ -76,7 +76,18 @@ impl Signature {
         !self.args.contains(&Some(true))
     }
 
-    /// For each position of an input tensor, whether the op writes to it.
+    /// Returns for each position of an input tensor whether it is in a list.
+    pub fn list_positions<T: Shape>(&self, layout: &T::Layout) -> Vec<bool> {
+        let mut slots = self.inputs.iter();
+        let mut out = Vec::new();
+        T::lengths(layout, &mut |n| {
+            let is_list = matches!(slots.next(), Some(Slot::List | Slot::OptionalList));
+            out.extend(std::iter::repeat_n(is_list, n));
+        });
+        out
+    }
+
+    /// Returns for each position of an input tensor whether the op writes to it.
     pub fn written<T: Shape>(&self, layout: &T::Layout) -> Vec<bool> {
         let mut written = self.args.iter().flatten();
         let mut out = Vec::new();

@@ -15,7 +15,7 @@ namespace {
 
 namespace functorch = at::functorch;
 
-// Whether an outer level, or nobody's level, may differentiate what comes of it.
+// Whether an outer level, or plain autograd, may differentiate the result.
 bool may_be_differentiated(const at::Tensor& t) {
   if (const auto* batched = functorch::maybeGetBatchedImpl(t))
     return may_be_differentiated(batched->value());
@@ -29,7 +29,7 @@ struct Batched : OpKernel {
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
     const Stack args = take(*stack, handle.schema().arguments().size());
     const size_t own = kernel == TF_BACKWARD ? args.size() - op->n_args() : 0;
-    bool formulas = !op->mutates && op->batches(Values(args).slice(own, op->n_args()));
+    bool formulas = !op->mutates && op->facts(Values(args).slice(own, op->n_args())).batches;
     // Inside the op nothing is recorded, for no level.
     visit_all(args, [&](const at::Tensor& t) { formulas &= !t.defined() || !may_be_differentiated(t); });
     const tf_kernel above = kernel == TF_BACKWARD ? TF_BACKWARD_ABOVE : kernel;

@@ -2,23 +2,18 @@
 // transformation looks on (fake tensors, torch.compile, torch.func), forward and
 // backward are ops of their own that it sees, and a node here joins them.
 #include "dispatcher.h"
-#include "guard.h"
-#include "node_ptr.h"
-#include "refusal.h"
+#include "saving_node.h"
 #include "shim.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <mutex>
 #include <vector>
 
 namespace tf {
@@ -27,10 +22,9 @@ namespace {
 using c10::DispatchKey;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
-using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-// Whoever looks on from below autograd.
+// Dispatch keys below autograd whose modes must see the op.
 constexpr c10::DispatchKeySet kWatched(
     {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::Functionalize,
      DispatchKey::FuncTorchGradWrapper, DispatchKey::FuncTorchBatched,
@@ -38,24 +32,28 @@ constexpr c10::DispatchKeySet kWatched(
      DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::Conjugate,
      DispatchKey::Negative, DispatchKey::ZeroTensor});
 
-// What forward says of what backward will need: a head, whether each output is
-// differentiable, and where each saved tensor comes from. `plan.rs` writes it.
+// What the forward op tells the backward op: a head, whether each output is
+// differentiable, and the source of each saved tensor. `plan.rs` writes it.
 struct Plan {
-  enum Kind { kInput, kOutput, kIntermediate, kConstant, kConstantOutput };
   struct Source {
-    Kind kind;
+    tf_source kind;
     size_t index;  // of the input, the output, or in the list of intermediates
   };
 
-  explicit Plan(const IValue& value) : ints(value.toIntVector()) {}
+  explicit Plan(const IValue& value) : ints(value.toIntVector()) {
+    const bool whole = ints.size() >= 3 && ints[0] >= 0 && ints[0] <= TF_ONCE && ints[2] >= 0 &&
+                       static_cast<size_t>(ints[2]) <= ints.size() - 3;
+    TORCH_CHECK(whole && std::all_of(ints.begin(), ints.end(), [](int64_t i) { return i >= 0; }),
+                "a forward op returned a plan that is not one");
+  }
   tf_second_order second_order() const { return static_cast<tf_second_order>(ints[0]); }
   bool materialize() const { return ints[1] != 0; }
   size_t n_outputs() const { return static_cast<size_t>(ints[2]); }
-  bool differentiable(size_t output) const { return ints[3 + output] != 0; }
+  bool differentiable(size_t output) const { return ints.at(3 + output) != 0; }
   size_t n_saved() const { return ints.size() - 3 - n_outputs(); }
   Source source(size_t i) const {
     const int64_t code = ints[3 + n_outputs() + i];
-    return {static_cast<Kind>(code % 8), static_cast<size_t>(code / 8)};
+    return {static_cast<tf_source>(code % TF_SOURCES), static_cast<size_t>(code / TF_SOURCES)};
   }
 
   std::vector<int64_t> ints;
@@ -98,40 +96,33 @@ at::Tensor stand_in(const at::Tensor& t) {
   return at::empty({}, t.options()).expand_symint(t.sym_sizes());
 }
 
-struct DispatchNode : Node {
-  DispatchNode(OpPtr op, edge_list&& edges, Plan plan)
-      : Node(std::move(edges)), op(std::move(op)), plan(std::move(plan)) {}
+struct DispatchNode : SavingNode {
+  DispatchNode(OpPtr of, Name function, edge_list&& edges, Plan plan)
+      : SavingNode(std::move(edges), of->rust.errors, plan.second_order()),
+        registered(std::move(of)), function(function), plan(std::move(plan)) {}
 
-  std::string name() const override { return op->name + "Backward"; }
-
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    saved.clear();
-    inputs.clear();
-    freed = true;
-  }
+  Name op() const override { return function; }
 
   variable_list apply(variable_list&& dy) override {
     const size_t n = num_outputs();
-    if (std::none_of(dy.begin(), dy.end(), [](const at::Tensor& t) { return t.defined(); }))
-      return variable_list(n);
-    const bool recorded = c10::GradMode::is_enabled();
+    if (none_defined(dy)) return variable_list(n);
+    const bool recorded = is_recorded();
+    const bool once = recorded && second_order == TF_ONCE;
+    edge_list behind;
+    if (once) behind = edges_behind(dy);
     Stack stack = seeds(std::move(dy));
     c10::List<bool> needs;
     for (size_t i = 0; i < n; ++i) needs.push_back(task_should_compute_output(i));
-    unpack(stack, needs, recorded && plan.second_order() == TF_THROUGH_SAVED);
-    edge_list lost;
-    if (recorded && plan.second_order() == TF_ONCE)
-      lost = torch::autograd::collect_next_edges(flat(stack));
-    op->backward->callBoxed(&stack);
+    unpack_onto(stack, needs, recorded);
+    registered->backward->callBoxed(&stack);
     variable_list grads = flat(stack);
-    for (at::Tensor& grad : grads)
-      if (!lost.empty() && grad.defined()) grad = refuse(other_handle(grad), lost, -1);
+    if (once) refuse(grads, behind);
     return grads;
   }
 
-  // The gradients of the outputs, in the shape of the schema's returns. A list
-  // has no holes.
+  // The gradients of the outputs, in the shape of the schema's returns. Missing ones
+  // are filled in here, where the shapes of the outputs are known even if they are
+  // symbols. A list has no holes.
   Stack seeds(variable_list&& dy) {
     const auto fill = [&](size_t k) {
       if (!dy[k].defined() && plan.differentiable(k)) dy[k] = input_metadata(k).zeros_like();
@@ -155,42 +146,31 @@ struct DispatchNode : Node {
     return stack;
   }
 
-  // What was saved, the plan, and the op's arguments.
-  void unpack(Stack& stack, const c10::List<bool>& needs, bool refuse_intermediates) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (freed)
-      throw RustError(op->rust.errors,
-                      op->rust.errors->graph_freed(op->name.data(), op->name.size()));
+  // Puts what was saved, the plan, the needs and the op's arguments onto the stack.
+  void unpack_onto(Stack& stack, const c10::List<bool>& needs, bool recorded) {
     c10::List<at::Tensor> tensors;
-    for (size_t i = 0; i < saved.size(); ++i) {
-      const at::Tensor t = saved[i].unpack(getptr());
-      const bool lost = refuse_intermediates && plan.source(i).kind == Plan::kIntermediate;
-      tensors.push_back(lost ? refuse(other_handle(t), next_edges(), static_cast<ptrdiff_t>(i)) : t);
-    }
+    variable_list inputs;
+    unpack(recorded, [&](size_t i, at::Tensor&& t) {
+      if (i < plan.n_saved()) tensors.push_back(std::move(t));
+      else inputs.push_back(std::move(t));
+    });
     stack.emplace_back(std::move(tensors));
     stack.emplace_back(plan.ints);
     stack.emplace_back(needs);
     size_t i = 0;
-    const auto kept = [&](const at::Tensor&) { return inputs[i++].unpack(getptr()); };
-    for (const IValue& arg : args) stack.push_back(map_tensors(arg, kept));
+    const auto next = [&](const at::Tensor&) { return inputs.at(i++); };
+    for (const IValue& arg : args) stack.push_back(map_tensors(arg, next));
   }
 
-  at::Tensor refuse(at::Tensor t, edge_list edges, ptrdiff_t position) const {
-    return refusing(std::move(t), std::move(edges), op->rust.errors, {op->name.data(), op->name.size()},
-                    position);
-  }
-
-  const OpPtr op;
+  const OpPtr registered;
+  const Name function;
   const Plan plan;
   std::vector<ptrdiff_t> lengths;  // of the outputs; -1 for a single tensor
   Stack args;                      // with some tensor wherever there was one
-  std::vector<SavedVariable> inputs;  // for those places: inputs, or stand-ins
-  std::vector<SavedVariable> saved;
-  bool freed = false;
 };
 
-// Where the op's arguments were tensors, what a node may hold for good: some
-// tensor without memory and history.
+// An argument as a node may hold it for good: each of its tensors is one without
+// memory and history.
 IValue emptied(const IValue& arg) {
   return map_tensors(arg, [](const at::Tensor&) { return at::empty({0}, at::kCPU); });
 }
@@ -201,12 +181,49 @@ c10::List<bool> needs_of(const variable_list& x) {
   return needs;
 }
 
-// Makes a node the history of what the forward op gave.
-void record(const OpPtr& op, Stack& results, const Stack& args) {
+// The saved tensor of a source.
+at::Tensor saved_tensor(const Plan::Source& source, const variable_list& x, const variable_list& y,
+                        const c10::List<at::Tensor>& others) {
+  switch (source.kind) {
+    case TF_INPUT:
+      return x.at(source.index);
+    case TF_OUTPUT:
+    case TF_CONSTANT_OUTPUT:
+      return y.at(source.index);
+    default:
+      TORCH_CHECK(source.index < others.size(), "a plan names a tensor that is not there");
+      return others.get(source.index);
+  }
+}
+
+// Saves what the plan says, and behind it the inputs: those that backward uses, and
+// stand-ins for the others.
+void save(DispatchNode& node, const variable_list& x, const variable_list& y,
+          const c10::List<at::Tensor>& others) {
+  const Plan& plan = node.plan;
+  std::vector<bool> is_used(x.size(), plan.second_order() == TF_RECOMPUTED);
+  for (size_t i = 0; i < plan.n_saved(); ++i) {
+    const Plan::Source source = plan.source(i);
+    const bool input = source.kind == TF_INPUT;
+    const at::Tensor t = saved_tensor(source, x, y, others);
+    const bool intermediate = source.kind == TF_INTERMEDIATE &&
+                              torch::autograd::isDifferentiableType(t.scalar_type());
+    node.save(t, source.kind == TF_OUTPUT,
+              input ? static_cast<ptrdiff_t>(source.index) : ptrdiff_t{-1}, intermediate);
+    if (input) is_used[source.index] = true;
+  }
+  for (size_t i = 0; i < x.size(); ++i)
+    if (x[i].defined())
+      node.save(is_used[i] ? x[i] : stand_in(x[i]), false,
+                is_used[i] ? static_cast<ptrdiff_t>(i) : ptrdiff_t{-1}, false);
+}
+
+// Makes a node the history of what the forward op returned.
+void record(const OpPtr& op, Name function, Stack& results, const Stack& args) {
   const variable_list x = inputs_of(*op, args);
-  const Plan plan(results.back());
-  const auto intermediates = results[results.size() - 2].toTensorList();
-  const auto node = hold(new DispatchNode(op, torch::autograd::collect_next_edges(x), plan));
+  const auto node = hold(new DispatchNode(op, function, torch::autograd::collect_next_edges(x),
+                                          Plan(results.back())));
+  const Plan& plan = node->plan;
   size_t k = 0;
   const auto with_history = [&](const at::Tensor& t) {
     at::Tensor y = t;
@@ -223,42 +240,30 @@ void record(const OpPtr& op, Stack& results, const Stack& args) {
     results[i] = map_tensors(results[i], with_history);
     visit_tensors(results[i], [&](const at::Tensor& t) { y.push_back(t); });
   }
-  std::vector<bool> is_saved(x.size(), plan.second_order() == TF_RECOMPUTED);
-  for (size_t i = 0; i < plan.n_saved(); ++i) {
-    const auto [kind, index] = plan.source(i);
-    const bool output = kind == Plan::kOutput || kind == Plan::kConstantOutput;
-    const at::Tensor t = kind == Plan::kInput ? x[index]
-                         : output             ? y[index]
-                                              : intermediates.get(index);
-    node->saved.emplace_back(t, kind == Plan::kOutput);
-    if (kind == Plan::kInput) is_saved[index] = true;
-  }
-  for (size_t i = 0; i < x.size(); ++i)
-    if (x[i].defined()) node->inputs.emplace_back(is_saved[i] ? x[i] : stand_in(x[i]), false);
+  IValue& others = results[results.size() - 2];
+  save(*node, x, y, others.toTensorList());
   for (const IValue& arg : args) node->args.push_back(emptied(arg));
-  // Whoever differentiates what this saved must not lose the way through it.
+  // An outer level that differentiates what this saved must not lose the way through
+  // it.
   size_t i = 0;
   const auto lost = [&](const at::Tensor& t) {
     const size_t position = i++;
     for (size_t s = 0; s < plan.n_saved(); ++s) {
-      const auto [kind, index] = plan.source(s);
-      if (kind == Plan::kIntermediate && index == position &&
+      const Plan::Source source = plan.source(s);
+      if (source.kind == TF_INTERMEDIATE && source.index == position &&
           torch::autograd::isDifferentiableType(t.scalar_type()))
-        return node->refuse(t, node->next_edges(), static_cast<ptrdiff_t>(s));
+        return node->refused(t, edge_list(node->next_edges()), static_cast<ptrdiff_t>(s));
     }
     return t;
   };
-  IValue& kept = results[results.size() - 2];
-  kept = map_tensors(kept, lost);
+  others = map_tensors(others, lost);
 }
 
-// Gives the outputs the tangents that the op's jvp makes.
+// Sets the outputs' tangents to those that the op's jvp makes.
 void set_tangents(const OpPtr& op, Stack& results, const Stack& args) {
   Stack values;
-  const auto tangent = [](const at::Tensor& t) {
-    const at::Tensor& dx = t._fw_grad(/*level=*/0);
-    return dx.defined() ? dx : at::zeros_like(t);
-  };
+  // An input without a tangent has an undefined one: Rust fills it in.
+  const auto tangent = [](const at::Tensor& t) { return t._fw_grad(/*level=*/0); };
   const auto primal = [](const at::Tensor& t) { return t._fw_primal(/*level=*/0); };
   for (size_t i = 0; i < args.size(); ++i)
     if (holds_tensors(op->schema.arguments()[i])) values.push_back(map_tensors(args[i], tangent));
@@ -276,9 +281,9 @@ void call_below(const c10::OperatorHandle& handle, Stack* stack) {
   handle.callBoxed(stack);
 }
 
-// The forward op below this level, and what this level makes of it. Null where it
-// has nothing to make of it.
-std::optional<Stack> forward(const OpPtr& op, const Stack& args) {
+// Runs the forward op below this level and records it, or sets tangents, at this one.
+// Null if this level has nothing to do.
+std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack& args) {
   const bool recorded = c10::GradMode::is_enabled() && requires_grad(args);
   const bool dual = has_tangents(args);
   if (!recorded && !dual) return std::nullopt;
@@ -288,7 +293,7 @@ std::optional<Stack> forward(const OpPtr& op, const Stack& args) {
   Stack results = args;
   results.emplace_back(needs_of(inputs_of(*op, args)));
   call_below(*op->forward, &results);
-  if (recorded) record(op, results, args);
+  if (recorded) record(op, {facts.name, facts.name_len}, results, args);
   if (dual) set_tangents(op, results, args);
   return results;
 }
@@ -303,8 +308,9 @@ struct Public : OpKernel {
       return give(*stack, std::move(results));
     }
     Stack args = take(*stack, op->n_args());
-    op->cast_inputs(args);
-    if (auto results = forward(op, args)) {
+    const tf_facts facts = op->facts(args);
+    if (facts.casts) op->cast_inputs(args);
+    if (auto results = forward(op, facts, args)) {
       results->resize(op->n_outputs());
       return give(*stack, *std::move(results));
     }
@@ -320,10 +326,10 @@ struct Forward : OpKernel {
     Stack args = take(*stack, op->n_args() + 1);
     const IValue needs = std::move(args.back());
     args.pop_back();
-    if (auto results = forward(op, args)) {
+    if (auto results = forward(op, op->facts(args), args)) {
       const Plan plan(results->back());
       for (size_t i = 0; i < plan.n_saved(); ++i)
-        TORCH_CHECK(!has_tangents(args) || plan.source(i).kind != Plan::kIntermediate, op->name,
+        TORCH_CHECK(!has_tangents(args) || plan.source(i).kind != TF_INTERMEDIATE, op->name,
                     ": it saves a tensor that is neither an input nor an output, so forward mode "
                     "over reverse mode does not go through it; use reverse mode twice");
       return give(*stack, *std::move(results));
@@ -343,26 +349,22 @@ struct Backward : OpKernel {
     const auto args = torch::jit::last(*stack, n);
     const bool recorded = c10::GradMode::is_enabled() && requires_grad(args);
     if (!recorded && !has_tangents(args)) return call_below(handle, stack);
-    bool no_formula = false;
-    Stack results;
-    try {
-      results = op->call(TF_BACKWARD_ABOVE, args, &no_formula);
-    } catch (const RustError&) {
-      if (!no_formula || !recorded) throw;
-    }
-    if (no_formula) {
-      const edge_list edges = torch::autograd::collect_next_edges(flat(args));
-      call_below(handle, stack);
-      results = take(*stack, handle.schema().returns().size());
-      const auto once = [&](const at::Tensor& t) {
-        return refusing(t, edge_list(edges), op->rust.errors,
-                        {op->name.data(), op->name.size()}, -1);
-      };
-      for (IValue& result : results) result = map_tensors(result, once);
-    } else {
+    std::optional<Stack> results = op->try_call(
+        TF_BACKWARD_ABOVE, args, [&](bool no_formula) { return no_formula && recorded; });
+    if (results) {
       torch::jit::drop(*stack, n);
+      return give(*stack, *std::move(results));
     }
-    give(*stack, std::move(results));
+    // The backward is a kernel: its results are right, and refuse to be differentiated.
+    const edge_list edges = torch::autograd::collect_next_edges(flat(args));
+    const tf_facts facts = op->facts(args.slice(n - op->n_args()));
+    call_below(handle, stack);
+    results = take(*stack, handle.schema().returns().size());
+    const auto once = [&](const at::Tensor& t) {
+      return refusing(t, edge_list(edges), op->rust.errors, {facts.name, facts.name_len}, -1);
+    };
+    for (IValue& result : *results) result = map_tensors(result, once);
+    give(*stack, *std::move(results));
   }
 };
 

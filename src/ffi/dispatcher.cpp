@@ -18,14 +18,10 @@
 #include <optional>
 #include <vector>
 
-namespace at::autocast {
-TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
-}
-
 namespace tf {
 namespace {
 
-// Values as Rust reads them, borrowed from IValues.
+// Arguments as Rust reads them, borrowed from IValues.
 class Borrowed {
  public:
   explicit Borrowed(Values from) {
@@ -109,35 +105,6 @@ at::Tensor specialised(const at::Tensor& t) {
     return out;
   };
   return at::empty_strided(plain(t.sym_sizes()), plain(t.sym_strides()), t.options());
-}
-
-const c10::StorageImpl* memory(const at::Tensor& t) {
-  return t.defined() && t.has_storage() ? t.storage().unsafeGetStorageImpl() : nullptr;
-}
-
-// Gives each result memory of its own. (Returned inputs are what the schema says.)
-void separate(Stack& results, Values args, bool returns_args) {
-  std::vector<const c10::StorageImpl*> taken;
-  if (!returns_args)
-    visit_all(args, [&](const at::Tensor& t) { taken.push_back(memory(t)); });
-  const auto own = [&](const at::Tensor& t) {
-    const bool shared = memory(t) && std::find(taken.begin(), taken.end(), memory(t)) != taken.end();
-    const at::Tensor out = shared ? t.clone() : t;
-    taken.push_back(memory(out));
-    return out;
-  };
-  for (IValue& result : results) result = map_tensors(result, own);
-}
-
-// Throws the error, or what it tells of: an exception of Python's, which goes on
-// as it is.
-[[noreturn]] void rethrow(const RustError& error) {
-  const Failure& last = last_failure();
-  const std::string text = error.what();
-  const size_t n = last.text.size();
-  if (last.foreign && text.size() >= n && text.compare(text.size() - n, n, last.text) == 0)
-    std::rethrow_exception(std::exchange(last_failure().foreign, nullptr));
-  throw error;
 }
 
 struct Below : OpKernel {
@@ -231,50 +198,53 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
     : rust(rust), schema(std::move(schema)), mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
-Stack Op::call(tf_kernel kernel, Values values, bool* no_formula, bool attempt) const {
-  Stack results;
-  bool unused = false;
+void rethrow(const RustError& error) {
+  const Failure& last = last_failure();
+  const std::string text = error.what();
+  const size_t n = last.text.size();
+  if (last.foreign && text.size() >= n && text.compare(text.size() - n, n, last.text) == 0)
+    std::rethrow_exception(std::exchange(last_failure().foreign, nullptr));
+  throw error;
+}
+
+void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula,
+              bool attempt) const {
   const Borrowed borrowed(values);
   last_failure().foreign = nullptr;
-  void* const error = rust.call(rust.state, kernel, borrowed.data(), borrowed.size(),
-                                &results, no_formula ? no_formula : &unused, attempt);
-  if (error) rethrow(RustError(rust.errors, error));
-  return results;
+  return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula,
+                   attempt);
 }
 
 Stack Op::compute(tf_kernel kernel, Values values) const {
   const c10::NoGradGuard unrecorded;
   bool symbolic = false;
   visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
-  Stack results;
-  try {
-    results = call(kernel, values, nullptr, /*attempt=*/symbolic);
-  } catch (const RustError&) {
-    // Code that asks for sizes has none while they are symbols.
-    if (!symbolic) throw;
-    Stack plain;
-    for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));
-    results = call(kernel, plain);
-  }
-  separate(results, values, mutates && kernel == TF_APPLY);
-  return results;
+  if (!symbolic) return call(kernel, values);
+  // Code that asks for sizes has none while they are symbols.
+  std::optional<Stack> results =
+      try_call(kernel, values, [](bool) { return true; }, /*attempt=*/true);
+  if (results) return *std::move(results);
+  Stack plain;
+  for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));
+  return call(kernel, plain);
 }
 
-bool Op::batches(Values args) const {
+tf_facts Op::facts(Values args) const {
   const Borrowed borrowed(args);
-  return rust.batches(rust.state, borrowed.data(), borrowed.size());
+  tf_facts facts{name.data(), name.size(), false, false};
+  rust.facts(rust.state, borrowed.data(), borrowed.size(), &facts);
+  return facts;
 }
 
 void Op::cast_inputs(Stack& args) const {
-  const Borrowed borrowed(args);
-  const int8_t dtype = rust.cast(rust.state, borrowed.data(), borrowed.size());
-  if (dtype < 0) return;
-  const auto cast = [&](const at::Tensor& t) {
-    const bool eligible = at::autocast::is_autocast_enabled(t.device().type()) &&
-                          t.is_floating_point() && t.scalar_type() != at::kDouble;
-    return eligible ? t.to(static_cast<at::ScalarType>(dtype)) : t;
-  };
-  for (IValue& arg : args) arg = map_tensors(arg, cast);
+  Stack converted = call(TF_CAST, args);
+  size_t next = 0;
+  for (size_t i = 0; i < args.size(); ++i)
+    if (holds_tensors(schema.arguments()[i])) {
+      IValue& value = converted.at(next++);
+      const bool absent = value.isTensor() && !value.toTensor().defined();
+      if (!absent) args[i] = std::move(value);
+    }
 }
 
 }  // namespace tf

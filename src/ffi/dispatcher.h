@@ -1,6 +1,7 @@
-// What the dispatcher's files share: an op that Rust registered.
+// An op that Rust registered, as the dispatcher's files share it.
 #pragma once
 
+#include "guard.h"
 #include "shim.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -8,6 +9,7 @@
 #include <ATen/core/stack.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -17,29 +19,47 @@ using c10::IValue;
 using torch::jit::Stack;
 using Values = c10::ArrayRef<IValue>;
 
-// An op, as Rust defined it. Every kernel of its holds it.
+// Throws the error, or the exception of Python's that it tells of.
+[[noreturn]] void rethrow(const RustError& error);
+
+// An op, as Rust defined it. Each of its kernels holds it.
 struct Op {
   Op(const tf_op& rust, c10::FunctionSchema schema);
   ~Op() { rust.drop(rust.state); }
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
 
-  // Its number of arguments and of outputs.
+  // The numbers of arguments and of outputs.
   size_t n_args() const { return schema.arguments().size(); }
   size_t n_outputs() const { return schema.returns().size(); }
 
-  // What Rust's kernel gives. Throws Rust's error.
-  Stack call(tf_kernel kernel, Values values, bool* no_formula = nullptr,
-             bool attempt = false) const;
+  // What Rust's kernel returns. Throws Rust's error.
+  Stack call(tf_kernel kernel, Values values) const {
+    return *try_call(kernel, values, [](bool) { return false; });
+  }
 
-  // As `call`, below autograd: nothing recorded, no result in the memory of an
-  // argument or of another result.
+  // What Rust's kernel returns; null if it fails and `may_fail(no_formula)`. The
+  // caller is then outside every handler, so it may call Rust again.
+  template <typename F>
+  std::optional<Stack> try_call(tf_kernel kernel, Values values, F&& may_fail,
+                                bool attempt = false) const {
+    bool no_formula = false;
+    Stack results;
+    void* const error = run(kernel, values, results, no_formula, attempt);
+    if (!error) return results;
+    const RustError thrown(rust.errors, error);
+    if (may_fail(no_formula)) return std::nullopt;
+    rethrow(thrown);
+  }
+
+  // What `call` returns, below autograd: nothing is recorded.
   Stack compute(tf_kernel kernel, Values values) const;
 
-  // With inputs in the dtype that the op wants under autocast.
-  void cast_inputs(Stack& args) const;
+  // What Rust says of the Function that the arguments make.
+  tf_facts facts(Values args) const;
 
-  bool batches(Values args) const;
+  // Converts the inputs to the dtype that the op wants under autocast.
+  void cast_inputs(Stack& args) const;
 
   tf_op rust;
   c10::FunctionSchema schema;
@@ -50,6 +70,10 @@ struct Op {
   // its arguments has none.
   std::optional<c10::OperatorHandle> forward;
   std::optional<c10::OperatorHandle> backward;
+
+ private:
+  void* run(tf_kernel kernel, Values values, Stack& results, bool& no_formula,
+            bool attempt) const;
 };
 
 bool holds_tensors(const c10::Argument& a);
@@ -110,8 +134,8 @@ inline void give(Stack& stack, Stack&& results) {
   for (IValue& result : results) stack.push_back(std::move(result));
 }
 
-// The kernels for the Autograd key, of an op, of its forward and its backward op;
-// and the one for a level of vmap, of each.
+// The kernels of an op, of its forward op and of its backward op for the Autograd
+// key, and for a level of vmap.
 c10::KernelFunction autograd_of(const OpPtr& op, tf_kernel kernel);
 c10::KernelFunction batched_of(const OpPtr& op, tf_kernel kernel);
 

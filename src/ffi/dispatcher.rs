@@ -1,10 +1,9 @@
 //! Ops in libtorch's dispatcher: what their kernels call back, and definitions.
 
 use super::check;
-use super::errors::into_raw;
+use super::errors::call_back;
 use super::node::{Callbacks, ERRORS};
-use crate::error::{Error, Result};
-use crate::quiet::quietly;
+use crate::error::Result;
 use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::mem::ManuallyDrop;
@@ -12,25 +11,67 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// An op whose types are forgotten.
+/// A registered op, as libtorch's dispatcher calls it back.
 pub(crate) trait Op: Send + Sync {
-    /// `ns::name`.
+    /// Returns `ns::name`.
     fn name(&self) -> &'static str;
-    /// (arguments) -> outputs, recorded if grad mode is on.
-    fn apply(&self, args: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
-    /// (arguments, needs) -> outputs, saved intermediates, plan.
-    fn forward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
-    /// Whether what `backward` is to be given comes from this op's `forward`.
-    fn check_plan(&self, values: &[Value<'_>]) -> Result<()>;
-    /// (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
-    fn backward(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
-    /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
-    fn jvp(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
-    /// libtorch's number of the dtype that autocast is to convert inputs to.
-    fn cast(&self, args: &[Value<'_>]) -> Option<i8>;
-    /// Whether the op's formulas take tensors that vmap has batched.
-    fn batches(&self, args: &[Value<'_>]) -> bool;
+    /// Runs a kernel. `attempt`: a panic may be expected, and is not worth a message.
+    fn call(
+        &self,
+        kernel: Kernel,
+        values: &[Value<'_>],
+        results: &mut Results<'_>,
+        attempt: bool,
+    ) -> Result<()>;
+    /// Returns the facts about the Function that `args` make.
+    fn facts(&self, args: &[Value<'_>]) -> Result<Facts>;
 }
+
+/// What the dispatcher asks about a Function.
+pub(crate) struct Facts {
+    pub name: &'static str,
+    /// Its formulas run on tensors that vmap has batched.
+    pub batches: bool,
+    /// It wants its inputs in another dtype under autocast.
+    pub casts: bool,
+}
+
+/// What the dispatcher asks of an op: `tf_kernel` of the shim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[expect(dead_code, reason = "the shim makes the values")]
+pub(crate) enum Kernel {
+    /// (arguments) -> outputs, recorded if grad mode is on.
+    Apply = 0,
+    /// (arguments, needs) -> outputs, saved intermediates, plan.
+    Forward = 1,
+    /// (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
+    Backward = 2,
+    /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
+    Jvp = 3,
+    /// What `Backward` does, at a level of torch.func or recorded: on tensors that may
+    /// hold others, without data of their own.
+    BackwardAbove = 4,
+    /// (arguments) -> the tensor arguments, in the dtype that autocast asks for.
+    Cast = 5,
+}
+
+/// Where a plan finds a saved tensor: `tf_source` of the shim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Source {
+    Input = 0,
+    Output = 1,
+    /// In the list of saved tensors that are neither.
+    Intermediate = 2,
+    /// In the same list.
+    Constant = 3,
+    /// An output without a gradient.
+    ConstantOutput = 4,
+}
+
+/// A plan writes `index * SOURCES + source`.
+pub(crate) const SOURCES: usize = 8;
 
 /// An argument of an op.
 #[derive(Clone, Copy)]
@@ -54,7 +95,7 @@ pub enum Value<'a> {
 pub struct TensorRef<'a>(*const C_tensor, std::marker::PhantomData<&'a C_tensor>);
 
 impl TensorRef<'_> {
-    /// A handle of one's own.
+    /// Returns another handle.
     pub(crate) fn handle(self) -> Option<Tensor> {
         // SAFETY: the shim keeps the tensor during the call that lends it, which
         // the lifetime stands for.
@@ -104,7 +145,7 @@ impl RawValue {
     }
 }
 
-/// Where a kernel puts its results, in order.
+/// The results of a kernel, in order.
 pub(crate) struct Results<'a>(*mut c_void, std::marker::PhantomData<&'a mut c_void>);
 
 impl Results<'_> {
@@ -129,22 +170,30 @@ fn into_handle(t: Option<Tensor>) -> *mut C_tensor {
     t.map_or(std::ptr::null_mut(), |t| ManuallyDrop::new(t).as_mut_ptr())
 }
 
-/// `tf_op` of shim.h.
+/// `tf_facts` of the shim.
+#[repr(C)]
+struct RawFacts {
+    name: *const c_char,
+    name_len: usize,
+    batches: bool,
+    casts: bool,
+}
+
+/// `tf_op` of the shim.
 #[repr(C)]
 struct RawOp {
     errors: *const Callbacks,
     state: *mut c_void,
     call: extern "C" fn(
         *const c_void,
-        u8,
+        Kernel,
         *const RawValue,
         usize,
         *mut c_void,
         *mut bool,
         bool,
     ) -> *mut c_void,
-    cast: extern "C" fn(*const c_void, *const RawValue, usize) -> i8,
-    batches: extern "C" fn(*const c_void, *const RawValue, usize) -> bool,
+    facts: extern "C" fn(*const c_void, *const RawValue, usize, *mut RawFacts),
     drop: extern "C" fn(*mut c_void),
 }
 
@@ -190,7 +239,7 @@ unsafe fn op_of<'a>(state: *const c_void) -> &'a dyn Op {
 
 extern "C" fn call(
     state: *const c_void,
-    kernel: u8,
+    kernel: Kernel,
     values: *const RawValue,
     n: usize,
     results: *mut c_void,
@@ -200,35 +249,21 @@ extern "C" fn call(
     // SAFETY: the shim's op, and values and results that it lends for this call.
     let (op, values) = unsafe { (op_of(state), read_all(values, n)) };
     let mut results = Results(results, std::marker::PhantomData);
-    let mut run = || match kernel {
-        0 => op.apply(&values, &mut results),
-        1 => op.forward(&values, &mut results),
-        2 => op.check_plan(&values).and_then(|()| op.backward(&values, &mut results)),
-        3 => op.jvp(&values, &mut results),
-        _ => op.backward(&values, &mut results),
-    };
-    let run = || if attempt { quietly(run) } else { run() };
-    let done = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        let message = super::panic_message(payload);
-        Err(Error::Panic { op: op.name(), stage: "a kernel", message })
-    });
-    let Err(error) = done else { return std::ptr::null_mut() };
-    // SAFETY: the shim lends the flag for this call.
-    unsafe { *no_formula = error.is_about_kernels() };
-    into_raw(error)
+    call_back(op.name(), "a kernel", || {
+        let done = op.call(kernel, &values, &mut results, attempt);
+        // SAFETY: the shim lends the flag for this call.
+        done.inspect_err(|error| unsafe { *no_formula = error.is_about_kernels() })
+    })
 }
 
-extern "C" fn cast(state: *const c_void, args: *const RawValue, n: usize) -> i8 {
+extern "C" fn facts(state: *const c_void, args: *const RawValue, n: usize, out: *mut RawFacts) {
     // SAFETY: as in `call`.
     let (op, args) = unsafe { (op_of(state), read_all(args, n)) };
-    let dtype = catch_unwind(AssertUnwindSafe(|| op.cast(&args)));
-    dtype.ok().flatten().unwrap_or(-1)
-}
-
-extern "C" fn batches(state: *const c_void, args: *const RawValue, n: usize) -> bool {
-    // SAFETY: as in `call`.
-    let (op, args) = unsafe { (op_of(state), read_all(args, n)) };
-    catch_unwind(AssertUnwindSafe(|| op.batches(&args))).unwrap_or(false)
+    let found = catch_unwind(AssertUnwindSafe(|| op.facts(&args)));
+    let Ok(Ok(Facts { name, batches, casts })) = found else { return };
+    let found = RawFacts { name: name.as_ptr().cast(), name_len: name.len(), batches, casts };
+    // SAFETY: the shim lends `out` for this call.
+    unsafe { out.write(found) };
 }
 
 extern "C" fn drop_op(state: *mut c_void) {
@@ -237,16 +272,16 @@ extern "C" fn drop_op(state: *mut c_void) {
     super::drop_quietly(op);
 }
 
-/// What a schema says of one argument or return.
+/// One argument or return of a schema.
 pub(crate) struct Part {
     pub is_return: bool,
     pub name: String,
-    /// As in the schema: `Tensor?`, `int[]`.
+    /// The type as the schema writes it: `Tensor?`, `int[]`.
     pub dtype: String,
     pub is_written: bool,
 }
 
-/// The parts of a schema of libtorch's.
+/// Returns the arguments and returns of a schema.
 pub(crate) fn read_schema(schema: &str) -> Result<Vec<Part>> {
     extern "C" fn visit(
         parts: *mut c_void,
@@ -295,8 +330,7 @@ impl Definitions {
             errors: &ERRORS,
             state: Box::into_raw(Box::new(op)).cast(),
             call,
-            cast,
-            batches,
+            facts,
             drop: drop_op,
         };
         let (schema, ns) = (text(schema), self.namespace.as_ptr());
@@ -305,7 +339,7 @@ impl Definitions {
         check("dispatcher", unsafe { tf_define(self.library, ns, schema.as_ptr(), &op) })
     }
 
-    /// Leaves them for the life of the process.
+    /// Leaves the definitions for the life of the process.
     pub fn keep(self) {
         std::mem::forget(self);
     }

@@ -2,6 +2,8 @@
 #include "guard.h"
 #include "shim.h"
 
+#include <c10/core/AutogradState.h>
+#include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
 // From ATen/autocast_mode.h, which takes four times as long to compile as all
@@ -23,6 +25,15 @@ using tf::guarded;
 constexpr at::DeviceType kDevices[] = {at::kCPU, at::kCUDA, at::kMPS};
 
 }  // namespace
+
+bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
+
+bool tf_set_grad_enabled(bool enabled) noexcept {
+  auto& state = c10::AutogradState::get_tls_state();
+  const bool was = state.get_grad_mode();
+  state.set_grad_mode(enabled);
+  return was;
+}
 
 bool tf_enter_autocast(int8_t device_type, int8_t dtype,
                        tf_autocast* was) noexcept {

@@ -2,24 +2,20 @@
 #include "guard.h"
 #include "small_memory.h"
 #include "node_ptr.h"
-#include "refusal.h"
+#include "saving_node.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/alias.h>
-#include <c10/core/AutogradState.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
-#include <string>
 #include <typeinfo>
 #include <unordered_set>
 #include <vector>
@@ -29,21 +25,11 @@ namespace {
 using tf::guarded;
 using tf::Name;
 using tf::NodePtr;
-using tf::refusing;
-using tf::version_of;
 using torch::autograd::CreationMeta;
 using torch::autograd::DifferentiableViewMeta;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
-using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-struct Saved {
-  SavedVariable variable;
-  uint32_t version;
-  // Neither input nor output nor declared constant: its history is not known.
-  bool intermediate;
-};
 
 // Handles of three kinds in a row: some that are given to Rust, then those that
 // Rust gives. They are this frame's until given, and once received.
@@ -63,11 +49,11 @@ class Handles {
   c10::SmallVector<at::Tensor*, 8> handles_;
 };
 
-struct FunctionNode : Node {
+// The state, whose size C++ does not know, lies behind the node.
+struct FunctionNode : tf::SavingNode {
   FunctionNode(edge_list&& edges, const tf_recording& what)
-      : Node(std::move(edges)),
-        callbacks(what.callbacks),
-        second_order(what.second_order) {
+      : SavingNode(std::move(edges), what.callbacks, what.second_order),
+        n_saved(static_cast<uint32_t>(what.n_saved)) {
     std::memcpy(state(), what.state, callbacks->state_size);
   }
 
@@ -89,38 +75,23 @@ struct FunctionNode : Node {
     return reinterpret_cast<void*>((end + align - 1) & ~(align - 1));
   }
 
-
-  Name op() const {
+  Name op() const override {
     Name op{};
     op.text = callbacks->name(state(), &op.len);
     return op;
   }
 
-  std::string name() const override {
-    const Name name = op();
-    return std::string(name.text, name.len) + "Backward";
-  }
-
-  void release_variables() override {
-    freed.store(true, std::memory_order_release);
-    if (!saved) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    saved->clear();
-  }
-
   variable_list apply(variable_list&& dy) override {
     const size_t n = num_outputs();
-    const auto defined = [](const at::Tensor& t) { return t.defined(); };
-    if (std::none_of(dy.begin(), dy.end(), defined)) return variable_list(n);
-    const bool recorded =  // create_graph
-        c10::AutogradState::get_tls_state().get_grad_mode();
+    if (none_defined(dy)) return variable_list(n);
+    const bool recorded = is_recorded();
     const bool once = recorded && second_order == TF_ONCE;
-    edge_list seeds;
-    if (once) seeds = torch::autograd::collect_next_edges(dy);
+    edge_list behind;
+    if (once) behind = edges_behind(dy);
 
-    const size_t n_dy = dy.size(), n_saved = this->n_saved;
+    const size_t n_dy = dy.size();
     Handles handles(n_dy + n_saved + n);
-    unpack(handles, n_dy, recorded && second_order == TF_THROUGH_SAVED);
+    unpack(recorded, [&](size_t i, at::Tensor&& t) { handles.put(n_dy + i, std::move(t)); });
     for (size_t i = 0; i < n_dy; ++i)
       if (dy[i].defined()) handles.put(i, std::move(dy[i]));
     c10::SmallVector<bool, 8> needs;
@@ -142,66 +113,11 @@ struct FunctionNode : Node {
     variable_list grads(n);
     for (size_t i = 0; i < n; ++i)
       if (found[i]) grads[i] = std::move(*found[i]);
-    if (once) refuse(grads, std::move(seeds));
+    if (once) refuse(grads, behind);
     return grads;
   }
 
-  // Puts copies of the saved tensors, with their history where they have one,
-  // at `at` and behind it.
-  void unpack(Handles& handles, size_t at, bool refuse_intermediates) {
-    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
-    if (saved) lock.lock();
-    if (freed) {
-      const Name name = op();
-      throw tf::RustError(callbacks, callbacks->graph_freed(name.text, name.len));
-    }
-    for (size_t i = 0; saved && i < saved->size(); ++i) {
-      at::Tensor t = unpack_one(i);
-      if (refuse_intermediates && (*saved)[i].intermediate)
-        t = with_refusal(t, edges_of_inputs(), i);
-      handles.put(at + i, std::move(t));
-    }
-  }
-
-  // libtorch checks the version too, but cannot name the tensor.
-  at::Tensor unpack_one(size_t i) {
-    const Saved& kept = (*saved)[i];
-    const auto raw = kept.variable.get_raw_data();
-    if (raw && raw->defined()) {
-      const uint32_t version = version_of(*raw);
-      if (version != kept.version) {
-        const Name name = op();
-        throw tf::RustError(callbacks,
-                            callbacks->saved_changed(name.text, name.len, i,
-                                                     kept.version, version));
-      }
-    }
-    return kept.variable.unpack(getptr());
-  }
-
-  edge_list edges_of_inputs() const { return next_edges(); }
-
-  at::Tensor with_refusal(const at::Tensor& t, edge_list&& edges,
-                          ptrdiff_t position) const {
-    return refusing(tf::other_handle(t), std::move(edges), callbacks, op(), position);
-  }
-
-  void refuse(variable_list& grads, edge_list seeds) {
-    for (at::Tensor& grad : grads) {
-      if (!grad.defined()) continue;
-      edge_list edges = edges_of_inputs();
-      edges.insert(edges.end(), seeds.begin(), seeds.end());
-      grad = with_refusal(grad, std::move(edges), -1);
-    }
-  }
-
-  // Little and close together: the speed of small ops needs nodes that are
-  // small. The state, whose size C++ does not know, lies behind the node.
-  const tf_callbacks* callbacks;
-  std::unique_ptr<std::vector<Saved>> saved;  // null, for good, if nothing is
-  uint32_t n_saved = 0;                       // as recorded
-  tf_second_order second_order;
-  std::atomic<bool> freed{false};
+  const uint32_t n_saved;
 };
 
 static_assert(alignof(FunctionNode) <= tf::SmallMemory::kAlign);
@@ -222,10 +138,15 @@ edge_list edges_of(const tf_recording& what) {
   return edges;
 }
 
+// The position of the input that `t` is, or -1.
+ptrdiff_t position_of(const at::Tensor& t, const tf_recording& what) {
+  for (size_t i = 0; i < what.n_inputs; ++i)
+    if (what.inputs[i] && what.inputs[i]->is_same(t)) return static_cast<ptrdiff_t>(i);
+  return -1;
+}
+
 bool is_input(const at::Tensor& t, const tf_recording& what) {
-  return std::any_of(
-      what.inputs, what.inputs + what.n_inputs,
-      [&](const at::Tensor* x) { return x && x->is_same(t); });
+  return position_of(t, what) >= 0;
 }
 
 bool is_output(const at::Tensor& t, const tf_output* outputs, size_t n) {
@@ -311,38 +232,21 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
 
 void save(const tf_recording& what, FunctionNode& node,
           const Returned& returned) {
-  node.n_saved = static_cast<uint32_t>(what.n_saved);
-  node.saved = std::make_unique<std::vector<Saved>>();
-  node.saved->reserve(what.n_saved);
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i].tensor;
     const bool output = std::find(returned.begin(), returned.end(),
                                   t.unsafeGetTensorImpl()) != returned.end();
+    const bool is_output = t.grad_fn().get() == &node;
+    const ptrdiff_t input = is_output ? -1 : position_of(t, what);
     // A tensor with a history of its own (a captured parameter) brings it.
-    const bool intermediate = !output && !is_input(t, what) &&
+    const bool intermediate = !output && input < 0 &&
                               !what.saved[i].constant && !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
-    const bool is_output = t.grad_fn().get() == &node;
-    node.saved->push_back(
-        {SavedVariable(t, is_output), version_of(t), intermediate});
+    node.save(t, is_output, input, intermediate);
   }
 }
 
 }  // namespace
-
-void* tf_take_error() noexcept {
-  const std::exception_ptr held = std::exchange(tf::last_failure().rust, nullptr);
-  if (!held) return nullptr;
-  try {
-    std::rethrow_exception(held);
-  } catch (const tf::RustError& e) {
-    return e.take();
-  } catch (...) {
-    return nullptr;
-  }
-}
-
-const char* tf_last_error() noexcept { return tf::last_failure().text.c_str(); }
 
 bool tf_record(const tf_recording* what, bool* taken) noexcept {
   return guarded(false, [&] {
@@ -373,6 +277,6 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
     for (size_t i = 0; i < n_leaves; ++i)
       edges.push_back(torch::autograd::impl::gradient_edge(*leaves[i]));
     return new at::Tensor(
-        refusing(tf::other_handle(*t), std::move(edges), callbacks, {op, op_len}, position));
+        tf::refusing(tf::other_handle(*t), std::move(edges), callbacks, {op, op_len}, position));
   });
 }

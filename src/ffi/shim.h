@@ -327,7 +327,27 @@ enum tf_kernel : uint8_t {
   TF_JVP = 3,
   // As TF_BACKWARD, at a level of torch.func or recorded: on tensors that may hold
   // others, without data of their own.
-  TF_BACKWARD_ABOVE = 4
+  TF_BACKWARD_ABOVE = 4,
+  // (arguments) -> the tensor arguments, in the dtype that autocast asks for.
+  TF_CAST = 5
+};
+
+// Where the forward op's plan finds a saved tensor.
+enum tf_source : uint8_t {
+  TF_INPUT = 0,
+  TF_OUTPUT = 1,
+  TF_INTERMEDIATE = 2,  // in the list of those that are neither
+  TF_CONSTANT = 3,      // in the same list
+  TF_CONSTANT_OUTPUT = 4,
+  TF_SOURCES = 8  // a plan writes index * TF_SOURCES + source
+};
+
+// What the dispatcher asks about the Function that the arguments of a call make.
+struct tf_facts {
+  const char* name;  // static
+  size_t name_len;
+  bool batches;  // its formulas run on tensors that vmap has batched
+  bool casts;    // it wants its inputs in another dtype under autocast
 };
 
 struct tf_op {
@@ -338,10 +358,8 @@ struct tf_op {
   // may be expected, and is not worth a message.
   void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
                 size_t n, void* results, bool* no_formula, bool attempt);
-  // The dtype that autocast is to convert the inputs to; -1 for none.
-  int8_t (*cast)(const void* state, const tf_value* args, size_t n);
-  // Whether the op's own formulas run on tensors that vmap has batched.
-  bool (*batches)(const void* state, const tf_value* args, size_t n);
+  // Writes the facts; leaves them alone if no Function can be made of `args`.
+  void (*facts)(const void* state, const tf_value* args, size_t n, tf_facts* out);
   void (*drop)(void* state);
 };
 

@@ -1,27 +1,20 @@
+// What the crate reads of a tensor and does to it, below autograd.
 #include "guard.h"
-#include "node_ptr.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/AutogradState.h>
 #include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/forward_grad.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
-#include <unordered_set>
 #include <utility>
-#include <vector>
 
 namespace {
 
 using tf::guarded;
 using tf::version_of;
-
 using torch::autograd::AutogradMeta;
 
 const AutogradMeta* autograd_meta(const at::TensorBase& t) {
@@ -108,15 +101,6 @@ void add_in_place(at::Tensor& sum, const at::Tensor& term) {
   if (!add_short(sum, term)) sum.add_(term);
 }
 
-using Tensors = std::vector<at::Tensor>;
-
-Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
-  Tensors out;
-  out.reserve(n);
-  for (size_t i = 0; i < n; ++i) out.push_back(*handles[i]);
-  return out;
-}
-
 }  // namespace
 
 bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
@@ -134,15 +118,6 @@ bool tf_describe_input(const at::Tensor* t, tf_meta* out,
 
 uint32_t tf_version(const at::Tensor* t) noexcept {
   return t->defined() ? version_of(*t) : 0u;  // throws nothing
-}
-
-bool tf_grad_enabled() noexcept { return c10::GradMode::is_enabled(); }
-
-bool tf_set_grad_enabled(bool enabled) noexcept {
-  auto& state = c10::AutogradState::get_tls_state();
-  const bool was = state.get_grad_mode();
-  state.set_grad_mode(enabled);
-  return was;
 }
 
 at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
@@ -195,123 +170,9 @@ bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   });
 }
 
-bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
-  return guarded(false, [&] {
-    leaf->mutable_grad() = *grad;
-    return true;
-  });
-}
-
-// Some derivatives (that of sgn, say) are libtorch's zeros without memory, of
-// which nobody can read the data.
-static at::Tensor with_memory(const at::Tensor& t) {
-  return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
-}
-
-bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
-             size_t n_outputs, const at::Tensor* const* inputs,
-             size_t n_inputs, bool retain_graph, bool create_graph,
-             at::Tensor** grads) noexcept {
-  return guarded(false, [&] {
-    const Tensors found = torch::autograd::grad(
-        copy_handles(outputs, n_outputs), copy_handles(inputs, n_inputs),
-        copy_handles(seeds, n_outputs), retain_graph, create_graph,
-        /*allow_unused=*/true);
-    for (size_t i = 0; i < n_inputs; ++i)
-      grads[i] = found[i].defined() ? new at::Tensor(with_memory(found[i])) : nullptr;
-    return true;
-  });
-}
-
-bool tf_backward(const at::Tensor* const* outputs,
-                 const at::Tensor* const* seeds, size_t n_outputs,
-                 const at::Tensor* const* inputs, size_t n_inputs,
-                 bool retain_graph, bool create_graph) noexcept {
-  return guarded(false, [&] {
-    torch::autograd::backward(copy_handles(outputs, n_outputs),
-                              copy_handles(seeds, n_outputs), retain_graph,
-                              create_graph, copy_handles(inputs, n_inputs));
-    return true;
-  });
-}
-
-bool tf_enter_dual_level() noexcept {
-  return guarded(false, [] {
-    torch::autograd::ForwardADLevel::get_next_idx();
-    return true;
-  });
-}
-
-void tf_exit_dual_level() noexcept {
-  guarded(false, [] {
-    torch::autograd::ForwardADLevel::release_idx(/*idx=*/0);
-    return true;
-  });
-}
-
-bool tf_set_forward_mode(bool enabled) noexcept {
-  auto& state = c10::AutogradState::get_tls_state();
-  const bool was = state.get_fw_grad_mode();
-  state.set_fw_grad_mode(enabled);
-  return was;
-}
-
-at::Tensor* tf_tangent(const at::Tensor* t) noexcept {
-  return guarded(static_cast<at::Tensor*>(nullptr), [&]() -> at::Tensor* {
-    if (!t->defined()) return nullptr;
-    const at::Tensor& tangent = t->_fw_grad(/*level=*/0);
-    return tangent.defined() ? new at::Tensor(tangent) : nullptr;
-  });
-}
-
-bool tf_set_tangent(const at::Tensor* t, const at::Tensor* tangent) noexcept {
-  return guarded(false, [&] {
-    t->_set_fw_grad(*tangent, /*level=*/0, /*is_inplace_op=*/false);
-    return true;
-  });
-}
-
 bool tf_bump_version(const at::Tensor* t) noexcept {
   return guarded(false, [&] {
     if (!t->is_inference()) t->unsafeGetTensorImpl()->bump_version();
     return true;
   });
-}
-
-bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
-                     void (*visit)(void*, at::Tensor*), void* data) noexcept {
-  return guarded(false, [&] {
-    using torch::autograd::AccumulateGrad;
-    using torch::autograd::Node;
-    std::unordered_set<Node*> seen;
-    std::vector<Node*> todo;
-    const auto reach = [&](Node* node) {
-      if (node && seen.insert(node).second) todo.push_back(node);
-    };
-    // An output that is a leaf itself has a node only while somebody holds it.
-    std::vector<tf::NodePtr> roots;
-    for (size_t i = 0; i < n_outputs; ++i) {
-      roots.push_back(
-          torch::autograd::impl::gradient_edge(*outputs[i]).function);
-      reach(roots.back().get());
-    }
-    while (!todo.empty()) {
-      Node* node = todo.back();
-      todo.pop_back();
-      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node))
-        visit(data, new at::Tensor(leaf->variable));
-      for (const auto& edge : node->next_edges()) reach(edge.function.get());
-    }
-    return true;
-  });
-}
-
-bool tf_try(void (*body)(void*), void* data) {
-  try {
-    body(data);
-    return true;
-  } catch (...) {
-    if (!std::current_exception()) throw;  // not C++'s
-    return guarded(false, []() -> bool { throw; });
-  }
 }

@@ -1,0 +1,97 @@
+// libtorch's own reverse mode.
+#include "guard.h"
+#include "node_ptr.h"
+#include "shim.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <unordered_set>
+#include <vector>
+
+namespace {
+
+using tf::guarded;
+
+using Tensors = std::vector<at::Tensor>;
+
+Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
+  Tensors out;
+  out.reserve(n);
+  for (size_t i = 0; i < n; ++i) out.push_back(*handles[i]);
+  return out;
+}
+
+}  // namespace
+
+bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
+  return guarded(false, [&] {
+    leaf->mutable_grad() = *grad;
+    return true;
+  });
+}
+
+// Some derivatives (that of sgn, say) are libtorch's zeros without memory, of
+// which nobody can read the data.
+static at::Tensor with_memory(const at::Tensor& t) {
+  return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
+}
+
+bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
+             size_t n_outputs, const at::Tensor* const* inputs,
+             size_t n_inputs, bool retain_graph, bool create_graph,
+             at::Tensor** grads) noexcept {
+  return guarded(false, [&] {
+    const Tensors found = torch::autograd::grad(
+        copy_handles(outputs, n_outputs), copy_handles(inputs, n_inputs),
+        copy_handles(seeds, n_outputs), retain_graph, create_graph,
+        /*allow_unused=*/true);
+    for (size_t i = 0; i < n_inputs; ++i)
+      grads[i] = found[i].defined() ? new at::Tensor(with_memory(found[i])) : nullptr;
+    return true;
+  });
+}
+
+bool tf_backward(const at::Tensor* const* outputs,
+                 const at::Tensor* const* seeds, size_t n_outputs,
+                 const at::Tensor* const* inputs, size_t n_inputs,
+                 bool retain_graph, bool create_graph) noexcept {
+  return guarded(false, [&] {
+    torch::autograd::backward(copy_handles(outputs, n_outputs),
+                              copy_handles(seeds, n_outputs), retain_graph,
+                              create_graph, copy_handles(inputs, n_inputs));
+    return true;
+  });
+}
+
+bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
+                     void (*visit)(void*, at::Tensor*), void* data) noexcept {
+  return guarded(false, [&] {
+    using torch::autograd::AccumulateGrad;
+    using torch::autograd::Node;
+    std::unordered_set<Node*> seen;
+    std::vector<Node*> todo;
+    const auto reach = [&](Node* node) {
+      if (node && seen.insert(node).second) todo.push_back(node);
+    };
+    // An output that is a leaf itself has a node only while somebody holds it.
+    std::vector<tf::NodePtr> roots;
+    for (size_t i = 0; i < n_outputs; ++i) {
+      roots.push_back(
+          torch::autograd::impl::gradient_edge(*outputs[i]).function);
+      reach(roots.back().get());
+    }
+    while (!todo.empty()) {
+      Node* node = todo.back();
+      todo.pop_back();
+      if (auto* leaf = dynamic_cast<AccumulateGrad*>(node))
+        visit(data, new at::Tensor(leaf->variable));
+      for (const auto& edge : node->next_edges()) reach(edge.function.get());
+    }
+    return true;
+  });
+}
