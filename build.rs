@@ -98,7 +98,32 @@ fn unit(name: &str, files: &[&str]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Writes `layout.h`, which asserts for C++ what src/ffi/layout.rs asserts for Rust.
+fn write_layout_header(out: &Path) -> Result<()> {
+    let text = fs::read_to_string("src/ffi/layout.rs").context("src/ffi/layout.rs")?;
+    let (mut header, mut of) = (String::new(), String::new());
+    // The lines with a `$` are those of the macros.
+    for line in text.lines().map(str::trim).filter(|line| !line.contains('$')) {
+        if let Some((_, c)) = line.split_once(" as ").filter(|_| line.ends_with('{')) {
+            let (name, size) = c.trim_end_matches(" {").split_once(", ").context(c.to_owned())?;
+            header += &format!("static_assert(sizeof({name}) == {size}, \"{name}\");\n");
+            of = name.to_owned();
+        } else if let Some((_, c)) = line.split_once(" as ").filter(|_| line.ends_with(';')) {
+            let (name, number) = c.trim_end_matches(';').split_once(" = ").context(c.to_owned())?;
+            header += &format!("static_assert({name} == {number}, \"{name}\");\n");
+        } else if let Some((field, offset)) = line.trim_end_matches(',').split_once(": ")
+            && offset.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            header +=
+                &format!("static_assert(offsetof({of}, {field}) == {offset}, \"{of}.{field}\");\n");
+        }
+    }
+    fs::write(out.join("layout.h"), header).context("cannot write layout.h")
+}
+
 fn compile_shim(include: &Path) -> Result<()> {
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    write_layout_header(&out)?;
     let mut build = cc::Build::new();
     build
         .cpp(true)
@@ -111,6 +136,7 @@ fn compile_shim(include: &Path) -> Result<()> {
         .flag("-fvisibility=hidden")
         .extra_warnings(true)
         .include("src/ffi")
+        .include(&out)
         // System headers, so that their warnings are not ours.
         .flag("-isystem")
         .flag(include)

@@ -103,14 +103,32 @@ impl TensorRef<'_> {
     }
 }
 
-/// `tf_value` of shim.h.
+/// The kind of a [`RawValue`]: `tf_tag` of the shim.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+#[expect(dead_code, reason = "the shim makes the values")]
+pub(super) enum Tag {
+    None = 0,
+    Tensor,
+    Tensors,
+    Int,
+    Float,
+    Bool,
+    Text,
+    Ints,
+    Floats,
+    Bools,
+    Other,
+}
+
+/// `tf_value` of the shim.
 #[repr(C)]
-struct RawValue {
-    tag: u8,
-    len: usize,
-    data: *const c_void,
-    i: i64,
-    f: f64,
+pub(super) struct RawValue {
+    pub(super) tag: Tag,
+    pub(super) len: usize,
+    pub(super) data: *const c_void,
+    pub(super) i: i64,
+    pub(super) f: f64,
 }
 
 impl RawValue {
@@ -129,17 +147,17 @@ impl RawValue {
         // SAFETY: the shim's tag says what `data` and `len` are.
         unsafe {
             match self.tag {
-                0 => Value::None,
-                1 => Value::Tensor(TensorRef(self.data.cast(), std::marker::PhantomData)),
-                2 => Value::Tensors(list(self)),
-                3 => Value::Int(self.i),
-                4 => Value::Float(self.f),
-                5 => Value::Bool(self.i != 0),
-                6 => std::str::from_utf8(list(self)).map_or(Value::Other, Value::Text),
-                7 => Value::Ints(list(self)),
-                8 => Value::Floats(list(self)),
-                9 => Value::Bools(list(self)),
-                _ => Value::Other,
+                Tag::None => Value::None,
+                Tag::Tensor => Value::Tensor(TensorRef(self.data.cast(), std::marker::PhantomData)),
+                Tag::Tensors => Value::Tensors(list(self)),
+                Tag::Int => Value::Int(self.i),
+                Tag::Float => Value::Float(self.f),
+                Tag::Bool => Value::Bool(self.i != 0),
+                Tag::Text => std::str::from_utf8(list(self)).map_or(Value::Other, Value::Text),
+                Tag::Ints => Value::Ints(list(self)),
+                Tag::Floats => Value::Floats(list(self)),
+                Tag::Bools => Value::Bools(list(self)),
+                Tag::Other => Value::Other,
             }
         }
     }
@@ -172,19 +190,19 @@ fn into_handle(t: Option<Tensor>) -> *mut C_tensor {
 
 /// `tf_facts` of the shim.
 #[repr(C)]
-struct RawFacts {
-    name: *const c_char,
-    name_len: usize,
-    batches: bool,
-    casts: bool,
+pub(super) struct RawFacts {
+    pub(super) name: *const c_char,
+    pub(super) name_len: usize,
+    pub(super) batches: bool,
+    pub(super) casts: bool,
 }
 
 /// `tf_op` of the shim.
 #[repr(C)]
-struct RawOp {
-    errors: *const Callbacks,
-    state: *mut c_void,
-    call: extern "C" fn(
+pub(super) struct RawOp {
+    pub(super) errors: *const Callbacks,
+    pub(super) state: *mut c_void,
+    pub(super) call: extern "C" fn(
         *const c_void,
         Kernel,
         *const RawValue,
@@ -193,8 +211,8 @@ struct RawOp {
         *mut bool,
         bool,
     ) -> *mut c_void,
-    facts: extern "C" fn(*const c_void, *const RawValue, usize, *mut RawFacts),
-    drop: extern "C" fn(*mut c_void),
+    pub(super) facts: extern "C" fn(*const c_void, *const RawValue, usize, *mut RawFacts),
+    pub(super) drop: extern "C" fn(*mut c_void),
 }
 
 unsafe extern "C" {

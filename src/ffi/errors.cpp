@@ -2,6 +2,10 @@
 #include "guard.h"
 #include "shim.h"
 
+#include <cstddef>
+
+#include "layout.h"  // static_asserts, which build.rs writes from layout.rs
+
 using tf::guarded;
 
 void* tf_take_error() noexcept {

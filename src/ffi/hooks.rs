@@ -13,7 +13,7 @@ use torch_sys::C_tensor;
 /// undefined tensors.
 pub(crate) type Hook = dyn Fn(&mut [Tensor], &[Tensor]) -> Result<()> + Send + Sync;
 
-/// `tf_hook_place` of shim.h.
+/// `tf_hook_place` of the shim.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum Place {
@@ -22,19 +22,19 @@ pub(crate) enum Place {
     NodePost = 2,
 }
 
-/// `tf_hook` of shim.h.
+/// `tf_hook` of the shim.
 #[repr(C)]
-struct RawHook {
-    callbacks: *const Callbacks,
-    state: *const c_void,
-    call: extern "C" fn(
+pub(super) struct RawHook {
+    pub(super) callbacks: *const Callbacks,
+    pub(super) state: *const c_void,
+    pub(super) call: extern "C" fn(
         *const c_void,
         *const *mut C_tensor,
         usize,
         *const *const C_tensor,
         usize,
     ) -> *mut c_void,
-    drop: extern "C" fn(*const c_void),
+    pub(super) drop: extern "C" fn(*const c_void),
 }
 
 unsafe extern "C" {

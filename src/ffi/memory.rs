@@ -1,27 +1,27 @@
 //! The memory of tensors, for the kernel module.
 
-use super::{last_error, own};
-use crate::error::{Error, Result};
+use super::own;
+use crate::error::Result;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// `tf_memory` of shim.h.
+/// `tf_memory` of the shim.
 #[repr(C)]
-struct RawMemory {
-    sizes: *const i64,
-    strides: *const i64,
-    dim: usize,
-    count: usize,
-    data: *const c_void,
-    dtype: i8,
-    contiguous: bool,
-    dense: bool,
+pub(super) struct RawMemory {
+    pub(super) sizes: *const i64,
+    pub(super) strides: *const i64,
+    pub(super) dim: usize,
+    pub(super) count: usize,
+    pub(super) data: *const c_void,
+    pub(super) dtype: i8,
+    pub(super) contiguous: bool,
+    pub(super) dense: bool,
 }
 
 unsafe extern "C" {
-    fn tf_memory_of(t: *const C_tensor, written: bool, out: *mut RawMemory) -> u8;
+    fn tf_memory_of(t: *const C_tensor, written: bool, out: *mut RawMemory) -> Unfit;
     fn tf_empty(
         sizes: *const i64,
         strides: *const i64,
@@ -58,9 +58,15 @@ pub(crate) struct Memory<'t> {
     pub dense: bool,
 }
 
-/// Why a kernel cannot run on a tensor: the values of `tf_unfit` of shim.h.
+/// Why a kernel cannot run on a tensor: `tf_unfit` of the shim.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(dead_code, reason = "the shim makes the values")]
 pub(crate) enum Unfit {
-    Torch(Error),
+    /// It can; `memory` never returns this.
+    Fit = 0,
+    /// An exception; see [`last_error`](super::last_error).
+    Failed,
     Undefined,
     NoData,
     OtherDevice,
@@ -76,16 +82,12 @@ pub(crate) enum Unfit {
 /// Returns the memory of `t` if a kernel can run on it. `written`: the kernel will
 /// write to it.
 #[inline]
-pub(crate) fn memory<'t>(
-    op: &'static str,
-    t: &'t Tensor,
-    written: bool,
-) -> Result<Memory<'t>, Unfit> {
+pub(crate) fn memory<'t>(t: &'t Tensor, written: bool) -> Result<Memory<'t>, Unfit> {
     let mut raw = MaybeUninit::<RawMemory>::uninit();
     // SAFETY: `t` owns a valid handle.
     let unfit = unsafe { tf_memory_of(t.as_ptr(), written, raw.as_mut_ptr()) };
-    if unfit != 0 {
-        return Err(why(op, unfit));
+    if unfit != Unfit::Fit {
+        return Err(unfit);
     }
     // SAFETY: the shim has written `raw` whole. libtorch keeps `dim` sizes and
     // strides inside the tensor while it lives; resizing it takes `&mut Tensor`,
@@ -102,23 +104,6 @@ pub(crate) fn memory<'t>(
             contiguous: raw.contiguous,
             dense: raw.dense,
         })
-    }
-}
-
-#[cold]
-fn why(op: &'static str, unfit: u8) -> Unfit {
-    match unfit {
-        1 => Unfit::Torch(last_error(op)),
-        2 => Unfit::Undefined,
-        4 => Unfit::OtherDevice,
-        5 => Unfit::Quantised,
-        6 => Unfit::NotStrided,
-        7 => Unfit::Lazy,
-        8 => Unfit::Recorded,
-        9 => Unfit::Tangent,
-        10 => Unfit::Traced,
-        11 => Unfit::Unaligned,
-        _ => Unfit::NoData,
     }
 }
 

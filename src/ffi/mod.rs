@@ -8,6 +8,7 @@ mod engine;
 mod errors;
 mod forward_ad;
 pub(crate) mod hooks;
+mod layout;
 pub(crate) mod memory;
 mod meta;
 pub(crate) mod modes;

@@ -5,13 +5,13 @@ use crate::error::Result;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 
-/// `tf_autocast` of shim.h.
+/// `tf_autocast` of the shim.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct RawAutocast {
-    device_type: i8,
-    dtype: i8,
-    enabled: bool,
+pub(super) struct RawAutocast {
+    pub(super) device_type: i8,
+    pub(super) dtype: i8,
+    pub(super) enabled: bool,
 }
 
 unsafe extern "C" {

@@ -60,7 +60,7 @@ pub(crate) fn gather<A: smallvec::Array>(items: impl Iterator<Item = A::Item>) -
 /// `tf_callbacks` of the shim.
 #[repr(C)]
 pub(super) struct Callbacks {
-    backward: extern "C" fn(
+    pub(super) backward: extern "C" fn(
         *const c_void,
         *mut *mut C_tensor,
         usize,
@@ -70,15 +70,15 @@ pub(super) struct Callbacks {
         usize,
         *mut *mut C_tensor,
     ) -> *mut c_void,
-    name: extern "C" fn(*const c_void, *mut usize) -> *const c_char,
-    graph_freed: extern "C" fn(*const c_char, usize) -> *mut c_void,
-    saved_changed: extern "C" fn(*const c_char, usize, usize, u32, u32) -> *mut c_void,
-    no_second_order: extern "C" fn(*const c_char, usize, isize) -> *mut c_void,
-    error_text: extern "C" fn(*mut c_void) -> *const c_char,
-    drop_error: extern "C" fn(*mut c_void),
-    drop_state: extern "C" fn(*mut c_void),
-    state_size: usize,
-    state_align: usize,
+    pub(super) name: extern "C" fn(*const c_void, *mut usize) -> *const c_char,
+    pub(super) graph_freed: extern "C" fn(*const c_char, usize) -> *mut c_void,
+    pub(super) saved_changed: extern "C" fn(*const c_char, usize, usize, u32, u32) -> *mut c_void,
+    pub(super) no_second_order: extern "C" fn(*const c_char, usize, isize) -> *mut c_void,
+    pub(super) error_text: extern "C" fn(*mut c_void) -> *const c_char,
+    pub(super) drop_error: extern "C" fn(*mut c_void),
+    pub(super) drop_state: extern "C" fn(*mut c_void),
+    pub(super) state_size: usize,
+    pub(super) state_align: usize,
 }
 
 const fn callbacks<C: Callback>() -> Callbacks {
@@ -99,9 +99,9 @@ const fn callbacks<C: Callback>() -> Callbacks {
 /// An output to be given a history: `tf_output` of the shim.
 #[repr(C)]
 pub(crate) struct Output<'a> {
-    tensor: *mut C_tensor,
-    differentiable: bool,
-    borrowed: PhantomData<&'a mut Tensor>,
+    pub(super) tensor: *mut C_tensor,
+    pub(super) differentiable: bool,
+    pub(super) borrowed: PhantomData<&'a mut Tensor>,
 }
 
 impl<'a> Output<'a> {
@@ -116,9 +116,9 @@ impl<'a> Output<'a> {
 /// A tensor to be saved: `tf_saved` of the shim.
 #[repr(C)]
 pub(crate) struct Saved<'a> {
-    tensor: *const C_tensor,
-    constant: bool,
-    borrowed: PhantomData<&'a Tensor>,
+    pub(super) tensor: *const C_tensor,
+    pub(super) constant: bool,
+    pub(super) borrowed: PhantomData<&'a Tensor>,
 }
 
 impl<'a> Saved<'a> {
@@ -131,18 +131,18 @@ impl<'a> Saved<'a> {
 
 /// `tf_recording` of the shim.
 #[repr(C)]
-struct RawRecording<'a> {
-    callbacks: *const Callbacks,
-    inputs: *const *const C_tensor,
-    n_inputs: usize,
-    dirty: *const usize,
-    n_dirty: usize,
-    outputs: *const Output<'a>,
-    n_outputs: usize,
-    saved: *const Saved<'a>,
-    n_saved: usize,
-    second_order: SecondOrder,
-    state: *const c_void,
+pub(super) struct RawRecording<'a> {
+    pub(super) callbacks: *const Callbacks,
+    pub(super) inputs: *const *const C_tensor,
+    pub(super) n_inputs: usize,
+    pub(super) dirty: *const usize,
+    pub(super) n_dirty: usize,
+    pub(super) outputs: *const Output<'a>,
+    pub(super) n_outputs: usize,
+    pub(super) saved: *const Saved<'a>,
+    pub(super) n_saved: usize,
+    pub(super) second_order: SecondOrder,
+    pub(super) state: *const c_void,
 }
 
 unsafe extern "C" {

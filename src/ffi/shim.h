@@ -1,5 +1,5 @@
-// The border between Rust and libtorch. Every function is noexcept: a C++
-// exception becomes a text in tch_function_last_error() and a failure value.
+// The border between Rust and libtorch. Every function except tf_try is noexcept: a
+// C++ exception becomes a text in tf_last_error() and a failure value.
 //
 // Pointers to tensors are `at::Tensor*`, the handles that tch owns. They are
 // borrowed for the length of the call unless a comment says otherwise.
@@ -14,12 +14,12 @@ class Tensor;
 
 extern "C" {
 
-// What the checks need to know of a tensor, read in one call. `sizes` points
+// The facts about a tensor that the checks need, read in one call. `sizes` points
 // into the tensor and is valid while the tensor lives and is not resized.
 struct tf_meta {
   const int64_t* sizes;
   size_t dim;
-  const void* impl;  // identity: equal for handles of one tensor
+  const void* identity;  // equal for handles of one tensor
   uint32_t version;  // the in-place counter; 0 for inference tensors
   int8_t dtype;      // c10::ScalarType; -1 when undefined
   int8_t device_type;
@@ -274,11 +274,10 @@ at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
 void tf_set_cache_limit(size_t bytes) noexcept;
 void tf_empty_cache() noexcept;
 
-// All that a kernel needs in one call, where the first input is contiguous and
-// has 1 to `limit` elements, and the others are so too, or one element that is
-// expanded (`one_x`), all of its shape and of `dtype`: their memory, and `n_y`
-// new tensors like the first, owned by the caller, not initialised. The count
-// of elements; 0, and nothing made, elsewhere.
+// The fast path for small tensors. If all inputs have one shape and `dtype`, the
+// first is contiguous with 1 to `limit` elements and each other one is contiguous or
+// one expanded element (`one_x`), writes their memory and `n_y` new uninitialised
+// tensors (owned by the caller) and returns the element count. Otherwise returns 0.
 size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
                 size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
                 size_t n_y, void** data_y) noexcept;
@@ -290,103 +289,6 @@ size_t tf_threads() noexcept;
 // among them, and waits for all. `body` must not throw.
 void tf_parallel(void (*body)(void*), void* data) noexcept;
 
-// --- The dispatcher ---------------------------------------------------------
-
-// An argument of an op. Lists and texts are borrowed for the call.
-enum tf_tag : uint8_t {
-  TF_NONE = 0,
-  TF_TENSOR_VALUE,  // `data` is an at::Tensor*
-  TF_TENSORS,       // an array of at::Tensor*, null where absent
-  TF_INT,
-  TF_FLOAT,
-  TF_BOOL,
-  TF_TEXT,
-  TF_INTS,
-  TF_FLOATS,
-  TF_BOOLS,  // an array of int64_t
-  TF_OTHER
-};
-
-struct tf_value {
-  tf_tag tag;
-  size_t len;
-  const void* data;
-  int64_t i;
-  double f;
-};
-
-// What a dispatcher op asks of Rust.
-enum tf_kernel : uint8_t {
-  // (arguments) -> outputs, recorded if grad mode is on.
-  TF_APPLY = 0,
-  // (arguments, needs) -> outputs, saved intermediates, plan.
-  TF_FORWARD = 1,
-  // (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
-  TF_BACKWARD = 2,
-  // (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
-  TF_JVP = 3,
-  // As TF_BACKWARD, at a level of torch.func or recorded: on tensors that may hold
-  // others, without data of their own.
-  TF_BACKWARD_ABOVE = 4,
-  // (arguments) -> the tensor arguments, in the dtype that autocast asks for.
-  TF_CAST = 5
-};
-
-// Where the forward op's plan finds a saved tensor.
-enum tf_source : uint8_t {
-  TF_INPUT = 0,
-  TF_OUTPUT = 1,
-  TF_INTERMEDIATE = 2,  // in the list of those that are neither
-  TF_CONSTANT = 3,      // in the same list
-  TF_CONSTANT_OUTPUT = 4,
-  TF_SOURCES = 8  // a plan writes index * TF_SOURCES + source
-};
-
-// What the dispatcher asks about the Function that the arguments of a call make.
-struct tf_facts {
-  const char* name;  // static
-  size_t name_len;
-  bool batches;  // its formulas run on tensors that vmap has batched
-  bool casts;    // it wants its inputs in another dtype under autocast
-};
-
-struct tf_op {
-  const tf_callbacks* errors;
-  void* state;  // owned by the registration
-  // Null on success, else an error. `no_formula` says that the backward runs a
-  // kernel of its own, which libtorch cannot record. `attempt` says that a panic
-  // may be expected, and is not worth a message.
-  void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
-                size_t n, void* results, bool* no_formula, bool attempt);
-  // Writes the facts; leaves them alone if no Function can be made of `args`.
-  void (*facts)(const void* state, const tf_value* args, size_t n, tf_facts* out);
-  void (*drop)(void* state);
-};
-
-// The next result of a call; takes the handles.
-void tf_give_tensor(void* results, at::Tensor* t) noexcept;
-void tf_give_tensors(void* results, at::Tensor* const* t, size_t n) noexcept;
-void tf_give_ints(void* results, const int64_t* ints, size_t n) noexcept;
-
-// Calls `visit` for each argument and return of a schema. False (with an error)
-// for a text that is not a schema.
-bool tf_read_schema(const char* schema,
-                    void (*visit)(void* data, bool is_return, const char* name,
-                                  const char* type, bool is_written),
-                    void* data) noexcept;
-
-// A namespace of ops, which is this library's alone; null on failure.
-void* tf_open_library(const char* ns) noexcept;
-// Defines an op and its inner forward and backward ops. Takes the op.
-bool tf_define(void* library, const char* ns, const char* schema,
-               const tf_op* op) noexcept;
-// Takes every definition back. A library that is not closed stays for good.
-void tf_close_library(void* library) noexcept;
-
-// Keeps the shared object that `address` lies in until the process ends.
-void tf_stay_loaded(const void* address) noexcept;
-// In a Python process: raises RuntimeError on its main thread, if that is this
-// one; prints the message on another. Does nothing elsewhere.
-void tf_raise_in_python(const char* message) noexcept;
-
 }  // extern "C"
+
+#include "dispatcher_shim.h"

@@ -28,8 +28,8 @@ unsafe extern "C" {
 /// shim.
 #[repr(C)]
 pub(crate) struct Description<'t> {
-    sizes: *const i64,
-    dim: usize,
+    pub(super) sizes: *const i64,
+    pub(super) dim: usize,
     /// An address that is equal for handles of one tensor, and for no two tensors that
     /// live.
     pub identity: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Description<'t> {
     pub only_as_view: bool,
     /// The sizes are symbols of a tracer's; `sizes` is empty.
     pub symbolic: bool,
-    tensor: PhantomData<&'t Tensor>,
+    pub(super) tensor: PhantomData<&'t Tensor>,
 }
 
 impl<'t> Description<'t> {

@@ -48,7 +48,7 @@ impl<'t> Operand<'t> {
         seen: i8,
     ) -> Result<Operand<'t>> {
         let written = what.0 == Role::Output;
-        let memory = memory::memory(op, t, written).map_err(|why| unfit(op, what, why))?;
+        let memory = memory::memory(t, written).map_err(|why| unfit(op, what, why))?;
         match stored(memory.dtype) {
             Some(stored) => Ok(Operand { memory, stored, seen }),
             None => Err(other_dtype(op, what, seen, memory.dtype)),
@@ -285,9 +285,9 @@ pub(super) fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 
 #[cold]
 fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
     let (found, instead) = match why {
-        Unfit::Torch(error) => return error,
+        Unfit::Failed => return crate::ffi::last_error(op),
         Unfit::Undefined => return Error::Undefined { op, what: format!("{what} {i}") },
-        Unfit::NoData => (
+        Unfit::Fit | Unfit::NoData => (
             "has no data: it is a meta or fake tensor, or a wrapper as under vmap",
             "ask kernel::runs_on, and compute it with tch operators there; where the outputs' \
              shapes are enough, write Function::fake",

@@ -103,7 +103,7 @@ use tch::Tensor;
 /// Whether a kernel can read `x` here: a dense CPU tensor with data, which
 /// libtorch is neither recording nor tracing at the moment.
 pub fn runs_on(x: &Tensor) -> bool {
-    crate::ffi::memory::memory("kernel::runs_on", x, false).is_ok()
+    crate::ffi::memory::memory(x, false).is_ok()
 }
 
 /// How many bytes of freed large tensors are kept at most, from now on and by all
