@@ -39,7 +39,6 @@ pub(crate) struct Facts {
 /// What the dispatcher asks of an op: `tf_kernel` of the shim.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the shim makes the values")]
 pub(crate) enum Kernel {
     /// (arguments) -> outputs, recorded if grad mode is on.
     Apply = 0,
@@ -106,7 +105,6 @@ impl TensorRef<'_> {
 /// The kind of a [`RawValue`]: `tf_tag` of the shim.
 #[derive(Clone, Copy)]
 #[repr(u8)]
-#[expect(dead_code, reason = "the shim makes the values")]
 pub(super) enum Tag {
     None = 0,
     Tensor,

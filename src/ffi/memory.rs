@@ -61,7 +61,6 @@ pub(crate) struct Memory<'t> {
 /// Why a kernel cannot run on a tensor: `tf_unfit` of the shim.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "the shim makes the values")]
 pub(crate) enum Unfit {
     /// It can; `memory` never returns this.
     Fit = 0,
