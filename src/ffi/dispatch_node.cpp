@@ -264,7 +264,11 @@ std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack
   TORCH_CHECK(op->forward, op->name, ": it changes an argument in place, and its gradient is "
               "not there under torch.compile, torch.func or a mode of PyTorch's; register a "
               "form that returns a new tensor, or call it under no_grad");
-  Stack results = args;
+  // With lists of their own: libtorch's fallback for lazily negated tensors puts other
+  // tensors into the lists that it is given.
+  Stack results;
+  const auto same = [](const at::Tensor& t) { return t; };
+  for (const IValue& arg : args) results.push_back(map_tensors(arg, same));
   results.emplace_back(needs_of(inputs_of(*op, args)));
   call_below(*op->forward, &results);
   if (recorded) record(op, {facts.name, facts.name_len}, results, args);

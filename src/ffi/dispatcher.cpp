@@ -9,6 +9,7 @@
 #include <ATen/core/enum_tag.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
 #include <dlfcn.h>
@@ -136,8 +137,23 @@ void rethrow(const RustError& error) {
   throw error;
 }
 
+// Makes changes in place count again, which do not below autograd: the checks of the
+// context rest on the versions of tensors.
+class CountsChanges {
+ public:
+  CountsChanges() { c10::impl::tls_set_dispatch_key_excluded(kKey, false); }
+  ~CountsChanges() { c10::impl::tls_set_dispatch_key_excluded(kKey, was_); }
+  CountsChanges(const CountsChanges&) = delete;
+  CountsChanges& operator=(const CountsChanges&) = delete;
+
+ private:
+  static constexpr c10::DispatchKey kKey = c10::DispatchKey::ADInplaceOrView;
+  const bool was_ = c10::impl::tls_is_dispatch_key_excluded(kKey);
+};
+
 void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula,
               bool attempt) const {
+  const CountsChanges counts;
   const Borrowed borrowed(values);
   last_failure().foreign = nullptr;
   return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula,

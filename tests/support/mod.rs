@@ -26,6 +26,13 @@ pub struct Op<I: Tensors, O: Tensors> {
     pub forward: ForwardFn<I, O>,
     pub backward: BackwardFn<I, O>,
 }
+impl<I: Tensors, O: Tensors> Clone for Op<I, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I: Tensors, O: Tensors> Copy for Op<I, O> {}
+
 pub type ForwardFn<I, O> = fn(&mut Ctx, Refs<'_, I>) -> Result<Of<O, Tensor>>;
 pub type BackwardFn<I, O> = fn(&Ctx, Refs<'_, O>) -> Result<Grads<I>>;
 

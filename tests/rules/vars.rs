@@ -1,11 +1,9 @@
-//! The rules of meaning: each has a test here that breaks it.
+//! What only Vars can do, or say.
 
-mod support;
-
+use crate::support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use anyhow::{Context, Result, anyhow, bail};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use support::{BackwardFn, ForwardFn, Op, assert_error, number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Ctx, Error, Function, GradOptions, Var, backward, grad};
 
@@ -18,51 +16,6 @@ fn leaf(values: &[f64]) -> Var {
     Var::leaf(vector(values))
 }
 
-// What backward returns.
-
-#[test]
-fn a_gradient_that_only_broadcasts_to_the_input_is_an_error() {
-    let x = leaf(&[1.0, 2.0, 3.0]);
-    let y = identity(|_, dy| Ok(Some(dy.sum_to_size([1])))).apply(&x).unwrap();
-    assert_error!(
-        grad(&y.sum().unwrap(), &x),
-        Error::GradientShape { op: "Op", input: 0, .. },
-        "shape [1] for input 0 of shape [3]",
-        "sum_to_size"
-    );
-}
-
-#[test]
-fn a_gradient_that_the_input_broadcasts_to_is_an_error() {
-    let x = leaf(&[1.0]);
-    let y = identity(|_, dy| Ok(Some(dy.expand([2, 1], false)))).apply(&x).unwrap();
-    assert_error!(
-        grad(&y, &x),
-        Error::GradientShape { .. },
-        "shape [2, 1] for input 0 of shape [1]"
-    );
-}
-
-#[test]
-fn a_gradient_of_another_dtype_is_an_error() {
-    let x = Var::leaf(Tensor::from_slice(&[1.0f32]));
-    let y = identity(|_, dy| Ok(Some(dy.to_kind(Kind::Double) * 1e300))).apply(&x).unwrap();
-    assert_error!(
-        grad(&y, &x),
-        Error::GradientDtype { expected: Kind::Float, found: Kind::Double, .. },
-        "Op",
-        "dtype Double for input 0",
-        "to_kind(Float)"
-    );
-}
-
-#[test]
-fn an_undefined_gradient_tensor_is_an_error_that_points_to_none() {
-    let x = leaf(&[1.0]);
-    let y = identity(|_, _| Ok(Some(Tensor::new()))).apply(&x).unwrap();
-    assert_error!(grad(&y, &x), Error::Undefined { op: "Op", .. }, "input 0", "None");
-}
-
 #[test]
 fn a_gradient_changed_in_place_by_backward_is_an_error() {
     let (a, x) = (leaf(&[1.0]), leaf(&[1.0]));
@@ -70,85 +23,6 @@ fn a_gradient_changed_in_place_by_backward_is_an_error() {
     let y = &a + &op.apply(&x).unwrap();
     assert_error!(backward(&y), Error::SeedChanged { op: "Op", output: 0 }, "compute a new tensor");
     assert!(a.grad().is_none());
-}
-
-#[test]
-fn a_constant_must_be_one_of_the_saved_tensors() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            let mask = x.gt(0.0).to_kind(Kind::Double);
-            ctx.save_for_backward([&mask])?;
-            ctx.mark_constant(&mask.copy());
-            Ok(x * mask)
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(op.apply(&leaf(&[1.0])), Error::Argument { op: "Op", .. }, "mark_constant");
-}
-
-#[test]
-fn a_list_needs_one_gradient_per_tensor() {
-    let op: Op<Vec<Tensor>, Tensor> =
-        Op { forward: |_, x| Ok(&x[0] + &x[1]), backward: |_, dy| Ok(vec![Some(dy.copy())]) };
-    let x = [leaf(&[1.0]), leaf(&[2.0])];
-    let y = op.apply(&x).unwrap();
-    assert_error!(
-        backward(&y),
-        Error::GradientCount { op: "Op", expected: 2, found: 1 },
-        "1 gradients for 2 inputs"
-    );
-}
-
-#[test]
-fn none_means_that_no_gradient_flows() {
-    let x = leaf(&[1.0]);
-    let y = identity(|_, _| Ok(None)).apply(&x).unwrap();
-    assert_error!(grad(&y, &x), Error::Unused { input: 0 }, "allow_unused");
-    let y = identity(|_, _| Ok(None)).apply(&x).unwrap();
-    assert!(GradOptions::new().allow_unused(true).grad(&y, &x).unwrap().is_none());
-}
-
-// What forward saves.
-
-#[test]
-fn saving_twice_is_an_error() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.save_for_backward([x])?;
-            ctx.save_for_backward([x])?;
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(op.apply(&leaf(&[1.0])), Error::SavedTwice { op: "Op" }, "in one call");
-}
-
-#[test]
-fn asking_for_another_number_of_saved_tensors_is_an_error() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.save_for_backward([x])?;
-            Ok(x.copy())
-        },
-        backward: |ctx, _| {
-            let [_, _] = ctx.saved_tensors()?;
-            Ok(None)
-        },
-    };
-    let y = op.apply(&leaf(&[1.0])).unwrap();
-    assert_error!(backward(&y), Error::SavedCount { expected: 2, found: 1, .. }, "2 tensors, 1");
-}
-
-#[test]
-fn an_undefined_tensor_cannot_be_saved() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.save_for_backward([x, &Tensor::new()])?;
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(op.apply(&leaf(&[1.0])), Error::Undefined { .. }, "tensor 1");
 }
 
 fn square() -> Op<Tensor, Tensor> {
@@ -162,53 +36,6 @@ fn square() -> Op<Tensor, Tensor> {
             Ok(Some(dy * x * 2.0))
         },
     }
-}
-
-#[test]
-fn a_saved_tensor_changed_in_place_is_an_error_that_names_its_position() {
-    let t = vector(&[3.0]);
-    let y = square().apply(&Var::leaf(&t)).unwrap();
-    let _ = t.shallow_clone().fill_(100.0);
-    assert_error!(
-        backward(&y),
-        Error::SavedChanged { op: "Op", position: 1, .. },
-        "saved tensor 1",
-        "changed in place"
-    );
-}
-
-#[test]
-fn a_change_through_a_view_counts_too() {
-    let t = vector(&[3.0]);
-    let y = square().apply(&Var::leaf(&t)).unwrap();
-    let _ = t.view([1, 1]).select(0, 0).fill_(100.0);
-    assert_error!(backward(&y), Error::SavedChanged { position: 1, .. }, "Op");
-}
-
-#[test]
-fn state_is_typed_and_saved_once() {
-    let twice = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.save(1u8)?;
-            ctx.save(2u8)?;
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(twice.apply(&leaf(&[1.0])), Error::StateTwice { op: "Op" }, "save");
-    let typed = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.save(String::from("kept"))?;
-            Ok(x.copy())
-        },
-        backward: |ctx, dy| {
-            assert_eq!(ctx.state::<String>()?, "kept");
-            ctx.state::<u8>()?;
-            Ok(Some(dy.copy()))
-        },
-    };
-    let y = typed.apply(&leaf(&[1.0])).unwrap();
-    assert_error!(backward(&y), Error::State { expected: "u8", .. }, "u8");
 }
 
 // Passes.
@@ -256,15 +83,6 @@ fn needs_input_grad_is_what_the_pass_needs() {
     assert_eq!(*seen, [(true, true), (false, true), (true, false), (true, false), (false, false)]);
 }
 
-#[test]
-fn a_position_past_the_inputs_is_an_error() {
-    let op = identity(|ctx, _| Ok(ctx.needs_input_grad(3).then(|| unreachable!())));
-    let y = op.apply(&leaf(&[1.0])).unwrap();
-    assert_error!(backward(&y), Error::Panic { .. }, "no input tensor 3");
-}
-
-// Undefined gradients.
-
 fn two_outputs(forward: ForwardFn<Tensor, (Tensor, Tensor)>) -> Op<Tensor, (Tensor, Tensor)> {
     Op {
         forward,
@@ -273,21 +91,6 @@ fn two_outputs(forward: ForwardFn<Tensor, (Tensor, Tensor)>) -> Op<Tensor, (Tens
             Ok(Some(if db.defined() { da + db } else { da * 100.0 }))
         },
     }
-}
-
-#[test]
-fn missing_gradients_are_zeros_unless_switched_off() {
-    let x = leaf(&[1.0, 2.0]);
-    let (a, _) = two_outputs(|_, x| Ok((x * 1.0, x * 2.0))).apply(&x).unwrap();
-    let dx = grad(&a.sum().unwrap(), &x).unwrap();
-    assert_eq!(numbers(dx.value()), [1.0, 1.0]);
-    let undefined = two_outputs(|ctx, x| {
-        ctx.set_materialize_grads(false);
-        Ok((x * 1.0, x * 2.0))
-    });
-    let (a, _) = undefined.apply(&x).unwrap();
-    let dx = grad(&a.sum().unwrap(), &x).unwrap();
-    assert_eq!(numbers(dx.value()), [100.0, 100.0]);
 }
 
 // Marks.
@@ -309,30 +112,6 @@ fn a_marked_output_has_no_gradient() {
         "Op has no gradient"
     );
     assert_eq!(number(grad(&(&a * &b), &x).unwrap().value()), 2.0);
-}
-
-#[test]
-fn integer_outputs_have_no_gradient_without_a_mark() {
-    let op = two_outputs(|_, x| Ok((x * 1.0, x.to_kind(Kind::Int64))));
-    let (a, b) = op.apply(&leaf(&[1.0])).unwrap();
-    assert!(a.requires_grad() && !b.requires_grad());
-}
-
-#[test]
-fn marking_what_is_not_returned_is_an_error() {
-    let op = || Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.mark_non_differentiable(&(x * 2.0));
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(op().apply(&leaf(&[1.0])), Error::NotAnOutput { op: "Op" }, "did not return");
-    // Where nothing is recorded too, in both engines.
-    let x = vector(&[1.0]);
-    let constant = Var::constant(&x);
-    assert_error!(op().apply(&constant), Error::NotAnOutput { op: "Op" }, "did not return");
-    assert_error!(op().apply(&x), Error::NotAnOutput { op: "Op" }, "did not return");
 }
 
 /// y = 2 x, in place.
@@ -387,18 +166,6 @@ fn the_old_handle_of_a_constant_is_refused_too() {
 }
 
 #[test]
-fn a_leaf_that_needs_a_gradient_stays_untouched() {
-    let x = leaf(&[3.0]);
-    assert_error!(
-        double_in_place().apply(&x),
-        Error::DirtyLeaf { op: "Op", input: 0 },
-        "nothing was changed"
-    );
-    assert_eq!(number(x.value()), 3.0);
-    assert_eq!(number(grad(&(&x * &x), &x).unwrap().value()), 6.0);
-}
-
-#[test]
 fn a_view_of_a_leaf_stays_untouched_too() {
     let parameter = vector(&[3.0]).set_requires_grad(true);
     for x in [leaf(&[3.0]), Var::leaf(&parameter)] {
@@ -413,46 +180,6 @@ fn a_view_of_a_leaf_stays_untouched_too() {
         }
         assert_eq!(number(x.value()), 3.0);
     }
-}
-
-#[test]
-fn an_undeclared_change_is_an_error() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |_, x| Ok(x.shallow_clone().g_mul_scalar_(2.0)),
-        backward: |_, _| Ok(None),
-    };
-    let y = &leaf(&[3.0]) * 5.0;
-    assert_error!(
-        op.apply(&y),
-        Error::InputChanged { op: "Op", input: 0 },
-        "without ctx.mark_dirty"
-    );
-}
-
-#[test]
-fn a_dirty_tensor_must_be_an_input_and_be_returned() {
-    let not_input = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.mark_dirty(&x.copy())?;
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    let y = &leaf(&[3.0]) * 5.0;
-    assert_error!(not_input.apply(&y), Error::DirtyNotInput { op: "Op" }, "not an input");
-    let not_returned = Op::<Tensor, Tensor> {
-        forward: |ctx, x| {
-            ctx.mark_dirty(x)?;
-            let _ = x.shallow_clone().fill_(1.0);
-            Ok(x.copy())
-        },
-        backward: |_, _| Ok(None),
-    };
-    assert_error!(
-        not_returned.apply(&y),
-        Error::DirtyNotReturned { op: "Op", input: 0 },
-        "return every dirty tensor"
-    );
 }
 
 #[test]
@@ -472,33 +199,6 @@ fn a_value_changed_behind_the_graph_is_refused_and_update_is_the_way() {
 }
 
 // Faults.
-
-#[test]
-fn an_err_in_forward_comes_back_with_the_op_and_its_chain() {
-    let op = Op::<Tensor, Tensor> {
-        forward: |_, _| Err(anyhow!("the file is missing").context("no table")),
-        backward: |_, _| Ok(None),
-    };
-    let error = op.apply(&leaf(&[1.0]));
-    assert_error!(
-        error,
-        Error::Forward { op: "Op", .. },
-        "Op: forward failed",
-        "no table: the file"
-    );
-}
-
-#[test]
-fn a_panic_in_forward_comes_back_and_grad_mode_is_restored() {
-    let op = Op::<Tensor, Tensor> { forward: |_, _| panic!("at {}", 7), backward: |_, _| Ok(None) };
-    let x = leaf(&[1.0]);
-    assert_error!(
-        op.apply(&x),
-        Error::Panic { op: "Op", stage: "forward", .. },
-        "Op: forward panicked: at 7"
-    );
-    assert!((&x * 2.0).requires_grad());
-}
 
 /// Fails while `FAIL` says so.
 fn failing(fail: fn() -> Result<()>) -> Flaky {
@@ -614,16 +314,6 @@ fn nothing_leaks_after_faults() {
         }
     }
     assert_eq!(Arc::strong_count(&live), 1);
-}
-
-#[test]
-fn an_undefined_output_is_an_error() {
-    let op = Op::<Tensor, Tensor> { forward: |_, _| Ok(Tensor::new()), backward: |_, _| Ok(None) };
-    assert_error!(
-        op.apply(&leaf(&[1.0])),
-        Error::Undefined { op: "Op", .. },
-        "output 0 of forward"
-    );
 }
 
 #[test]
