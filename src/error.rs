@@ -1,35 +1,72 @@
 //! [`Error`]: one variant per cause, each with the op, the position, what was
 //! expected, what was found and what to do.
 
-use tch::{Device, Kind, TchError};
+mod text;
+
+pub(crate) use text::{torch, without_cpp_stack};
+
+use tch::{Device, Kind};
+use text::in_one_line;
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong. Convertible to [`anyhow::Error`] with `?`.
+///
+/// In every variant `op` is the op or function that met the error; `input`, `output` and
+/// `position` count from 0; `expected` and `found` are what the message compares. The
+/// text of a variant with a `source` contains its causes, in one line.
+///
+/// ```
+/// # use anyhow::Result;
+/// # use tch::Tensor;
+/// # use tch_function::{Ctx, Error, Function, Var, grad};
+/// struct Mean;
+///
+/// impl Function for Mean {
+///     type Inputs = Tensor;
+///     type Outputs = Tensor;
+///
+///     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+///         Ok(x.f_mean(x.kind())?)
+///     }
+///
+///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+///         let n: i64 = ctx.input_size(0)?.iter().product();
+///         Ok(Some(dy / n)) // forgets to give it the shape of x
+///     }
+/// }
+///
+/// let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0, 3.0]));
+/// let error = grad(&Mean.apply(&x)?, &x).unwrap_err();
+/// assert!(matches!(error, Error::GradientShape { op: "Mean", input: 0, .. }));
+/// assert!(error.to_string().starts_with(
+///     "Mean: backward returned shape [] for input 0 of shape [3]; return a gradient of the \
+///      input's shape"
+/// ));
+/// # anyhow::Ok(())
+/// ```
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields that many variants have are explained above")]
 #[non_exhaustive]
 pub enum Error {
     /// User code in `forward` returned an error.
     #[error("{op}: forward failed: {}", in_one_line(source))]
     Forward {
-        /// The op whose `forward` failed.
         op: &'static str,
         /// What it returned.
-        source: anyhow::Error,
+        r#source: anyhow::Error,
     },
     /// User code in `backward` returned an error.
     #[error("{op}: backward failed: {}", in_one_line(source))]
     Backward {
-        /// The op whose `backward` failed.
         op: &'static str,
         /// What it returned.
-        source: anyhow::Error,
+        r#source: anyhow::Error,
     },
     /// User code panicked; the panic was caught at the call.
     #[error("{op}: {stage} panicked: {message}")]
     Panic {
-        /// The op that panicked.
         op: &'static str,
         /// `forward` or `backward`.
         stage: &'static str,
@@ -42,106 +79,50 @@ pub enum Error {
         "{op}: backward returned {found} gradients for {expected} inputs; \
          return one Option<Tensor> per input tensor, None where no gradient flows"
     )]
-    GradientCount {
-        /// The op whose `backward` returned them.
-        op: &'static str,
-        /// How many input tensors the op had.
-        expected: usize,
-        /// How many gradients came back.
-        found: usize,
-    },
+    GradientCount { op: &'static str, expected: usize, found: usize },
     /// A gradient's shape is not its input's.
     #[error(
         "{op}: backward returned shape {found:?} for input {input} of shape {expected:?}; \
          return a gradient of the input's shape (ctx.reduce_to_input or sum_to_size \
          helps after broadcasting)"
     )]
-    GradientShape {
-        /// The op whose `backward` returned it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-        /// The input's shape.
-        expected: Vec<i64>,
-        /// The gradient's shape.
-        found: Vec<i64>,
-    },
+    GradientShape { op: &'static str, input: usize, expected: Vec<i64>, found: Vec<i64> },
     /// A gradient's dtype is not its input's.
     #[error(
         "{op}: backward returned dtype {found:?} for input {input} of dtype {expected:?}; \
          convert it with to_kind({expected:?})"
     )]
-    GradientDtype {
-        /// The op whose `backward` returned it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-        /// The input's dtype.
-        expected: Kind,
-        /// The gradient's dtype.
-        found: Kind,
-    },
+    GradientDtype { op: &'static str, input: usize, expected: Kind, found: Kind },
     /// A gradient is not on its input's device.
     #[error(
         "{op}: backward returned a gradient on {found:?} for input {input} on {expected:?}; \
          convert it with to_device({expected:?})"
     )]
-    GradientDevice {
-        /// The op whose `backward` returned it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-        /// The input's device.
-        expected: Device,
-        /// The gradient's device.
-        found: Device,
-    },
+    GradientDevice { op: &'static str, input: usize, expected: Device, found: Device },
 
     /// `backward` changed the gradient that it was given.
     #[error(
         "{op}: backward changed the gradient of output {output} in place, which others may hold \
          too; compute a new tensor"
     )]
-    SeedChanged {
-        /// The op whose `backward` did it.
-        op: &'static str,
-        /// Position among the op's output tensors.
-        output: usize,
-    },
+    SeedChanged { op: &'static str, output: usize },
 
     /// A seed does not fit its output.
     #[error(
         "{op}: the seed for output {output} has {found}, the output has {expected}; \
-         a seed is shaped, typed and placed like its output"
+         a seed needs its output's shape, dtype and device"
     )]
-    Seed {
-        /// The op that made the output.
-        op: &'static str,
-        /// Position in the list of outputs.
-        output: usize,
-        /// Shape, dtype and device of the output.
-        expected: String,
-        /// Shape, dtype and device of the seed.
-        found: String,
-    },
+    Seed { op: &'static str, output: usize, expected: String, found: String },
     /// The number of seeds is not the number of outputs.
     #[error("{found} seeds were given for {expected} outputs; give one per output")]
-    SeedCount {
-        /// The number of outputs.
-        expected: usize,
-        /// The number of seeds.
-        found: usize,
-    },
+    SeedCount { expected: usize, found: usize },
     /// An output that is not one real number has no seed.
     #[error(
-        "{op}: output {output} has shape {shape:?}, and a gradient starts from one by itself only \
-         where the output is one real number; give a seed (GradOptions::seeds), or reduce it with \
-         sum or mean"
+        "{op}: output {output} has shape {shape:?}, and only a single real number has a default \
+         seed (1); pass a seed (GradOptions::seeds), or reduce the output with sum or mean"
     )]
     SeedMissing {
-        /// The op that made the output.
         op: &'static str,
-        /// Position in the list of outputs.
         output: usize,
         /// The output's shape.
         shape: Vec<i64>,
@@ -152,86 +133,52 @@ pub enum Error {
          Var::leaf, a tensor with set_requires_grad(true)), or it was computed under no_grad or \
          detached"
     )]
-    NoGraph {
-        /// Position in the list of outputs.
-        output: usize,
-    },
+    NoGraph { output: usize },
     /// A gradient was asked for through an op that has none.
     #[error(
         "{op} has no gradient: its output is not differentiable (an integer or boolean tensor, or \
          marked so); differentiate another output, or detach() this one where a constant is meant"
     )]
-    NotDifferentiable {
-        /// The op without a gradient.
-        op: &'static str,
-    },
+    NotDifferentiable { op: &'static str },
     /// An input of `grad` does not require a gradient.
     #[error(
-        "input {input} does not require a gradient; make it with Var::leaf or, as a tensor, with \
-         set_requires_grad(true), or compute it from such a one"
+        "input {input} does not require a gradient; make it with Var::leaf (a tensor: \
+         set_requires_grad(true)), or compute it from one that does"
     )]
-    InputNoGrad {
-        /// Position in the list of inputs.
-        input: usize,
-    },
+    InputNoGrad { input: usize },
     /// An input of `grad` is not in the graph of the outputs.
     #[error(
         "input {input} was not used to compute the outputs, or no gradient flows to it; \
          GradOptions::allow_unused(true) gives None for it"
     )]
-    Unused {
-        /// Position in the list of inputs.
-        input: usize,
-    },
+    Unused { input: usize },
     /// User code in a hook returned an error or panicked.
     #[error("a hook on {on} failed: {}", in_one_line(source))]
     Hook {
         /// The node or tensor that the hook was registered on.
         on: String,
         /// What it returned.
-        source: anyhow::Error,
+        r#source: anyhow::Error,
     },
     /// A second backward pass over a graph that was not retained.
     #[error(
         "{op}: this part of the graph was already differentiated and its saved tensors are freed; \
          pass retain_graph(true) to every pass but the last"
     )]
-    GraphFreed {
-        /// The op that was reached a second time.
-        op: &'static str,
-    },
+    GraphFreed { op: &'static str },
 
     /// `save_for_backward` was called a second time.
     #[error("{op}: save_for_backward was called twice; save all tensors in one call")]
-    SavedTwice {
-        /// The op that saved.
-        op: &'static str,
-    },
+    SavedTwice { op: &'static str },
     /// `saved_tensors` asked for another number than was saved.
     #[error("{op}: saved_tensors asked for {expected} tensors, {found} were saved")]
-    SavedCount {
-        /// The op that asked.
-        op: &'static str,
-        /// How many were asked for.
-        expected: usize,
-        /// How many were saved.
-        found: usize,
-    },
+    SavedCount { op: &'static str, expected: usize, found: usize },
     /// A saved tensor was changed in place before `backward` read it.
     #[error(
         "{op}: saved tensor {position} was changed in place after it was saved (version {found}, \
          saved at {expected}); change a copy, or save what backward needs before the change"
     )]
-    SavedChanged {
-        /// The op that saved it.
-        op: &'static str,
-        /// Position in `save_for_backward`.
-        position: usize,
-        /// The version that was saved.
-        expected: u32,
-        /// The version now.
-        found: u32,
-    },
+    SavedChanged { op: &'static str, position: usize, expected: u32, found: u32 },
     /// A second derivative through a saved tensor whose history is not known.
     #[error(
         "{op}: the second derivative goes through saved tensor {position}, which is neither an \
@@ -239,47 +186,26 @@ pub enum Error {
          or let Function::double_backward return DoubleBackward::Recompute, or ctx.mark_constant \
          it if it does not depend on them"
     )]
-    SavedIntermediate {
-        /// The op that saved it.
-        op: &'static str,
-        /// Position in `save_for_backward`.
-        position: usize,
-    },
-    /// A second derivative of an op that says it has only a first.
-    #[error("{op}: its backward is once differentiable: it has no second derivative")]
-    OnceDifferentiable {
-        /// The op.
-        op: &'static str,
-    },
-    /// A gradient of an op that has a forward alone.
+    SavedIntermediate { op: &'static str, position: usize },
+    /// A second derivative of an op that declares it has only a first.
+    #[error("{op}: backward has no second derivative (DoubleBackward::Once)")]
+    OnceDifferentiable { op: &'static str },
+    /// A gradient of an op that has only a forward.
     #[error(
         "{op}: it has no backward, and a gradient was asked for through it; give it one (impl \
          Function), or detach its inputs, or call it under no_grad"
     )]
-    NoBackward {
-        /// The op.
-        op: &'static str,
-    },
+    NoBackward { op: &'static str },
     /// `save` was called a second time.
     #[error("{op}: ctx.save was called twice; save one struct or tuple")]
-    StateTwice {
-        /// The op that saved.
-        op: &'static str,
-    },
+    StateTwice { op: &'static str },
     /// `state::<T>()` found nothing, or another type.
     #[error("{op}: no state of type {expected} was saved in forward")]
-    State {
-        /// The op that asked.
-        op: &'static str,
-        /// The type that was asked for.
-        expected: &'static str,
-    },
+    State { op: &'static str, expected: &'static str },
     /// A position past the op's input tensors.
     #[error("{op}: there is no input tensor {input}; the op has {count}")]
     NoInput {
-        /// The op that asked.
         op: &'static str,
-        /// The position asked for.
         input: usize,
         /// How many input tensors there are.
         count: usize,
@@ -287,73 +213,44 @@ pub enum Error {
 
     /// `mark_dirty` of a tensor that is not an input.
     #[error("{op}: mark_dirty was given a tensor that is not an input of this call")]
-    DirtyNotInput {
-        /// The op that marked it.
-        op: &'static str,
-    },
+    DirtyNotInput { op: &'static str },
     /// `mark_dirty` of a leaf that requires a gradient, or of a view of one.
     #[error(
         "{op}: input {input} is a leaf that requires a gradient, or shares the memory of one, and \
          cannot be changed in place; nothing was changed; use a copy of it"
     )]
-    DirtyLeaf {
-        /// The op that marked it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-    },
+    DirtyLeaf { op: &'static str, input: usize },
     /// A dirty input is not among the outputs.
     #[error("{op}: input {input} was marked dirty but not returned; return every dirty tensor")]
-    DirtyNotReturned {
-        /// The op that marked it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-    },
-    /// `forward` changed an input without saying so.
+    DirtyNotReturned { op: &'static str, input: usize },
+    /// `forward` changed an input without declaring it.
     #[error(
         "{op}: forward changed input {input} in place without ctx.mark_dirty; \
          mark it before the change and return it, or work on a copy"
     )]
-    InputChanged {
-        /// The op that changed it.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-    },
+    InputChanged { op: &'static str, input: usize },
     /// `mark_non_differentiable` of a tensor that was not returned.
     #[error("{op}: mark_non_differentiable was given a tensor that forward did not return")]
-    NotAnOutput {
-        /// The op that marked it.
-        op: &'static str,
-    },
+    NotAnOutput { op: &'static str },
     /// A Var whose value was changed in place by an op.
     #[error(
         "{op}: input {input} was changed in place by {by}; use the output of {by} in its place"
     )]
     Superseded {
-        /// The op that the stale Var was given to.
         op: &'static str,
-        /// Position among the op's input tensors.
         input: usize,
         /// The op that changed it.
         by: &'static str,
     },
-    /// A Var whose tensor was changed in place behind its back.
+    /// A Var whose tensor was changed in place, and not by an op.
     #[error(
         "{op}: the tensor of input {input} was changed in place after the Var was made; \
-         make a new Var from it, or change a leaf with Var::update"
+         change a leaf with Var::update, and compute other values anew"
     )]
-    ValueChanged {
-        /// The op that the stale Var was given to.
-        op: &'static str,
-        /// Position among the op's input tensors.
-        input: usize,
-    },
-    /// A tensor that is not there.
+    ValueChanged { op: &'static str, input: usize },
+    /// An undefined tensor.
     #[error("{op}: {what} is an undefined tensor")]
     Undefined {
-        /// The op or function that met it.
         op: &'static str,
         /// Which tensor.
         what: String,
@@ -362,16 +259,10 @@ pub enum Error {
     #[error(
         "{op}: a {found:?} tensor cannot require a gradient; use a floating-point or complex dtype"
     )]
-    NotFloating {
-        /// The op or function that met it.
-        op: &'static str,
-        /// The tensor's dtype.
-        found: Kind,
-    },
+    NotFloating { op: &'static str, found: Kind },
     /// Arguments that do not fit together.
     #[error("{op}: {message}")]
     Argument {
-        /// The op or function that was called.
         op: &'static str,
         /// What was expected, what was found, what to do.
         message: String,
@@ -379,11 +270,9 @@ pub enum Error {
     /// A tensor whose memory a kernel cannot use.
     #[error("{op}: {what} {found}; {instead}")]
     NoKernel {
-        /// The kernel's function.
         op: &'static str,
         /// Which tensor.
         what: String,
-        /// What is the matter with it.
         found: &'static str,
         /// What to do.
         instead: &'static str,
@@ -393,10 +282,7 @@ pub enum Error {
         "{op}: an input carries a forward-mode tangent, and {op} has no jvp; implement \
          Function::jvp, use reverse mode, or detach the input"
     )]
-    NoForwardMode {
-        /// The op that was applied.
-        op: &'static str,
-    },
+    NoForwardMode { op: &'static str },
     /// An op could not be registered with libtorch's dispatcher.
     #[error("{what} cannot be registered: {message}")]
     Registration {
@@ -405,16 +291,15 @@ pub enum Error {
         /// What was expected, what was found, what to do.
         message: String,
     },
-    /// A TorchScript module calls an op that nobody has registered.
+    /// A TorchScript module calls an op that is not registered.
     #[error(
-        "{file} calls {op}, which is not registered: before loading it call the function that \
-         tch_function::library! makes in the crate of the namespace {namespace:?}, register() by \
-         custom, and see that it returns Ok; if it does, that crate has no op of this name"
+        "{file} calls {op}, which is not registered: before loading, call the function (usually \
+         register()) that tch_function::library! defines in the crate of namespace \
+         {namespace:?}; if it returns Ok, that crate does not define this op"
     )]
     UnknownOp {
         /// The module's file.
         file: String,
-        /// The op, `namespace::name`.
         op: String,
         /// The namespace that it is in.
         namespace: String,
@@ -430,120 +315,8 @@ pub enum Error {
     /// libtorch reported an error.
     #[error("{op}: {message}")]
     Torch {
-        /// The op or function that called libtorch.
         op: &'static str,
         /// libtorch's message.
         message: String,
     },
-}
-
-impl Error {
-    /// The op that the error is about, where there is one.
-    pub fn op(&self) -> Option<&'static str> {
-        use Error::*;
-        match self {
-            Forward { op, .. }
-            | Backward { op, .. }
-            | Panic { op, .. }
-            | GradientCount { op, .. }
-            | GradientShape { op, .. }
-            | GradientDtype { op, .. }
-            | GradientDevice { op, .. }
-            | Seed { op, .. }
-            | SeedChanged { op, .. }
-            | SeedMissing { op, .. }
-            | NotDifferentiable { op }
-            | GraphFreed { op }
-            | SavedTwice { op }
-            | SavedCount { op, .. }
-            | SavedChanged { op, .. }
-            | SavedIntermediate { op, .. }
-            | OnceDifferentiable { op }
-            | NoBackward { op }
-            | StateTwice { op }
-            | State { op, .. }
-            | NoInput { op, .. }
-            | DirtyNotInput { op }
-            | DirtyLeaf { op, .. }
-            | DirtyNotReturned { op, .. }
-            | InputChanged { op, .. }
-            | NotAnOutput { op }
-            | Superseded { op, .. }
-            | ValueChanged { op, .. }
-            | Undefined { op, .. }
-            | NotFloating { op, .. }
-            | NoForwardMode { op }
-            | Argument { op, .. }
-            | NoKernel { op, .. }
-            | Torch { op, .. } => Some(op),
-            SeedCount { .. }
-            | NoGraph { .. }
-            | InputNoGrad { .. }
-            | Unused { .. }
-            | Hook { .. }
-            | Registration { .. }
-            | UnknownOp { .. }
-            | NotYet { .. } => None,
-        }
-    }
-
-    /// What user code of `op` returned, with the op's name. A rule of the
-    /// same op that was broken inside keeps its own variant.
-    pub(crate) fn from_user(
-        op: &'static str,
-        source: anyhow::Error,
-        wrap: fn(&'static str, anyhow::Error) -> Error,
-    ) -> Error {
-        // The source itself, without context that the user put around it.
-        let own = source.chain().next().and_then(|e| e.downcast_ref::<Error>());
-        if own.is_none_or(|own| own.op() != Some(op)) {
-            return wrap(op, source);
-        }
-        source.downcast().unwrap_or_else(|source| wrap(op, source))
-    }
-
-    /// Whether it says that a kernel cannot run, somewhere in its chain.
-    pub(crate) fn is_about_kernels(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            if matches!(error.downcast_ref(), Some(Error::NoKernel { .. })) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
-    }
-
-    pub(crate) fn forward(op: &'static str, source: anyhow::Error) -> Error {
-        Error::Forward { op, source }
-    }
-
-    pub(crate) fn backward(op: &'static str, source: anyhow::Error) -> Error {
-        Error::Backward { op, source }
-    }
-}
-
-/// An error with what caused it, as far as each does not tell its own causes.
-fn in_one_line(source: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in source.chain() {
-        let separator = if text.is_empty() { "" } else { ": " };
-        text += separator;
-        text += without_cpp_stack(&cause.to_string());
-        if cause.is::<Error>() {
-            break;
-        }
-    }
-    text
-}
-
-/// The second form is the first one in the `Debug` form of a panic's message.
-pub(crate) fn without_cpp_stack(text: &str) -> &str {
-    const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
-    STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
-}
-
-/// Turns a tch error into ours, with the name of what was called.
-pub(crate) fn torch(op: &'static str) -> impl FnOnce(TchError) -> Error {
-    move |e| Error::Torch { op, message: without_cpp_stack(&e.to_string()).to_owned() }
 }

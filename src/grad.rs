@@ -43,11 +43,20 @@ pub fn backward<'a, V: Differentiable>(outputs: impl Handles<'a, V>) -> Result<(
 /// use tch::Tensor;
 /// use tch_function::{GradOptions, Var};
 ///
-/// let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0]));
-/// let y = &x * &x;
-/// let seed = Var::constant(Tensor::from_slice(&[1.0, 10.0]));
-/// let dx = GradOptions::new().seeds(&seed).grad(&y, &x)?.expect("x was used");
-/// assert_eq!(Vec::<f64>::try_from(dx.value())?, [2.0, 40.0]);
+/// let [x, w, other] = [2.0, 3.0, 5.0].map(|v| Var::leaf(Tensor::from(v)));
+/// let square = &x * &x;
+/// let y = &square * &w;
+/// let number = |t: &Tensor| f64::try_from(t);
+///
+/// let seed = Var::constant(Tensor::from(10.0));
+/// let keep = GradOptions::new().seeds(&seed).retain_graph(true).allow_unused(true);
+/// let [dx, none] = keep.grad(&y, [&x, &other])?;
+/// assert_eq!(number(dx.expect("x was used").value())?, 120.0);
+/// assert!(none.is_none());
+///
+/// let gradients = y.gradients()?; // the last pass, which frees the graph
+/// assert_eq!(number(&gradients[&square])?, 3.0);
+/// assert_eq!(number(&gradients[&w])?, 4.0);
 /// # anyhow::Ok(())
 /// ```
 pub struct GradOptions<'a, V> {

@@ -24,6 +24,44 @@ use tch::{Kind, Tensor};
 /// ```compile_fail
 /// let ctx = tch_function::Ctx::new("Mine"); // not constructible by users
 /// ```
+///
+/// Save inputs and outputs through the context, not in a field: a tensor that the
+/// Function holds itself is neither freed nor checked.
+///
+/// ```
+/// # use anyhow::Result;
+/// # use tch::Tensor;
+/// # use tch_function::{Ctx, Function, Var, grad};
+/// /// `y = x` where `|x| <= limit`, else 0.
+/// struct Clip {
+///     limit: f64,
+/// }
+///
+/// impl Function for Clip {
+///     type Inputs = Tensor;
+///     type Outputs = Tensor;
+///
+///     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+///         let kept = x.abs().le(self.limit);
+///         ctx.save(bool::try_from(kept.all())?)?;
+///         ctx.save_for_backward([&kept])?;
+///         Ok(x * kept)
+///     }
+///
+///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+///         if *ctx.state::<bool>()? {
+///             return Ok(Some(dy.shallow_clone())); // nothing was clipped
+///         }
+///         let [kept] = ctx.saved_tensors()?;
+///         Ok(Some(dy * kept))
+///     }
+/// }
+///
+/// let x = Var::leaf(Tensor::from_slice(&[-3.0, 0.5]));
+/// let y = Clip { limit: 1.0 }.apply(&x)?.sum()?;
+/// assert_eq!(Vec::<f64>::try_from(grad(&y, &x)?.value())?, [0.0, 1.0]);
+/// # anyhow::Ok(())
+/// ```
 pub struct Ctx {
     pub(crate) frame: Frame,
     /// The tensors that `forward` saved, and behind them the inputs that are kept for

@@ -209,6 +209,37 @@ pub trait Function: Send + Sync + Sized + 'static {
 
 /// How a [`Function`]'s backward is differentiated itself, under
 /// [`create_graph`](crate::GradOptions::create_graph).
+///
+/// ```
+/// # use anyhow::Result;
+/// # use tch::Tensor;
+/// # use tch_function::{Ctx, Function, GradOptions, Var, grad};
+/// struct Cube;
+///
+/// impl Function for Cube {
+///     type Inputs = Tensor;
+///     type Outputs = Tensor;
+///
+///     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+///         ctx.save_for_backward([x])?;
+///         Ok(x * x * x)
+///     }
+///
+///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+///         let [x] = ctx.saved_tensors()?;
+///         Ok(Some(dy * x * x * 3.0))
+///     }
+/// }
+///
+/// let x = Var::leaf(Tensor::from(2.0));
+/// let y = Cube.apply(&x)?;
+/// let dx = GradOptions::new().create_graph(true).grad(&y, &x)?.expect("x was used");
+/// assert_eq!(f64::try_from(grad(&dx, &x)?.value())?, 12.0); // 6 x
+/// # anyhow::Ok(())
+/// ```
+///
+/// What `backward` reads from [`Ctx::state`], or takes out of a tensor as a number,
+/// counts as constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DoubleBackward {

@@ -25,6 +25,55 @@ use tch::Tensor;
 /// [`Ctx::needs_input_grad`](crate::Ctx::needs_input_grad), count the tensors
 /// from left to right; an absent optional tensor keeps its position (an absent
 /// list has none).
+///
+/// ```
+/// # use anyhow::Result;
+/// # use tch::Tensor;
+/// # use tch_function::{Ctx, Function, Var, grad};
+/// /// `y = a x + b`, where `b` may be absent, and `sum of y`.
+/// struct Affine;
+///
+/// impl Function for Affine {
+///     type Inputs = (Tensor, Tensor, Option<Tensor>);
+///     type Outputs = (Tensor, Tensor);
+///
+///     fn forward(
+///         &self,
+///         ctx: &mut Ctx,
+///         (a, x, b): (&Tensor, &Tensor, Option<&Tensor>),
+///     ) -> Result<(Tensor, Tensor)> {
+///         ctx.save_for_backward([a, x])?;
+///         let y = match b {
+///             Some(b) => a * x + b,
+///             None => a * x,
+///         };
+///         let sum = y.sum(y.kind());
+///         Ok((y, sum))
+///     }
+///
+///     fn backward(
+///         &self,
+///         ctx: &Ctx,
+///         (dy, dsum): (&Tensor, &Tensor),
+///     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+///         let [a, x] = ctx.saved_tensors()?;
+///         let dy = dy + dsum;
+///         let da = ctx.needs_input_grad(0).then(|| &dy * x);
+///         let dx = ctx.needs_input_grad(1).then(|| &dy * a);
+///         let db = ctx.needs_input_grad(2).then_some(dy);
+///         Ok((da, dx, db))
+///     }
+/// }
+///
+/// let [a, x, b] = [2.0, 3.0, 4.0].map(|v| Var::leaf(Tensor::from_slice(&[v])));
+/// let (y, sum) = Affine.apply((&a, &x, Some(&b)))?;
+/// let [da, db] = grad(&sum, [&a, &b])?;
+/// assert_eq!(Vec::<f64>::try_from(da.value())?, [3.0]);
+/// let (y, sum) = Affine.apply((&a, &x, None))?;
+/// # assert_eq!(Vec::<f64>::try_from(y.value())?, [6.0]);
+/// # assert_eq!(Vec::<f64>::try_from(db.value())?, [1.0]);
+/// # anyhow::Ok(())
+/// ```
 pub trait Tensors: Shape {}
 impl<T: Shape> Tensors for T {}
 

@@ -19,15 +19,15 @@ fn a_missing_registration_says_what_to_call() -> Result<()> {
     assert_error!(
         unknown,
         Error::UnknownOp { op, namespace, .. } if op == "tf_late::double" && namespace == "tf_late",
-        "missing.pt calls tf_late::double, which is not registered: before loading it call",
+        "missing.pt calls tf_late::double, which is not registered: before loading, call",
         "tch_function::library!",
-        "crate of the namespace \"tf_late\", register() by custom"
+        "crate of namespace \"tf_late\"; if it returns Ok"
     );
     let vs = VarStore::new(Device::Cpu);
     assert_error!(
         load_trainable_module(&file, vs.root()),
         Error::UnknownOp { op, .. } if op == "tf_late::double",
-        "register() by custom"
+        "usually register()"
     );
 
     // Then it is called.

@@ -20,6 +20,35 @@ impl Ctx {
     /// Declares that `forward` changes the input `x` in place and returns it. Call
     /// it first; if it fails, leave `x` unchanged.
     ///
+    /// ```
+    /// # use anyhow::Result;
+    /// # use tch::Tensor;
+    /// # use tch_function::{Ctx, Error, Function, Var, grad};
+    /// struct DoubleInPlace;
+    ///
+    /// impl Function for DoubleInPlace {
+    ///     type Inputs = Tensor;
+    ///     type Outputs = Tensor;
+    ///
+    ///     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+    ///         ctx.mark_dirty(x)?;
+    ///         Ok(x.shallow_clone().g_mul_scalar_(2.0))
+    ///     }
+    ///
+    ///     fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+    ///         Ok(Some(dy * 2.0))
+    ///     }
+    /// }
+    ///
+    /// let x = Var::leaf(Tensor::from(3.0));
+    /// let y = &x + 1.0;
+    /// let z = DoubleInPlace.apply(&y)?;
+    /// assert_eq!(f64::try_from(grad(&z, &x)?.value())?, 2.0);
+    /// // The old handle holds another value now, and refuses to be used.
+    /// assert!(matches!(y.exp(), Err(Error::Superseded { by: "DoubleInPlace", .. })));
+    /// # anyhow::Ok(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::DirtyNotInput`]; [`Error::DirtyLeaf`] for a leaf that requires
     /// a gradient, and for a view of one; [`Error::Argument`] if `forward`
