@@ -4,6 +4,7 @@
 #include "dispatcher.h"
 #include "plan.h"
 #include "saving_node.h"
+#include "values.h"
 #include "shim.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -32,38 +33,6 @@ constexpr c10::DispatchKeySet kWatched(
      DispatchKey::FuncTorchVmapMode, DispatchKey::FuncTorchDynamicLayerFrontMode,
      DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::Conjugate,
      DispatchKey::Negative, DispatchKey::ZeroTensor});
-
-// The tensors of values that hold nothing else, undefined where absent.
-variable_list flat(Values values) {
-  variable_list out;
-  for (const IValue& value : values) {
-    if (value.isNone()) out.emplace_back();
-    visit_tensors(value, [&](const at::Tensor& t) { out.push_back(t); });
-  }
-  return out;
-}
-
-// The input tensors of an op, position by position.
-variable_list inputs_of(const Op& op, const Stack& args) {
-  Stack held;
-  for (size_t i = 0; i < args.size(); ++i)
-    if (holds_tensors(op.schema.arguments()[i])) held.push_back(args[i]);
-  return flat(held);
-}
-
-bool requires_grad(Values values) {
-  bool found = false;
-  visit_all(values, [&](const at::Tensor& t) { found |= t.defined() && t.requires_grad(); });
-  return found;
-}
-
-bool has_tangents(Values values) {
-  bool found = false;
-  visit_all(values, [&](const at::Tensor& t) {
-    found |= t.defined() && t._fw_grad(/*level=*/0).defined();
-  });
-  return found;
-}
 
 // A tensor of the same shape, dtype and device that holds no memory.
 at::Tensor stand_in(const at::Tensor& t) {

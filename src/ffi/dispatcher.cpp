@@ -1,6 +1,6 @@
 // Rust's ops in libtorch's dispatcher: definitions, arguments and results, and
 // the kernels below autograd.
-#include "borrowed.h"
+#include "values.h"
 #include "dispatcher.h"
 #include "guard.h"
 #include "shim.h"

@@ -19,12 +19,13 @@ macro_rules! numbers {
     };
 }
 
-use super::dispatcher::{Kernel, RawFacts, RawOp, RawValue, SOURCES, Source, Tag};
+use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source};
 use super::hooks::{Place, RawHook};
 use super::memory::{RawMemory, Unfit};
 use super::modes::RawAutocast;
 use super::node::{Callbacks, Output, RawRecording, Saved, SecondOrder};
 use super::tensor::Description;
+use super::values::{RawValue, Tag};
 
 structs! {
     Description<'_> as tf_meta, 40 {

@@ -15,6 +15,7 @@ pub(crate) mod modes;
 pub(crate) mod node;
 pub(crate) mod parallel;
 mod tensor;
+mod values;
 
 pub(crate) use engine::{Pass, graph_leaves, set_grad, torch_backward, torch_grad};
 pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message};

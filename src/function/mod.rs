@@ -3,6 +3,7 @@
 
 mod ctx;
 mod module;
+mod name;
 mod tensors;
 mod value;
 
@@ -16,7 +17,7 @@ pub(crate) use tensors::{Shape, Slot};
 pub(crate) use value::{Engine, PassOptions};
 
 use crate::error::Result;
-use std::cell::Cell;
+use name::short_name;
 use std::sync::Arc;
 
 /// A differentiable operator: `torch.autograd.Function` in Rust.
@@ -308,58 +309,5 @@ impl<F: Function> Function for Arc<F> {
         dx: Refs<'_, F::Inputs>,
     ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
         (**self).jvp(ctx, x, dx)
-    }
-}
-
-/// Returns `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
-/// Every call of `apply` asks for it, so the last results are kept.
-fn short_name(path: &'static str) -> &'static str {
-    const SLOTS: usize = 16;
-    type Slot = Cell<(&'static str, &'static str)>;
-    thread_local!(static LAST: [Slot; SLOTS] = const { [const { Cell::new(("", "")) }; SLOTS] });
-    LAST.with(|last| {
-        let slot = &last[path.as_ptr() as usize / 16 % SLOTS];
-        let (known, short) = slot.get();
-        if std::ptr::eq(known, path) {
-            return short;
-        }
-        let short = last_segment(path);
-        slot.set((path, short));
-        short
-    })
-}
-
-fn last_segment(path: &'static str) -> &'static str {
-    let path = without_arguments(path);
-    path.rsplit("::").next().unwrap_or(path)
-}
-
-/// Returns the path without the `<...>` at its end. (A type inside a function of an impl has one
-/// at the beginning too: `<f64 as my_crate::Trait>::function::Scale<f32>`.)
-fn without_arguments(path: &'static str) -> &'static str {
-    let mut depth = 0;
-    for (i, byte) in path.bytes().enumerate().rev() {
-        depth += match byte {
-            b'>' if !path[..i].ends_with('-') => 1, // not the one of `fn() -> T`
-            b'<' => -1,
-            _ => 0,
-        };
-        if depth == 0 {
-            return if byte == b'<' { &path[..i] } else { path };
-        }
-    }
-    path
-}
-
-#[test]
-fn names_are_short() {
-    for (path, name) in [
-        ("my_crate::ops::Scale", "Scale"),
-        ("my_crate::Scale<alloc::vec::Vec<f32>>", "Scale"),
-        ("my_crate::Map<fn(f32) -> f32>", "Map"),
-        ("<f64 as my_crate::Trait>::function::Scale<f32>", "Scale"),
-        ("my_crate::<impl my_crate::Trait for f64>::function::Scale", "Scale"),
-    ] {
-        assert_eq!(last_segment(path), name);
     }
 }

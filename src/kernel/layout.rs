@@ -2,9 +2,10 @@
 
 use super::element::Stored;
 use super::overlap::{is_injective, overlap};
+use super::refusals::{other_dtype, overlapping, shape, shared, unfit};
 use super::view::Place;
 use super::walk::Walk;
-use crate::ffi::memory::{self, Memory, Unfit};
+use crate::ffi::memory::{self, Memory};
 use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::fmt;
@@ -280,83 +281,4 @@ pub(super) fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 
         order.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
     }
     order
-}
-
-#[cold]
-fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> Error {
-    let (found, instead) = match why {
-        Unfit::Failed => return crate::ffi::last_error(op),
-        Unfit::Undefined => return Error::Undefined { op, what: format!("{what} {i}") },
-        Unfit::Fit | Unfit::NoData => (
-            "has no data: it is a meta or fake tensor, or a wrapper as under vmap",
-            "ask kernel::runs_on, and compute it with tch operators there; where the outputs' \
-             shapes are enough, write Function::fake",
-        ),
-        Unfit::OtherDevice => (
-            "is not on the CPU",
-            "ask kernel::runs_on, and compute it with tch operators there, or move it with \
-             to_device(Device::Cpu)",
-        ),
-        Unfit::Quantised => ("is quantised", "call dequantize() on it first"),
-        Unfit::NotStrided => ("is sparse, or of another layout", "call to_dense() on it first"),
-        Unfit::Lazy => {
-            ("is conjugated or negated lazily", "call resolve_conj() and resolve_neg() on it first")
-        }
-        Unfit::Recorded => (
-            "requires a gradient and libtorch is recording, which a kernel cannot be",
-            "call the kernel in the forward of a Function; in a backward that is differentiated \
-             again, apply another Function or compute with tch operators",
-        ),
-        Unfit::Tangent => (
-            "carries a forward-mode tangent, which a kernel would lose",
-            "call the kernel in the forward of a Function that has a jvp",
-        ),
-        Unfit::Traced => (
-            "is traced: libtorch writes down the operators that run, and would take what a kernel \
-             makes for a constant",
-            "ask kernel::runs_on, and compute it with tch operators there",
-        ),
-        Unfit::Unaligned => (
-            "lies at an address that is no multiple of its elements' size",
-            "call copy() on it first",
-        ),
-    };
-    Error::NoKernel { op, what: format!("{what} {i}"), found, instead }
-}
-
-#[cold]
-fn other_dtype(op: &'static str, (what, i): (Role, usize), seen: i8, found: i8) -> Error {
-    let (seen, found) = (crate::ffi::kind_of(seen), crate::ffi::kind_of(found));
-    let message = format!(
-        "{what} {i} has dtype {found:?}, the kernel is written for {seen:?}; convert it with \
-         to_kind({seen:?}), or write the kernel for {found:?}"
-    );
-    Error::Argument { op, message }
-}
-
-#[cold]
-fn shape(op: &'static str, (what, i): (Role, usize), found: &[i64], expected: &[i64]) -> Error {
-    let message = format!(
-        "{what} {i} has shape {found:?}, which does not broadcast to that of the others, \
-         {expected:?}; reshape it"
-    );
-    Error::Argument { op, message }
-}
-
-#[cold]
-fn overlapping(op: &'static str, i: usize) -> Error {
-    let message = format!(
-        "elements of output {i} share memory (it is expanded, say), so they cannot be written \
-         one by one; give a copy of it"
-    );
-    Error::Argument { op, message }
-}
-
-#[cold]
-fn shared(op: &'static str, (what, i): (Role, usize)) -> Error {
-    let message = format!(
-        "{what} {i} shares memory with an output in other places than the output's own; give a \
-         copy of it"
-    );
-    Error::Argument { op, message }
 }

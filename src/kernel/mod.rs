@@ -87,6 +87,7 @@ mod elementwise;
 mod fold;
 mod layout;
 mod overlap;
+mod refusals;
 mod rows;
 pub mod simd;
 mod view;

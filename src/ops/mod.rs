@@ -40,13 +40,12 @@ mod log1p_exp;
 mod piecewise;
 mod reduce;
 mod rms_norm;
+mod scalar;
 mod shape;
 mod softmax;
 mod squared_error;
 
-pub use arithmetic::{
-    Add, AddScalar, Div, DivScalar, Mul, MulScalar, Neg, Pow, PowScalar, ScalarDiv, ScalarSub, Sub,
-};
+pub use arithmetic::{Add, Div, Mul, Neg, Pow, Sub};
 pub use cast::ToKind;
 pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
 pub use cross_entropy::CrossEntropy;
@@ -58,6 +57,7 @@ pub use log1p_exp::Log1pExp;
 pub use piecewise::{Abs, Maximum, Minimum, Relu, Where};
 pub use reduce::{Amax, Amin, Max, Mean, Min, Sum};
 pub use rms_norm::RmsNorm;
+pub use scalar::{AddScalar, DivScalar, MulScalar, PowScalar, ScalarDiv, ScalarSub};
 pub use shape::{Gather, IndexSelect, Reshape};
 pub use softmax::{LogSoftmax, Softmax};
 pub use squared_error::SquaredError;

@@ -1,4 +1,4 @@
-// Arguments as Rust reads them.
+// The arguments of an op: as Rust reads them, and what they hold.
 #pragma once
 
 #include "dispatcher.h"
@@ -81,5 +81,37 @@ class Borrowed {
   std::forward_list<std::vector<int64_t>> ints_;
   std::forward_list<std::vector<double>> floats_;
 };
+
+// The tensors of values that hold nothing else, undefined where absent.
+inline std::vector<at::Tensor> flat(Values values) {
+  std::vector<at::Tensor> out;
+  for (const IValue& value : values) {
+    if (value.isNone()) out.emplace_back();
+    visit_tensors(value, [&](const at::Tensor& t) { out.push_back(t); });
+  }
+  return out;
+}
+
+// The input tensors of an op, position by position.
+inline std::vector<at::Tensor> inputs_of(const Op& op, const Stack& args) {
+  Stack held;
+  for (size_t i = 0; i < args.size(); ++i)
+    if (holds_tensors(op.schema.arguments()[i])) held.push_back(args[i]);
+  return flat(held);
+}
+
+inline bool requires_grad(Values values) {
+  bool found = false;
+  visit_all(values, [&](const at::Tensor& t) { found |= t.defined() && t.requires_grad(); });
+  return found;
+}
+
+inline bool has_tangents(Values values) {
+  bool found = false;
+  visit_all(values, [&](const at::Tensor& t) {
+    found |= t.defined() && t._fw_grad(/*level=*/0).defined();
+  });
+  return found;
+}
 
 }  // namespace tf
