@@ -69,7 +69,7 @@ fuzz: libtorch
 
 MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
 valgrind: libtorch
-	TCH_FUNCTION_PLAIN_MEMORY=1 cargo test --lib --test libtorch --test hooks --test faults --test kernel --test kernel_edges --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
+	TCH_FUNCTION_PLAIN_MEMORY=1 cargo test --lib --test libtorch --test rules --test faults --test kernel --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads --skip large_memory_is_used_again --skip more_elements --skip large_tensors
 
 # Needs a nightly toolchain: rustup toolchain install nightly --component miri,rust-src
@@ -78,8 +78,8 @@ miri:
 
 # Needs `cargo install cargo-mutants`, and works in a copy without .libtorch.
 mutants: libtorch
-	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch} cargo mutants --output target --file src/rules.rs \
-	  --file src/graph/pass.rs --file src/graph/queue.rs -C=--lib -C=--test=graphs -C=--test=rules
+	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch} cargo mutants --output target --file 'src/application/*.rs' \
+	  --file src/graph/pass.rs --file src/graph/queue.rs -C=--lib -C=--test=vars -C=--test=rules
 
 libtorch: tools
 	@python3 scripts/fetch-libtorch

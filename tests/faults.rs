@@ -2,16 +2,14 @@
 //! leaked.
 #![allow(unsafe_code)] // throws C++ exceptions
 
-mod support;
-
 use anyhow::{Result, anyhow, bail};
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
-use support::{BackwardFn, Op, assert_error, number, vector};
 use tch::Tensor;
 use tch_function::{Ctx, Error, Function, Var, backward, grad, kernel, register_hook};
+use test_support::{BackwardFn, Op, assert_error, number, vector};
 
 fn leaf(values: &[f64]) -> Tensor {
     vector(values).set_requires_grad(true)

@@ -1,11 +1,9 @@
 //! libtorch's forward mode. One test: there is one dual level in a process.
 
-mod support;
-
 use anyhow::{Result, bail};
-use support::{assert_error, number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Ctx, DualLevel, Error, Function, grad, ops};
+use test_support::{assert_error, number, numbers, vector};
 
 /// y = a sin(b), with a jvp that `how` says.
 struct Product {

@@ -5,18 +5,17 @@
 //! of its own: stride 0, elements that overlap, gaps, dimensions in any order, no
 //! elements at all. PROPTEST_CASES=100000 runs longer.
 
-mod common;
 #[path = "random_graphs/functions.rs"]
 #[allow(dead_code)]
 mod functions;
 
 use anyhow::{Context, Result};
-use common::{Outcome, Random, assert_same, tolerance};
 use functions::{Fma, Silu, SinCos, SumProduct};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tch::{Kind, Tensor};
 use tch_function::{Differentiable, Function, GradOptions, Value, Var, ops};
+use test_support::compare::{Outcome, Random, assert_same, tolerance};
 
 struct Case {
     name: &'static str,

@@ -1,7 +1,5 @@
 //! The arguments of a schema, of each type, as the constructor gets them.
 
-use crate::archive::Script;
-use crate::support::vector;
 use anyhow::{Result, bail};
 use std::fmt::Debug;
 use tch::{Kind, Tensor};
@@ -9,6 +7,8 @@ use tch_function::{
     Function,
     dispatcher::{Library, forward_only},
 };
+use test_support::archive::Script;
+use test_support::vector;
 
 /// Fails with what it was made from.
 fn tell(arguments: impl Debug) -> impl Function<Inputs = Tensor, Outputs = Tensor> {

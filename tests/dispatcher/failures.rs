@@ -1,11 +1,11 @@
 //! What goes wrong inside an op that TorchScript calls comes out as an error with
 //! the op's name, and the next call works.
 
-use crate::support::assert_error;
 use crate::{assert_close, leaf, script};
 use anyhow::Result;
 use tch::{IValue, Kind, Tensor};
 use tch_function::{Error, GradOptions, grad};
+use test_support::assert_error;
 
 fn run(how: &str, x: &Tensor) -> Result<Tensor> {
     let module = script("x: Tensor, how: str -> Tensor", "ops.tf_test.fails(x, how)");
@@ -126,7 +126,7 @@ fn second_derivatives_that_are_not_known() -> Result<()> {
 fn a_call_that_does_not_fit_the_schema() {
     let forward = "(x: Tensor) -> Tensor:\n    return ops.tf_test.leaky(x, \"much\")\n".to_owned();
     crate::ops::register().expect("the namespace tf_test is free");
-    let bytes = crate::archive::Script { forward, parameters: Vec::new() }.bytes();
+    let bytes = test_support::archive::Script { forward, parameters: Vec::new() }.bytes();
     let text = tch::CModule::load_data(&mut &*bytes).map(drop).unwrap_err().to_string();
     assert!(text.contains("tf_test::leaky(Tensor x, float slope=0.01"), "{text}");
 }

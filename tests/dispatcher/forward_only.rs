@@ -1,7 +1,5 @@
 //! Ops without a backward.
 
-use crate::archive::Script;
-use crate::support::assert_error;
 use crate::{assert_close, leaf};
 use anyhow::{Result, bail};
 use tch::{CModule, Kind, Tensor};
@@ -10,6 +8,8 @@ use tch_function::{
     dispatcher::{Library, forward_only},
     grad,
 };
+use test_support::archive::Script;
+use test_support::assert_error;
 
 fn round_to(step: f64) -> impl Function<Inputs = Tensor, Outputs = Tensor> {
     forward_only::<Tensor, Tensor>("tf_only::round_to", move |x| {

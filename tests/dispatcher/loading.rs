@@ -1,7 +1,5 @@
 //! Modules are loaded after their ops are registered, or the error says what to do.
 
-use crate::archive::Script;
-use crate::support::{assert_error, number, vector};
 use anyhow::Result;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
@@ -9,12 +7,15 @@ use tch_function::{
     Error,
     dispatcher::{Library, forward_only, load_module, load_trainable_module},
 };
+use test_support::archive::Script;
+use test_support::{assert_error, number, vector};
 
 const ONE: &str = "x: Tensor -> Tensor";
 
 #[test]
 fn a_missing_registration_says_what_to_call() -> Result<()> {
-    let file = Script::returning(ONE, "ops.tf_late.double(x)").save("missing.pt");
+    let file = Script::returning(ONE, "ops.tf_late.double(x)")
+        .save(env!("CARGO_TARGET_TMPDIR"), "missing.pt");
     let unknown = load_module(&file, Device::Cpu);
     assert_error!(
         unknown,
@@ -42,11 +43,12 @@ fn a_missing_registration_says_what_to_call() -> Result<()> {
     load_trainable_module(&file, vs.root())?;
 
     // The namespace is there, the op is not.
-    let file = Script::returning(ONE, "ops.tf_late.doubled(x)").save("another_version.pt");
+    let file = Script::returning(ONE, "ops.tf_late.doubled(x)")
+        .save(env!("CARGO_TARGET_TMPDIR"), "another_version.pt");
     assert_error!(
         load_module(&file, Device::Cpu),
         Error::UnknownOp { op, .. } if op == "tf_late::doubled",
-        "that crate has no op of this name"
+        "that crate does not define this op"
     );
     Ok(())
 }
@@ -75,7 +77,8 @@ fn a_file_that_is_no_module() -> Result<()> {
     };
     assert!(text.contains("zip archive") && !text.contains("Exception raised from"), "{text}");
     // libtorch's own ops are not the business of any register().
-    let file = Script::returning(ONE, "ops.aten.doubled(x)").save("unknown_aten.pt");
+    let file = Script::returning(ONE, "ops.aten.doubled(x)")
+        .save(env!("CARGO_TARGET_TMPDIR"), "unknown_aten.pt");
     assert_error!(
         load_module(&file, Device::Cpu),
         Error::Torch { op: "load_module", .. },

@@ -2,7 +2,6 @@
 //! TorchScript modules that call the ops. What is registered is there for the whole
 //! process, so that this is one of its own.
 
-mod archive;
 mod arguments;
 mod failures;
 mod forward_only;
@@ -11,12 +10,10 @@ mod loading;
 mod ops;
 mod registration;
 mod script;
-#[path = "../support/mod.rs"]
-mod support;
 mod training;
 
-use archive::Script;
 use tch::{CModule, Tensor};
+use test_support::archive::Script;
 
 /// A TorchScript function of tensors that returns one expression.
 fn script(signature: &str, result: &str) -> CModule {
@@ -25,11 +22,11 @@ fn script(signature: &str, result: &str) -> CModule {
 }
 
 fn leaf(values: &[f64]) -> Tensor {
-    support::vector(values).set_requires_grad(true)
+    test_support::vector(values).set_requires_grad(true)
 }
 
 fn assert_close(found: &Tensor, expected: &[f64]) {
-    let found = support::numbers(found);
+    let found = test_support::numbers(found);
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.into_iter().zip(expected) {
         approx::assert_relative_eq!(found, expected, max_relative = 1e-14, epsilon = 1e-15);

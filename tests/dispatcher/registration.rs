@@ -1,7 +1,5 @@
 //! What can be registered, what cannot, and what is said about it.
 
-use crate::archive::Script;
-use crate::support::{BackwardFn, ForwardFn, Op, assert_error, number, vector};
 use crate::{assert_close, leaf, ops};
 use anyhow::Result;
 use std::sync::Mutex;
@@ -11,6 +9,8 @@ use tch_function::{
     dispatcher::{Constructor, Library, forward_only},
     grad,
 };
+use test_support::archive::Script;
+use test_support::{BackwardFn, ForwardFn, Op, assert_error, number, vector};
 
 fn same() -> impl Function<Inputs = Tensor, Outputs = Tensor> {
     forward_only::<Tensor, Tensor>("same", |x| Ok(x.shallow_clone()))

@@ -1,11 +1,11 @@
 //! TorchScript modules that call ops: values, gradients, every kind of argument.
 
-use crate::archive::Script;
-use crate::support::vector;
 use crate::{assert_close, leaf, ops, script};
 use anyhow::{Result, ensure};
 use tch::{CModule, IValue, Kind, Tensor};
 use tch_function::{GradOptions, grad};
+use test_support::archive::Script;
+use test_support::vector;
 
 /// libtorch's executor looks on in the first runs, and optimises for later ones.
 const RUNS: usize = 4;

@@ -1,12 +1,12 @@
 //! A TorchScript module is trained in Rust, with gradients through an op.
 
-use crate::archive::Script;
-use crate::support::{number, vector};
 use crate::{assert_close, leaf, ops};
 use anyhow::Result;
 use tch::nn::{Adam, OptimizerConfig, Sgd, VarStore};
 use tch::{Device, Kind, Tensor};
 use tch_function::{Var, dispatcher::load_trainable_module, grad, lift};
+use test_support::archive::Script;
+use test_support::{number, vector};
 
 /// `leaky(w x + b)` of numbers, one by one.
 fn layer(w: &[f64], b: &[f64]) -> Script {
@@ -48,7 +48,7 @@ fn in_the_own_engine() -> Result<()> {
 #[test]
 fn a_step_of_gradient_descent() -> Result<()> {
     ops::register()?;
-    let file = layer(&[2.0, -3.0], &[1.0, 0.0]).save("step.pt");
+    let file = layer(&[2.0, -3.0], &[1.0, 0.0]).save(env!("CARGO_TARGET_TMPDIR"), "step.pt");
     let vs = VarStore::new(Device::Cpu);
     let module = load_trainable_module(file, vs.root())?;
     let mut sgd = Sgd::default().build(&vs, 0.5)?;
@@ -68,7 +68,10 @@ fn it_trains() -> Result<()> {
     let x = Tensor::linspace(-2.0, 2.0, 64, (Kind::Double, Device::Cpu));
     let target = layer(&[1.5], &[-0.5]).module().forward_ts(&[&x])?.detach();
     let vs = VarStore::new(Device::Cpu);
-    let module = load_trainable_module(layer(&[0.3], &[0.4]).save("train.pt"), vs.root())?;
+    let module = load_trainable_module(
+        layer(&[0.3], &[0.4]).save(env!("CARGO_TARGET_TMPDIR"), "train.pt"),
+        vs.root(),
+    )?;
     let mut adam = Adam::default().build(&vs, 0.05)?;
     for _ in 0..400 {
         adam.backward_step(&module.forward_ts(&[&x])?.mse_loss(&target, tch::Reduction::Mean));

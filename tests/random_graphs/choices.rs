@@ -1,12 +1,12 @@
 //! A graph as raw choices, which proptest draws and shrinks.
 
-use super::common::{ANY, LAYOUTS, Layout, Random};
 use super::{builder, program::Program};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::fmt;
 use std::ops::Range;
 use tch::Tensor;
+use test_support::compare::{ANY, LAYOUTS, Layout, Random};
 
 #[derive(Clone)]
 pub struct Choices {

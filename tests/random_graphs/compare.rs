@@ -1,12 +1,12 @@
 //! Equality of what the engines make of a program.
 
-use super::common::assert_close;
 use super::engines::{Engine, Outcome};
 use super::op::Op;
 use super::program::{Program, Step};
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 use tch_function::Var;
+use test_support::compare::assert_close;
 
 impl Program {
     pub fn check(&self) -> Result<()> {

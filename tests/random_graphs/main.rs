@@ -6,9 +6,6 @@
 //! every op accepts. proptest shrinks the raw choices, and what it prints is
 //! the program.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod builder;
 mod choices;
 mod compare;

@@ -1,9 +1,9 @@
 //! What a step of a graph does, as a Function and in plain tch.
 
-use super::common;
 use super::functions::*;
 use tch::{Kind, Reduction, Tensor};
 use tch_function::{Differentiable, Function, Result, ops};
+use test_support::compare as common;
 
 /// An op with its parameters; some are small compositions.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
 //! An `Err` or a panic in user code.
 
 use crate::host::{Host, Kind};
-use crate::support::{Op, numbers, vector};
 use crate::{assert_rule, rules};
 use anyhow::{anyhow, bail};
 use std::cell::Cell;
 use tch::Tensor;
 use tch_function::{Error, Value, grad, grad_fn};
+use test_support::{Op, numbers, vector};
 
 rules! {
     an_err_in_forward_names_the_op_and_its_chain,

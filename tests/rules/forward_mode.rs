@@ -2,11 +2,11 @@
 //! one level of it, so these tests wait for each other.
 
 use crate::host::{Form, Host, OnTensors, Registered, Watched};
-use crate::support::{numbers, vector};
 use anyhow::Result;
 use std::sync::{Mutex, PoisonError};
 use tch::{Kind, Tensor};
 use tch_function::{Ctx, DualLevel, Error, Function};
+use test_support::{numbers, vector};
 
 static LEVEL: Mutex<()> = Mutex::new(());
 

@@ -1,10 +1,10 @@
 //! What `backward` may return and what it is given.
 
 use crate::host::Host;
-use crate::support::{ForwardFn, Op, numbers, vector};
 use crate::{assert_rule, gradient, identity, rules};
 use tch::{Kind, Tensor};
 use tch_function::{Error, GradOptions, Value, grad};
+use test_support::{ForwardFn, Op, numbers, vector};
 
 rules! {
     a_gradient_that_only_broadcasts_is_an_error,

@@ -1,10 +1,10 @@
 //! The four hosts that every rule holds in, and what a rule asks of them.
 
-use crate::archive::Script;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tch::{IValue, Tensor};
 use tch_function::dispatcher::Library;
 use tch_function::{Differentiable, Error, Function, Of, Refs, Result, Tensors, Value, Var};
+use test_support::archive::Script;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {

@@ -2,8 +2,6 @@
 //! for Vars, for tensors, and for a registered op on its plain and its watched way.
 //! `vars.rs` has what only Vars can do.
 
-#[path = "../dispatcher/archive.rs"]
-mod archive;
 mod faults;
 mod forward_mode;
 mod gradients;
@@ -12,13 +10,12 @@ mod marks;
 mod passes;
 mod saving;
 mod second_order;
-#[path = "../support/mod.rs"]
-mod support;
 mod vars;
+mod vars_faults;
 
-use support::{BackwardFn, Op};
 use tch::Tensor;
 use tch_function::{Differentiable, GradOptions, Result};
+use test_support::{BackwardFn, Op};
 
 /// Stamps each rule, a function generic over the host, for the four hosts.
 macro_rules! rules {

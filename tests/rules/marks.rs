@@ -1,10 +1,10 @@
 //! What `forward` declares: outputs without a gradient, inputs that it changes.
 
 use crate::host::{Host, Kind as HostKind};
-use crate::support::{Op, numbers, vector};
 use crate::{assert_rule, gradient, rules};
 use tch::{Kind, Tensor};
 use tch_function::{Error, Value, grad};
+use test_support::{Op, numbers, vector};
 
 rules! {
     a_marked_output_has_no_gradient,
@@ -23,7 +23,7 @@ fn apply<H: Host>(op: Op<Tensor, Tensor>, x: &H::V) -> tch_function::Result<H::V
 
 /// Its gradient is that of both outputs.
 fn pair(
-    forward: crate::support::ForwardFn<Tensor, (Tensor, Tensor)>,
+    forward: test_support::ForwardFn<Tensor, (Tensor, Tensor)>,
 ) -> Op<Tensor, (Tensor, Tensor)> {
     Op { forward, backward: |_, (da, _)| Ok(Some(da.shallow_clone())) }
 }

@@ -1,10 +1,10 @@
 //! Passes: what they start from, what they are asked for, and what stays of the graph.
 
 use crate::host::Host;
-use crate::support::{Op, numbers, vector};
 use crate::{assert_rule, identity, rules, square};
 use tch::{Device, Kind, Tensor};
 use tch_function::{Error, GradOptions, Value, grad};
+use test_support::{Op, numbers, vector};
 
 rules! {
     a_second_pass_is_an_error,

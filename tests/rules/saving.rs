@@ -1,10 +1,10 @@
 //! What `forward` saves.
 
 use crate::host::{Host, Kind};
-use crate::support::{Op, vector};
 use crate::{assert_rule, rules, square};
 use tch::Tensor;
 use tch_function::{Error, Value, grad};
+use test_support::{Op, vector};
 
 rules! {
     saving_twice_is_an_error,

@@ -1,10 +1,10 @@
 //! Second derivatives.
 
 use crate::host::{Host, Kind};
-use crate::support::{Op, numbers, vector};
 use crate::{assert_rule, rules, square};
 use tch::Tensor;
 use tch_function::{Error, GradOptions, Value, grad};
+use test_support::{Op, numbers, vector};
 
 rules! {
     through_a_saved_input,

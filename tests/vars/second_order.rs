@@ -1,14 +1,12 @@
 //! Second and higher derivatives in the own engine (`tests/libtorch.rs` has
 //! them inside libtorch).
 
-mod support;
-
 use anyhow::Result;
-use support::{number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{
     Ctx, DoubleBackward, Error, Function, GradOptions, Var, backward, grad, lift, ops,
 };
+use test_support::{number, numbers, vector};
 
 fn leaf(values: &[f64]) -> Var {
     Var::leaf(vector(values))

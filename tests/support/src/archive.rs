@@ -23,9 +23,9 @@ impl Script {
         CModule::load_data(&mut &*self.bytes()).expect("libtorch reads the archive")
     }
 
-    /// Saves it under a name that no other test uses.
-    pub fn save(&self, name: &str) -> PathBuf {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    /// Saves it in `folder` under a name that no other test uses.
+    pub fn save(&self, folder: &str, name: &str) -> PathBuf {
+        let path = Path::new(folder).join(name);
         std::fs::write(&path, self.bytes()).expect("cargo made the folder");
         path
     }

@@ -1,12 +1,10 @@
 //! `lift`: tch closures and modules inside the own graph.
 
-mod support;
-
 use anyhow::{Result, bail};
-use support::{number, numbers, vector};
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 use tch_function::{Error, GradOptions, Var, backward, grad, lift, lift_all};
+use test_support::{number, numbers, vector};
 
 #[test]
 fn a_closure_between_two_ops_of_the_graph() -> Result<()> {

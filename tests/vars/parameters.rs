@@ -1,12 +1,10 @@
 //! Leaves that stand for tch's parameters.
 
-mod support;
-
 use anyhow::{Context, Result};
-use support::{number, numbers, vector};
 use tch::nn::{self, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
 use tch_function::{Var, grad, lift};
+use test_support::{number, numbers, vector};
 
 fn parameter(values: &[f64]) -> Tensor {
     vector(values).set_requires_grad(true)

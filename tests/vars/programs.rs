@@ -2,12 +2,10 @@
 //! numbers: gradient descent, least squares, and backpropagation with its
 //! delta formulas.
 
-mod support;
-
 use anyhow::Result;
-use support::{number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Var, backward, grad};
+use test_support::{number, numbers, vector};
 
 fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
     assert_eq!(a.size(), b.size(), "{what}");

@@ -1,5 +1,7 @@
-//! What several test programs use.
-#![allow(dead_code, unused_imports, unused_macros)] // each uses its part
+//! What the test programs share.
+
+pub mod archive;
+pub mod compare;
 
 use anyhow::Result;
 use tch::Tensor;
@@ -51,6 +53,7 @@ impl<I: Tensors, O: Tensors> Function for Op<I, O> {
 }
 
 /// That a result is an error of a variant and says certain things.
+#[macro_export]
 macro_rules! assert_error {
     ($result:expr, $pattern:pat $(if $guard:expr)?, $($text:expr),+) => {{
         let error = $result.map(drop).expect_err("an error");
@@ -59,4 +62,3 @@ macro_rules! assert_error {
         $(assert!(text.contains($text), "{text:?} does not say {:?}", $text);)+
     }};
 }
-pub(crate) use assert_error;

@@ -8,8 +8,7 @@ use std::sync::LazyLock;
 use tch::{Kind, Tensor};
 use tch_function::kernel::simd::{self, Float, Lanes};
 
-mod common;
-use common::Random;
+use test_support::compare::Random;
 
 type Big = FBig<HalfEven, 2>;
 

@@ -1,11 +1,9 @@
 //! Autocast, inference mode and no_grad, in both engines.
 
-mod support;
-
 use anyhow::Result;
-use support::{assert_error, number, numbers, vector};
 use tch::{Device, Kind, Tensor};
 use tch_function::{Ctx, Error, Function, Var, autocast, grad, inference_mode, ops};
+use test_support::{assert_error, number, numbers, vector};
 
 /// y = x w; says in which dtype it saw its inputs and its gradient.
 #[derive(Clone, Copy)]

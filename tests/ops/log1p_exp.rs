@@ -6,8 +6,7 @@ use dashu_float::{FBig, round::mode::HalfEven};
 use tch::{Kind, Tensor, kind::DOUBLE_CPU};
 use tch_function::{Ctx, Function, GradOptions, Var, gradcheck, ops::Log1pExp};
 
-mod common;
-use common::Random;
+use test_support::compare::Random;
 
 type Big = FBig<HalfEven, 2>;
 

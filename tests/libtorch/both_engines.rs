@@ -1,11 +1,9 @@
 //! One table of Functions and cases, run in both engines; the third column is
 //! plain tch. Values and gradients of all three agree.
 
-mod support;
-
-use support::{numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Differentiable, Function, GradOptions, Result, Var, ops};
+use test_support::{numbers, vector};
 
 fn inputs() -> [Tensor; 2] {
     let a = vector(&[0.3, 1.7, 0.9, 2.5, 0.6, 1.1]).view([2, 3]);

@@ -1,12 +1,10 @@
 //! Hooks on tensors and nodes, inside libtorch's autograd.
 
-mod support;
-
 use anyhow::{Result, bail};
 use std::sync::{Arc, Mutex};
-use support::{assert_error, number, numbers, vector};
 use tch::{Kind, Tensor};
 use tch_function::{Error, Function, backward, grad, grad_fn, ops, register_hook};
+use test_support::{assert_error, number, numbers, vector};
 
 fn leaf(values: &[f64]) -> Tensor {
     vector(values).set_requires_grad(true)

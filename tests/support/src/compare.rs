@@ -1,6 +1,4 @@
-//! What the tests of the operators share: inputs of every layout, libtorch's
-//! gradients, and the comparison of ours with them.
-#![allow(dead_code)] // each test uses a part
+//! Inputs of every layout, libtorch's gradients, and the comparison of ours with them.
 
 use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
