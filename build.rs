@@ -40,7 +40,7 @@ fn run() -> Result<()> {
     let lib = env_var("DEP_TCH_LIBTORCH_LIB")
         .map(PathBuf::from)
         .with_context(|| format!("torch-sys names no libtorch.\n{WAYS_OUT}"))?;
-    // Its headers lie beside it, unless torch-sys was told otherwise.
+    // The headers lie beside the library, unless torch-sys was told otherwise.
     let include = match env_var("LIBTORCH_INCLUDE") {
         Some(dir) => PathBuf::from(dir).join("include"),
         None => lib.with_file_name("include"),
@@ -83,7 +83,7 @@ fn check_version(include: &Path) -> Result<()> {
     )
 }
 
-/// What is compiled together: most of the time goes into libtorch's headers, which
+/// The files that are compiled together: most of the time goes into libtorch's headers, which
 /// the files of a unit have in common.
 const UNITS: [(&str, &[&str]); 2] = [
     ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node"]),
@@ -130,7 +130,7 @@ fn compile_shim(include: &Path) -> Result<()> {
         .std("c++17")
         // Also in a dev build: it runs once or more for every node.
         .opt_level(2)
-        // Which would double the compile time.
+        // Debug information would double the compile time.
         .debug(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-fvisibility=hidden")

@@ -293,7 +293,7 @@ fn print_ratios() {
     }
 }
 
-/// By how many KiB `program` grows the peak of the process's memory, if it has
+/// Returns by how many KiB `program` grows the peak of the process's memory, if it has
 /// none of what others have freed.
 fn peak_growth(program: Program, x: &Tensor) -> u64 {
     let in_status = |key: &str| -> u64 {

@@ -30,7 +30,7 @@ const PIXELS: i64 = 64;
 const HIDDEN: i64 = 40;
 const DIGITS: i64 = 10;
 
-/// Of the first weights and of every shuffling: each run is the same.
+/// The seed of the first weights and of every shuffling: each run is the same.
 const SEED: i64 = 1998;
 const EPOCHS: usize = 100;
 const BATCH: i64 = 16;
@@ -97,7 +97,7 @@ impl Examples {
     }
 }
 
-/// In random order, 80 % for training and the rest for the test. The same
+/// Splits the images in random order, 80 % for training and the rest for the test. The same
 /// writers are in both: the test asks for new digits, not for new hands.
 fn split(digits: &Digits) -> Result<(Examples, Examples)> {
     let targets = digits.labels.one_hot(DIGITS).to_kind(Kind::Double);
@@ -113,7 +113,7 @@ struct Layer {
     b: Var,
 }
 
-/// What a layer makes of a batch: a row for each image.
+/// The values of a layer for a batch: a row for each image.
 struct Activity {
     net: Var,
     y: Var,
@@ -212,7 +212,7 @@ fn accuracy(network: &Network, examples: &Examples) -> Result<f64> {
 fn compare_by_hand(network: &Network, batch: &Examples) -> Result<()> {
     let [hidden, output] = network.forward(&batch.images)?;
     let e = output.y.squared_error(&Var::constant(&batch.targets))?;
-    // Of every value that E was computed from, not only of the weights.
+    // The gradients of every value that E was computed from, not only of the weights.
     let gradients = e.gradients()?;
     let [by_hand_hidden, by_hand_output] = by_hand::backpropagate(
         &plain(&network.hidden)?,

@@ -20,7 +20,7 @@ mod contour;
 mod plot;
 use plot::{Curve, Frame, Style};
 
-/// How far from the known minimum a descent may end.
+/// Maximum distance between a descent's end and the known minimum.
 const TOLERANCE: f64 = 1e-6;
 
 /// A descent ends when the gradient is shorter. Near the minimum the distance to
@@ -33,7 +33,7 @@ const MAX_STEPS: usize = 100_000;
 type Point = [f64; 2];
 type Function = Box<dyn Fn(&Var, &Var) -> Result<Var>>;
 
-/// What to minimise: a function of two numbers.
+/// A function of two numbers to minimise.
 struct Problem {
     name: &'static str,
     title: &'static str,
@@ -243,7 +243,7 @@ fn closed_form(r: &[f64], v: &[f64]) -> Point {
 const GREY: RGBColor = RGBColor(150, 150, 150);
 const COLORS: [RGBColor; 2] = [plot::BLUE, plot::ORANGE];
 
-/// Where the descents went, over the contour lines of F.
+/// Draws the descents over the contour lines of F.
 fn draw_paths(problem: &Problem, descents: &[Descent]) -> Result<PathBuf> {
     let frame = &problem.frame;
     let f = |x, y| value(problem, [x, y]);
@@ -260,7 +260,7 @@ fn draw_paths(problem: &Problem, descents: &[Descent]) -> Result<PathBuf> {
     plot::draw(&format!("{}_path.svg", problem.name), frame, &curves)
 }
 
-/// How F came down to its minimum, on a logarithmic scale.
+/// Draws F on its way down to the minimum, on a logarithmic scale.
 fn draw_convergence(problem: &Problem, descents: &[Descent]) -> Result<PathBuf> {
     let least = value(problem, problem.minimum)?;
     let mut curves = Vec::new();

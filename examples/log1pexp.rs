@@ -15,7 +15,7 @@ use plot::{Curve, Frame, Style};
 
 const USAGE: &str = "usage: log1pexp [X]    X is a number from -1e6 to 1e6, 4.5 unless given";
 
-/// How far y' of the shipped op may be from the finite difference.
+/// Maximum distance of the shipped op's y' from the finite difference.
 const TOLERANCE: f64 = 1e-8;
 
 /// A new operator, as a textbook writes it:
@@ -82,7 +82,7 @@ fn row(way: &str, (y, dy): Pair) {
     println!("{way:<43} {y:>23?} {dy:>23?}");
 }
 
-/// In this crate's own engine: a leaf, the op, the gradient.
+/// Runs the op on a Var: a leaf, the op, the gradient.
 fn engine(op: impl Function<Inputs = Tensor, Outputs = Tensor>, x: f64) -> Result<Pair> {
     let x = Var::leaf(Tensor::from(x));
     let y = op.apply(&x)?;

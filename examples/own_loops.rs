@@ -129,7 +129,7 @@ fn main() -> Result<()> {
     gradcheck(Vectors, &x)?.assert();
     println!("All four agree with finite differences.\n");
 
-    // In the crate's own engine, at 4.5.
+    // On a Var, at 4.5.
     let x = Var::leaf(Tensor::from(4.5));
     let y = MyLog.apply(&(MyExp.apply(&x)? + 1.0))?;
     let dx = grad(&y, &x)?;
@@ -174,7 +174,7 @@ fn in_libtorch(elements: i64) -> Result<()> {
     Ok(())
 }
 
-/// Of `sum(y)`, whose seed is one number that kernels read once.
+/// Differentiates `sum(y)`, whose seed is one number that kernels read once.
 fn gradient(way: Way, x: &Tensor) -> Result<Tensor> {
     Ok(grad(&way(x)?.sum(Kind::Double), x)?)
 }

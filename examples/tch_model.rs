@@ -31,7 +31,7 @@ const SMOOTHING: f64 = 0.1;
 
 /// The share of the test images that must be read correctly.
 const ACCURACY: f64 = 0.95;
-/// How far the two networks' accuracies may be apart. They start equal and see
+/// Maximum distance of the two networks' accuracies. They start equal and see
 /// the same batches, but round differently.
 const MARGIN: f64 = 0.01;
 
@@ -92,7 +92,7 @@ impl Function for SmoothedCrossEntropy {
     }
 }
 
-/// What the two networks differ in.
+/// The activation, in which the two networks differ.
 struct Ops {
     name: &'static str,
     activation: fn(&Tensor) -> Tensor,

@@ -23,7 +23,7 @@ const POINTS: i64 = 2000;
 const STEPS: usize = 2000;
 const LEARNING_RATE: f64 = 5e-6;
 
-/// How far P3's gradients may be from those of libtorch's own ops, relative to
+/// Maximum distance of P3's gradients from those of libtorch's own ops, relative to
 /// the largest: both are sums of 2000 terms in f64.
 const ROUNDING: f64 = 1e-11;
 

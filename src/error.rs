@@ -207,7 +207,7 @@ pub enum Error {
     NoInput {
         op: &'static str,
         input: usize,
-        /// How many input tensors there are.
+        /// Number of input tensors there are.
         count: usize,
     },
 

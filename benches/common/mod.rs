@@ -8,7 +8,7 @@ use std::time::Instant;
 pub struct Times(Vec<(f64, f64)>);
 
 impl Times {
-    /// So many rounds of so many `repeats` each.
+    /// Times `rounds` rounds of `repeats` runs each.
     pub fn of(rounds: usize, repeats: usize, ours: impl Fn(), libtorch: impl Fn()) -> Times {
         let time = |program: &dyn Fn()| {
             let start = Instant::now();

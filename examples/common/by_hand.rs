@@ -19,7 +19,7 @@ pub struct Slopes {
     pub b: Vec<f64>,
 }
 
-/// Of the inputs `x` and the targets `t`: the slopes of the hidden layer and of
+/// Returns, for the inputs `x` and the targets `t`, the slopes of the hidden layer and of
 /// the output layer.
 pub fn backpropagate(hidden: &Layer, output: &Layer, x: &Matrix, t: &Matrix) -> [Slopes; 2] {
     let mut hidden_slopes = Slopes::zeros(hidden);

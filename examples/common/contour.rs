@@ -11,7 +11,7 @@ type Point = (f64, f64);
 /// A point of the grid with the value there.
 type Sample = (Point, f64);
 
-/// For each of `levels` the line on which `f` has that value, in pieces: the
+/// Returns for each of `levels` the line on which `f` has that value, in pieces: the
 /// first point belongs to the second, the third to the fourth, and so on.
 pub fn lines(
     f: impl Fn(f64, f64) -> Result<f64>,
@@ -50,7 +50,8 @@ fn piece([a, b, c]: [Sample; 3], level: f64) -> impl Iterator<Item = Point> {
     [(a, b), (b, c), (c, a)].into_iter().filter_map(move |(p, q)| crossing(p, q, level))
 }
 
-/// Where between two samples the level is reached, by linear interpolation.
+/// Returns the place between two samples where the level is reached, by linear
+/// interpolation.
 fn crossing(((x0, y0), f0): Sample, ((x1, y1), f1): Sample, level: f64) -> Option<Point> {
     let share = (level - f0) / (f1 - f0);
     let point = (x0 + share * (x1 - x0), y0 + share * (y1 - y0));

@@ -6,10 +6,10 @@ use plotters::prelude::*;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// What stands around the curves.
+/// The title and the axes.
 pub struct Frame<'a> {
     pub title: &'a str,
-    /// What the two axes show.
+    /// The labels of the two axes.
     pub axes: [&'a str; 2],
     pub x: Range<f64>,
     pub y: Range<f64>,
@@ -30,14 +30,14 @@ impl Curve {
     }
 }
 
-/// How the points are drawn.
+/// The form in which points are drawn.
 #[allow(dead_code, reason = "not every example uses each")]
 pub enum Style {
     /// Each joined to the next.
     Line,
     /// The first joined to the second, the third to the fourth, ... by thin lines.
     Segments,
-    /// As dots.
+    /// Dots.
     Dots,
 }
 

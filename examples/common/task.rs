@@ -11,7 +11,7 @@ pub struct Set {
     pub labels: Tensor,
 }
 
-/// In random order, 80 % for training and the rest for the test.
+/// Splits the data in random order, 80 % for training and the rest for the test.
 pub fn read() -> Result<[Set; 2]> {
     let all = digits::read(&digits::default_path())?;
     let all = Set { images: all.images.to_kind(Kind::Float), labels: all.labels };

@@ -23,7 +23,7 @@ const PIXELS: i64 = 64;
 const HIDDEN: i64 = 64;
 const DIGITS: i64 = 10;
 
-/// Of every network and every shuffling: each run is the same.
+/// The seed of every network and every shuffling: each run is the same.
 const SEED: i64 = 2013;
 
 fn main() -> Result<()> {

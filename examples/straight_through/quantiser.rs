@@ -53,7 +53,7 @@ impl Function for Quantise {
 
 const QUANTISE: Quantise = Quantise { levels: 3, range: 0.5 };
 
-/// How the weights in use come from those that Adam changes.
+/// The way from the weights that Adam changes to those in use.
 struct Weights {
     name: &'static str,
     in_use: fn(&Tensor) -> Result<Tensor>,

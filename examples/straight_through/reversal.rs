@@ -10,7 +10,7 @@ use tch_function::{Ctx, Function};
 const EPOCHS: usize = 200;
 const BATCH: i64 = 64;
 const LEARNING_RATE: f64 = 0.05;
-/// How much faster than the rest the network learns to tell the scanners:
+/// Factor by which faster than the rest the network learns to tell the scanners:
 /// features are to hide from an adversary that is up to date.
 const PACE: f64 = 10.0;
 
@@ -118,7 +118,7 @@ fn scanner(path: nn::Path<'_>) -> nn::Sequential {
 struct Told {
     digit: f64,
     scanner: f64,
-    /// By a new network for the scanner, which only the finished features train.
+    /// Trains a new network for the scanner on the finished features.
     afterwards: f64,
 }
 

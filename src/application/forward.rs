@@ -8,7 +8,7 @@ use crate::function::{Ctx, Function, Marks, Of, Refs, Shape, Value};
 use smallvec::SmallVec;
 use tch::Tensor;
 
-/// What `forward` returned at one position.
+/// The tensor that `forward` returned at one position, and the facts about it.
 pub(crate) struct Output {
     pub tensor: Option<Tensor>,
     pub version: u32,
@@ -67,7 +67,7 @@ pub(crate) fn finish<V: Operand>(
     inputs: &[Option<&V>],
     keeps_history: impl Fn(&Ctx, &Output) -> bool,
 ) -> Result<Option<Box<Marks>>> {
-    // Whether returned or not, dirty inputs hold other values now.
+    // Dirty inputs hold other values now, even if they are not returned.
     for x in ctx.dirty().iter().filter_map(|&i| inputs[i]) {
         x.supersede(ctx.op());
     }

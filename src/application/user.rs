@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::ffi::{self, panic_message};
 
-/// How user code failed.
+/// A failure of user code.
 enum Fault {
     Returned(anyhow::Error),
     /// A C++ exception, as text.

@@ -66,7 +66,7 @@ pub struct Check<F: Function> {
 }
 
 impl<F: Function> Check<F> {
-    /// Of `function` at `samples` and points like them. The check runs in f64:
+    /// Makes a check of `function` at `samples` and points like them. It runs in f64:
     /// floating-point samples of other dtypes are converted.
     pub fn new(function: F, samples: impl IntoIterator<Item = Of<F::Inputs, Tensor>>) -> Check<F> {
         let (mut layouts, mut flat) = (Vec::new(), Vec::new());
@@ -112,13 +112,13 @@ impl<F: Function> Check<F> {
         self
     }
 
-    /// Where random points may lie; [`Domain::All`].
+    /// Sets where random points may lie; the default is [`Domain::All`].
     pub fn domain(mut self, domain: Domain) -> Check<F> {
         self.domain = domain;
         self
     }
 
-    /// How much numbers may differ for this property, in place of
+    /// Sets how much numbers may differ for this property, in place of
     /// [`Property::default_tolerance`].
     pub fn tolerance(mut self, property: Property, tolerance: f64) -> Check<F> {
         self.tolerances.insert(property, tolerance);
@@ -137,9 +137,9 @@ impl<F: Function> Check<F> {
         self
     }
 
-    /// What random numbers come from: the same seed, the same points. Without
-    /// it the environment variable `TCH_FUNCTION_CHECK_SEED`, a number or
-    /// `random`; without that, a constant.
+    /// Sets the random seed: the same seed gives the same points. The default is the
+    /// environment variable `TCH_FUNCTION_CHECK_SEED` (a number or `random`), else a
+    /// constant.
     pub fn seed(mut self, seed: u64) -> Check<F> {
         self.seed = Some(seed);
         self

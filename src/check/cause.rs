@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 type Place = (usize, usize, usize, usize);
 
-/// What all the derivatives of a point have in common.
+/// The facts that all derivatives of a point have in common.
 pub(super) fn of(entries: &[Entry]) -> Option<String> {
     let sure: Vec<&Entry> = entries.iter().filter(|e| e.verdict != Verdict::Unknown).collect();
     let wrong: Vec<&&Entry> = sure.iter().filter(|e| e.verdict == Verdict::Differs).collect();

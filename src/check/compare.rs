@@ -4,11 +4,11 @@ use super::failure::Difference;
 use super::subject::Flat;
 use tch::{Kind, Tensor};
 
-/// What a list of tensors is.
+/// The kind of a list of tensors.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Are {
     Outputs,
-    /// Where one is absent, zeros are meant.
+    /// Gradients: an absent one means zeros.
     Gradients,
 }
 
@@ -21,7 +21,7 @@ impl Are {
     }
 }
 
-/// How much numbers may differ: relative to the greatest finite one of their
+/// Maximum difference of numbers: relative to the greatest finite one of their
 /// tensor, and absolutely.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
@@ -98,7 +98,7 @@ pub(super) fn worst(expected: &[f64], found: &[f64], atol: f64, rtol: f64) -> Op
     worst.filter(|i| excess(i) > 0.0)
 }
 
-/// Whether two numbers are further apart than is allowed; NaN is from all.
+/// Returns whether two numbers are further apart than is allowed; NaN is from all.
 pub(super) fn apart(a: f64, b: f64, allowed: f64) -> bool {
     let difference = (a - b).abs();
     difference.is_nan() || difference > allowed
@@ -115,7 +115,7 @@ pub(super) fn numbers(t: &Tensor) -> Vec<f64> {
     Vec::try_from(flat).expect("a flat f64 tensor is a list of numbers")
 }
 
-/// Whether both hold the same numbers, NaN at the same places.
+/// Returns whether both hold the same numbers, NaN at the same places.
 pub(super) fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     let bits = |t: &Tensor| numbers(t).into_iter().map(f64::to_bits).collect::<Vec<_>>();
     a.size() == b.size() && a.kind() == b.kind() && bits(a) == bits(b)

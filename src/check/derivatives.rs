@@ -18,13 +18,13 @@ pub(super) type Values<'a> = dyn Fn(&Flat) -> Result<Flat> + 'a;
 pub(super) struct Computation<'a> {
     pub on_vars: &'a Evaluate<'a>,
     pub values: &'a Values<'a>,
-    /// What the gradients are of, in words.
+    /// The name of the differentiated values, in words.
     pub what: &'static str,
     pub inputs: &'a dyn Fn(usize) -> String,
     pub outputs: &'a dyn Fn(usize) -> String,
 }
 
-/// One derivative, both ways.
+/// One derivative, from `backward` and from differences.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub input: usize,
@@ -40,7 +40,7 @@ pub(super) struct Entry {
 pub(super) enum Verdict {
     Equal,
     Differs,
-    /// At a kink, or where differences say too little.
+    /// A derivative at a kink, or one about which differences say too little.
     Unknown,
 }
 
@@ -92,7 +92,7 @@ impl Column<'_> {
             entry.numeric = estimate.value;
             entry.verdict = verdict;
         }
-        // Where no derivative exists it may be NaN, and 0 times it is, too.
+        // A derivative that does not exist may be NaN, and 0 times NaN is NaN.
         if column.iter().any(|e| e.verdict == Verdict::Unknown && !e.analytic.is_finite()) {
             let not_numbers = column.iter_mut().filter(|e| e.analytic.is_nan());
             not_numbers.for_each(|e| e.verdict = Verdict::Unknown);
@@ -251,7 +251,7 @@ pub(super) fn check_along(
             .iter()
             .map(|x| {
                 let x = x.as_ref().filter(|x| x.is_floating_point())?;
-                // In proportion, so that no element is moved over its domain.
+                // Steps in proportion to the element, so that none leaves its domain.
                 Some(random.fill(&x.size(), Random::signed) * (x.abs() + 0.1 * x.abs().mean(None)))
             })
             .collect();
@@ -302,7 +302,7 @@ fn best_of(
     Ok(best)
 }
 
-/// Which estimates say enough; the others get no weight.
+/// Selects the estimates that say enough; the others get no weight.
 fn known(estimates: &[Estimate]) -> Vec<bool> {
     let values: Vec<f64> = estimates.iter().map(|e| e.value).collect();
     let scale = super::compare::greatest(&values);

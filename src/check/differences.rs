@@ -11,7 +11,7 @@ pub(super) struct Estimate {
 
 const UNKNOWN: Estimate = Estimate { value: f64::NAN, error: f64::INFINITY };
 
-/// How often the step is halved.
+/// Number of times that the step is halved.
 const LEVELS: usize = 5;
 
 /// The derivative at 0 of each number that `f` gives, from steps of `h` and less.
@@ -57,7 +57,7 @@ impl Tableau {
     }
 }
 
-/// For each number that `f` gives, whether its slope jumps at 0: the slopes on
+/// Returns for each number that `f` returns whether its slope jumps at 0: the slopes on
 /// both sides stay apart as the step becomes smaller.
 pub(super) fn jumps<E>(
     h: f64,

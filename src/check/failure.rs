@@ -10,19 +10,19 @@ use std::fmt;
 pub struct Failure {
     /// The Function.
     pub op: &'static str,
-    /// What does not hold of it.
+    /// The property that does not hold.
     pub property: Property,
-    /// What was found, in words.
+    /// The finding, in words.
     pub message: String,
-    /// Where two numbers, or two shapes, differ.
+    /// The place where two numbers, or two shapes, differ.
     pub difference: Option<Difference>,
     /// The likely cause, where the numbers tell.
     pub cause: Option<String>,
     /// The inputs, one line each, as small as the failure allows.
     pub inputs: Vec<String>,
-    /// Where the inputs come from.
+    /// The origin of the inputs.
     pub origin: String,
-    /// What repeats it.
+    /// The seed that repeats the failure.
     pub seed: u64,
 }
 
@@ -30,7 +30,7 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Difference {
-    /// Which tensor.
+    /// The tensor's name.
     pub what: String,
     /// The index of the element; empty for a scalar.
     pub element: Vec<i64>,
@@ -38,7 +38,7 @@ pub struct Difference {
     pub expected: f64,
     /// The number that was found.
     pub found: f64,
-    /// What differs where it is not a number: shapes, dtypes.
+    /// Facts other than numbers that differ: shapes, dtypes.
     pub form: Option<String>,
 }
 
@@ -48,7 +48,7 @@ impl Difference {
         Difference { what, element: Vec::new(), expected: nan, found: nan, form: Some(form) }
     }
 
-    /// Of element `i` in row-major order.
+    /// Returns the indices of element `i` in row-major order.
     pub(super) fn at(
         what: String,
         i: usize,
@@ -59,7 +59,7 @@ impl Difference {
         Difference { what, element: index(i, shape), expected, found, form: None }
     }
 
-    /// What was found over what was expected.
+    /// Returns the found number divided by the expected one.
     pub fn ratio(&self) -> f64 {
         self.found / self.expected
     }

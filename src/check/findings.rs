@@ -4,7 +4,7 @@ use super::{Failure, Property};
 use std::fmt;
 use std::time::Duration;
 
-/// What became of each [`Property`]. Printed, it is a table, and every failure
+/// The result of each [`Property`]. Printed, it is a table, and every failure
 /// in full.
 #[derive(Clone, Debug)]
 pub struct CheckReport {
@@ -16,18 +16,18 @@ pub struct CheckReport {
     pub(super) elapsed: Duration,
 }
 
-/// What became of one property.
+/// The result of one property.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
     /// It holds.
     #[non_exhaustive]
     Passed {
-        /// At how many points it was checked.
+        /// Number of points at which the property was checked.
         points: usize,
-        /// How many numbers were compared.
+        /// Number of numbers were compared.
         compared: usize,
-        /// How many more were at kinks, where nothing can be said.
+        /// Number of more were at kinks, where nothing can be said.
         kinks: usize,
     },
     /// It does not hold.
@@ -39,7 +39,7 @@ pub enum Outcome {
 }
 
 impl CheckReport {
-    /// Whether no property failed.
+    /// Returns whether no property failed.
     pub fn is_ok(&self) -> bool {
         self.failures().next().is_none()
     }
@@ -52,7 +52,7 @@ impl CheckReport {
         })
     }
 
-    /// What became of a property; `None` if it was not among those checked.
+    /// Returns the result of a property; `None` if it was not checked.
     pub fn outcome(&self, property: Property) -> Option<&Outcome> {
         self.outcomes.iter().find(|(p, _)| *p == property).map(|(_, outcome)| outcome)
     }
@@ -62,7 +62,7 @@ impl CheckReport {
         self.failures().find(|f| f.property == property)
     }
 
-    /// What repeats the random choices, as `TCH_FUNCTION_CHECK_SEED` or
+    /// The seed that repeats the random choices, for `TCH_FUNCTION_CHECK_SEED` or
     /// [`Check::seed`](super::Check::seed).
     pub fn seed(&self) -> u64 {
         self.seed

@@ -32,7 +32,7 @@ pub fn gradcheck<F: Function>(function: F, inputs: Refs<'_, F::Inputs>) -> Resul
     Gradcheck::new().check(function, inputs)
 }
 
-/// As [`gradcheck`], for a computation on Vars.
+/// Does what [`gradcheck`] does, for a computation on Vars.
 ///
 /// ```
 /// use tch::Tensor;
@@ -75,7 +75,7 @@ impl Gradcheck {
         Gradcheck::default()
     }
 
-    /// How far an input element is moved to each side; 1e-6.
+    /// Sets how far an input element is moved to each side; the default is 1e-6.
     pub fn eps(mut self, eps: f64) -> Gradcheck {
         self.eps = Some(eps);
         self
@@ -93,7 +93,7 @@ impl Gradcheck {
         self
     }
 
-    /// As [`gradcheck`]. Inputs and outputs of less precision than f64 need
+    /// Does what [`gradcheck`] does, with these options. Inputs and outputs of less precision than f64 need
     /// `eps`, `atol` and `rtol` given.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Gradcheck {
         })
     }
 
-    /// As [`gradcheck_fn`], with these options.
+    /// Does what [`gradcheck_fn`] does, with these options.
     ///
     /// # Errors
     /// As [`gradcheck`].
@@ -187,5 +187,5 @@ pub(super) struct Tolerances {
     pub rtol: f64,
 }
 
-/// What is checked: from the inputs, one per position, to the outputs.
+/// The function that is checked: from the inputs, one per position, to the outputs.
 pub(super) type Evaluate<'a> = dyn Fn(&[Option<Var>]) -> Result<Vec<Option<Var>>> + 'a;

@@ -4,7 +4,7 @@ use super::gradcheck::Evaluate;
 use crate::{Ctx, Error, Function, GradOptions, Result, Var, error};
 use tch::{Kind, Tensor};
 
-/// What is known of an output.
+/// The facts about an output.
 pub(super) struct Output {
     pub differentiable: bool,
     pub shape: Vec<i64>,
@@ -13,9 +13,9 @@ pub(super) struct Output {
 
 /// The derivatives that `backward` gives.
 pub(super) struct Analytic {
-    /// One per position.
+    /// The outputs, one per position.
     pub outputs: Vec<Output>,
-    /// By output, its element, input, its element; nothing for outputs and
+    /// Indexed by output, its element, input, its element; empty for outputs and
     /// inputs that are not differentiable.
     derivatives: Vec<Vec<Vec<Vec<f64>>>>,
 }
@@ -116,7 +116,7 @@ pub(super) fn numeric(
         for input_element in 0..x.numel() {
             let at = |step| evaluate(op, inputs, f, outputs, Move { input, input_element, step });
             let (above, below) = (at(eps)?, at(-eps)?);
-            // What the dtype made of 2 eps.
+            // The distance after the dtype has rounded both points.
             let width = above.x - below.x;
             for (output, (above, below)) in above.y.into_iter().zip(below.y).enumerate() {
                 slopes.extend(above.into_iter().zip(below).enumerate().map(
@@ -131,14 +131,14 @@ pub(super) fn numeric(
     Ok(slopes)
 }
 
-/// One element of one input, moved by `step`.
+/// Evaluates with one element of one input moved by `step`.
 struct Move {
     input: usize,
     input_element: usize,
     step: f64,
 }
 
-/// Where an element was moved to, and the outputs there.
+/// The value that an element was moved to, and the outputs there.
 struct Moved {
     x: f64,
     y: Vec<Vec<f64>>,
@@ -151,7 +151,7 @@ fn evaluate(
     outputs: &[Output],
     change: Move,
 ) -> Result<Moved> {
-    // Of each a new copy: `f` may work in place.
+    // A new copy of each, since `f` may work in place.
     let x: Vec<Option<Tensor>> = inputs.iter().map(|x| x.map(|x| x.detach().copy())).collect();
     let target = x[change.input].as_ref().expect("the input is there");
     let moved = element(op, target, change.input_element)?;

@@ -12,7 +12,7 @@ pub(super) struct Kit<'a> {
     pub op: &'static str,
     pub subject: &'a dyn Subject,
     pub reference: Option<&'a Plain>,
-    /// What the gradients claim to be of, where that is not `forward`.
+    /// The function whose gradients `backward` claims to return, if it is not `forward`.
     pub claim: Option<&'a Plain>,
     pub tolerances: &'a BTreeMap<Property, f64>,
     pub seed: u64,
@@ -20,7 +20,7 @@ pub(super) struct Kit<'a> {
     pub fast: bool,
 }
 
-/// How much was compared.
+/// The extent of a comparison.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub compared: usize,

@@ -4,12 +4,12 @@ use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
-/// How the elements of a tensor lie in memory.
+/// An order of a tensor's elements in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Layout {
-    /// In row-major order.
+    /// Row-major order.
     Contiguous,
-    /// In column-major order.
+    /// Column-major order.
     Transposed,
     /// Every second element, from the second on, of wider memory.
     Sliced,

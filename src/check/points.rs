@@ -14,10 +14,10 @@ pub(super) struct Point {
     pub layout: usize,
     pub x: Flat,
     pub outputs: Vec<Option<Output>>,
-    /// Which inputs the Function changes in place.
+    /// The inputs that the Function changes in place.
     pub dirty: Vec<bool>,
     pub origin: String,
-    /// Of whole numbers, where kinks and ties are.
+    /// Whether the point has whole numbers, at which kinks and ties are.
     pub whole: bool,
     pub random: bool,
 }
@@ -79,7 +79,7 @@ impl Point {
         floats.map(|x| greatest(&numbers(x))).fold(0.0, f64::max)
     }
 
-    /// One line per input.
+    /// Writes one line per input.
     pub fn describe(&self) -> Vec<String> {
         let line = |(i, x): (usize, &Option<Tensor>)| match x {
             None => format!("input {i}: absent"),
@@ -101,7 +101,7 @@ pub(super) fn floating(x: &Flat) -> Vec<bool> {
     x.iter().map(|x| x.as_ref().is_some_and(Tensor::is_floating_point)).collect()
 }
 
-/// Where random points may lie.
+/// The range of random points.
 ///
 /// Whatever it says, points where an output is not finite, or where `forward`
 /// returns an error, are left out; then the magnitudes of the same numbers are
@@ -114,18 +114,18 @@ pub enum Domain {
     All,
     /// Positive numbers.
     Positive,
-    /// From the first number to the second.
+    /// Numbers from the first to the second.
     Between(f64, f64),
     /// Close to the samples: each number within a hundredth of its own.
     NearSamples,
-    /// At the samples alone.
+    /// Only the samples.
     Samples,
     /// Each floating-point input drawn by a function of its position and shape,
     /// such as one that makes positive definite matrices.
     Draw(fn(&mut Random, usize, &[i64]) -> Tensor),
 }
 
-/// What random numbers are like.
+/// The distribution of random numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Style {
     Unit,
@@ -223,7 +223,7 @@ fn magnitude(x: &Tensor) -> Tensor {
     if !x.is_floating_point() {
         return x.shallow_clone();
     }
-    // Not 0, which is often outside where negative numbers are.
+    // Not 0, which is often outside a domain whose samples are negative.
     let magnitudes = x.abs();
     magnitudes.where_scalarother(&magnitudes.gt(0.0), 1.0)
 }
@@ -249,13 +249,13 @@ fn number(random: &mut Random, style: Style) -> f64 {
         Style::Unit | Style::Near => random.between(-2.0, 2.0),
         Style::Small => random.between(-1e-3, 1e-3),
         Style::Large => random.between(-30.0, 30.0),
-        // From 800 on: exp(x) overflows at 710.
+        // Starts at 800, since exp(x) overflows at 710.
         Style::Huge => 4000.0 * random.signed(),
         Style::Whole => random.between(-3.5, 3.5).round(),
     }
 }
 
-/// Whether the outputs are finite there, those of the reference if there is one.
+/// Returns whether the outputs are finite there, those of the reference if there is one.
 fn is_inside(subject: &dyn Subject, reference: Option<&Plain>, point: &Point) -> bool {
     let needs = point.floating();
     let outputs = match reference {

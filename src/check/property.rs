@@ -35,8 +35,8 @@ pub enum Property {
     Determinism,
     /// Inputs, seeds and saved tensors are unchanged afterwards.
     Unchanged,
-    /// What shares memory with an input is known to libtorch to do so, and no
-    /// two calls share any.
+    /// An output in an input's memory shares its version; outputs of two calls share no
+    /// memory.
     Aliasing,
     /// A second pass over a retained graph gives the same, and over a graph
     /// that was not retained an error.
@@ -72,7 +72,7 @@ impl Property {
         Property::Engines,
     ];
 
-    /// How much numbers may differ, relative to the greatest of their tensor,
+    /// Returns how much numbers may differ, relative to the greatest of their tensor,
     /// unless [`Check::tolerance`](super::Check::tolerance) says otherwise. For
     /// [`Dtypes`](Property::Dtypes) in units of the dtype's rounding.
     pub fn default_tolerance(self) -> f64 {

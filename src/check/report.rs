@@ -4,7 +4,7 @@ use super::gradcheck::Tolerances;
 use super::{failure::index, jacobian::Slope};
 use std::fmt;
 
-/// What [`gradcheck`](super::gradcheck()) found. Printed, it is a table of the
+/// The result of [`gradcheck`](super::gradcheck()). Printed, it is a table of the
 /// derivatives that differ, and a summary.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -27,9 +27,9 @@ pub struct Mismatch {
     pub output: usize,
     /// Index of the element in that output.
     pub output_element: Vec<i64>,
-    /// From differences.
+    /// The derivative from finite differences.
     pub numeric: f64,
-    /// From `backward`.
+    /// The derivative from `backward`.
     pub analytic: f64,
 }
 
@@ -69,7 +69,7 @@ impl Report {
         });
     }
 
-    /// Whether every derivative agrees.
+    /// Returns whether every derivative agrees.
     pub fn is_ok(&self) -> bool {
         self.mismatches.is_empty()
     }
@@ -79,7 +79,7 @@ impl Report {
         &self.mismatches
     }
 
-    /// How many derivatives were compared.
+    /// Returns the number of derivatives were compared.
     pub fn compared(&self) -> usize {
         self.compared
     }

@@ -6,7 +6,7 @@ use crate::function::Differentiable;
 use crate::{Function, GradOptions, Result, Var, ffi};
 use tch::Tensor;
 
-/// What the two engines have in common.
+/// The operations that the two engines have in common.
 pub(super) trait Side: Differentiable {
     const NAME: &'static str;
     fn leaf(x: Tensor) -> Result<Self>;
@@ -47,7 +47,7 @@ impl Side for Tensor {
     }
 }
 
-/// One application: its leaves, what it was given, and its outputs.
+/// One application: its leaves, its inputs, and its outputs.
 pub(super) struct Applied<V> {
     pub leaves: Flat<V>,
     pub inputs: Flat<V>,
@@ -56,7 +56,7 @@ pub(super) struct Applied<V> {
     pub outputs: Flat<V>,
 }
 
-/// How inputs are given: which of them require a gradient, and how they lie.
+/// The form of inputs: which of them require a gradient, and their strides.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
     pub layout: usize,
@@ -99,7 +99,7 @@ impl<V: Side> Applied<V> {
         self.outputs.iter().map(|y| y.as_ref().map(|y| y.tensor().detach())).collect()
     }
 
-    /// Which inputs were changed in place.
+    /// Returns the inputs that were changed in place.
     pub fn dirty(&self) -> Vec<bool> {
         let now = |x: &Option<V>| x.as_ref().map_or(0, |x| ffi::version(x.tensor()));
         self.inputs.iter().zip(&self.versions).map(|(x, before)| now(x) != *before).collect()

@@ -43,7 +43,7 @@ pub(super) fn shrink(
     }
 }
 
-/// Of fewer elements, then of rounder numbers.
+/// Returns points of fewer elements, then of rounder numbers.
 fn candidates(x: &Flat) -> Vec<Flat> {
     let mut candidates = Vec::new();
     for size in shapes::sizes(x).into_iter().rev().filter(|size| *size > 1) {
@@ -71,7 +71,7 @@ fn distinct(t: &Tensor) -> usize {
     bits.len()
 }
 
-/// How long the numbers are to write.
+/// Returns the length of the numbers as text.
 fn digits(t: &Tensor) -> usize {
     super::compare::numbers(t).iter().map(|x| format!("{x:?}").len()).sum()
 }

@@ -7,7 +7,7 @@ use crate::{Differentiable, Error, Function, Result, Var};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// One value per position, `None` where an optional one is absent.
+/// Values, one per position, `None` for an absent optional one.
 pub(super) type Flat<V = Tensor> = Vec<Option<V>>;
 
 /// A computation of plain tensors: inputs to outputs.
@@ -18,9 +18,9 @@ pub(super) type Plain = dyn Fn(usize, &Flat) -> Result<Flat>;
 pub(super) trait Subject: Sync {
     fn on_vars(&self, layout: usize, x: &Flat<Var>) -> Result<Flat<Var>>;
     fn on_tensors(&self, layout: usize, x: &Flat) -> Result<Flat>;
-    /// As `on_vars`; what is saved, and what becomes of it, goes to `log`.
+    /// Does what `on_vars` does; saved tensors, and changes of them, go to `log`.
     fn watched(&self, layout: usize, x: &Flat<Var>, log: Arc<Log>) -> Result<Flat<Var>>;
-    /// How many share the Function.
+    /// Returns the number of share the Function.
     fn owners(&self) -> usize;
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Kind, Tensor};
 
-/// What was seen of one application.
+/// The saved tensors of one application, and the changes of them.
 #[derive(Default)]
 pub(super) struct Log {
     saved: Mutex<Vec<Tensor>>,

@@ -14,9 +14,9 @@ pub(crate) mod sealed {
 
     pub trait Construct<A>: Send + Sync + 'static {
         type Function: Function;
-        /// For each parameter the types of a schema that it can come from.
+        /// Returns for each parameter the types of a schema that it can come from.
         fn parameters() -> Vec<Vec<String>>;
-        /// From the arguments that are not tensors, in order.
+        /// Makes the Function from the arguments that are not tensors, in order.
         fn construct(
             &self,
             op: &'static str,

@@ -123,18 +123,18 @@ impl Ops {
 /// The ops that one [`library!`](crate::library) defines.
 pub struct Library {
     namespace: &'static str,
-    /// What became of the registration.
+    /// The result of the registration.
     outcome: Mutex<Option<Result<(), (String, String)>>>,
 }
 
 impl Library {
-    /// Of a namespace, with nothing in it.
+    /// Makes a library of a namespace, without ops.
     pub const fn new(namespace: &'static str) -> Library {
         Library { namespace, outcome: Mutex::new(None) }
     }
 
-    /// Registers all that `define` defines, or nothing; afterwards says only what
-    /// became of it. It is for the life of the process.
+    /// Registers all ops that `define` defines, or none, until the process ends. Later
+    /// calls return the first call's result.
     ///
     /// # Errors
     /// [`Error::Registration`].
@@ -167,8 +167,8 @@ fn in_words(error: Error) -> (String, String) {
     }
 }
 
-/// What runs when a library that [`library!`](crate::library) is in is loaded:
-/// registers it, and keeps it loaded. In Python an error is raised by the call
+/// Registers the ops when a shared object that calls [`library!`](crate::library) is
+/// loaded, and keeps it loaded. In Python an error is raised by the call
 /// that loads it; in a Rust program `register` itself returns it.
 #[doc(hidden)]
 pub fn on_load(register: fn() -> Result<()>) {

@@ -217,13 +217,17 @@ fn share(t: &Option<Tensor>) -> Option<Tensor> {
     t.as_ref().map(Tensor::shallow_clone)
 }
 
+/// Saved tensors that are neither inputs nor outputs, and the source of each saved
+/// tensor, with its index.
+type Sorted = (Vec<Option<Tensor>>, Vec<(Source, usize)>);
+
 /// Returns the saved tensors that are neither inputs nor outputs, and the source of
 /// each saved tensor.
 fn sort(
     op: &'static str,
     saved: impl IntoIterator<Item = Saved>,
     outputs: &[Output],
-) -> Result<(Vec<Option<Tensor>>, Vec<(Source, usize)>)> {
+) -> Result<Sorted> {
     let (mut intermediates, mut sources) = (Vec::new(), Vec::new());
     for Saved { tensor, origin, .. } in saved {
         let identity = ffi::describe(op, &tensor)?.identity;

@@ -2,7 +2,7 @@
 
 use crate::Error;
 
-/// Whether libtorch can have ops of this namespace from here.
+/// Returns whether libtorch can have ops of this namespace from here.
 pub(super) fn check_namespace(namespace: &str) -> Result<(), Error> {
     let message = match namespace {
         "aten" | "prim" | "prims" => "libtorch has its own ops there; take another name",
@@ -17,7 +17,7 @@ fn is_word(name: &str) -> bool {
     name.chars().all(continues) && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
-/// Of a namespace that could not be opened.
+/// Makes the error for a namespace that could not be opened.
 pub(super) fn taken(namespace: &str, error: &Error) -> Error {
     let text = text(error);
     let owner = between(text, "Previous registration of TORCH_LIBRARY was ", "; latest");
@@ -37,7 +37,7 @@ fn about_namespace(namespace: &str, message: String) -> Error {
     Error::Registration { what: format!("the namespace {namespace:?}"), message }
 }
 
-/// Of an op whose schema fits and that libtorch does not take.
+/// Makes the error for an op whose schema fits and that libtorch does not take.
 pub(super) fn undefined(what: &str, error: &Error) -> Error {
     let text = text(error);
     let message = match text.contains("with the same name and overload name multiple times") {
@@ -50,7 +50,7 @@ pub(super) fn undefined(what: &str, error: &Error) -> Error {
     Error::Registration { what: what.to_owned(), message: message.to_owned() }
 }
 
-/// Of a text that is no schema.
+/// Makes the message for a text that is no schema.
 pub(super) fn unreadable(error: &Error) -> String {
     let example = "f(Tensor x, float k=0.5) -> Tensor";
     format!("its schema cannot be read; write it as in {example:?}: {}", text(error).trim())

@@ -10,10 +10,10 @@ use tch::Tensor;
 pub(super) struct Signature {
     /// `ns::name`.
     pub name: &'static str,
-    /// For each argument, whether it is written, if it holds tensors; `None` if
+    /// Tells for each argument that holds tensors whether it is written; `None` if
     /// it is a parameter.
     args: Vec<Option<bool>>,
-    /// Of the arguments that hold tensors.
+    /// The slots of the arguments that hold tensors.
     pub inputs: Vec<Slot>,
     pub outputs: Vec<Slot>,
     /// An op that changes its arguments may return nothing.
@@ -71,7 +71,7 @@ impl Signature {
         args.iter().zip(&self.args).filter_map(holds)
     }
 
-    /// Whether the op writes to none of its arguments.
+    /// Returns whether the op writes to none of its arguments.
     pub fn is_pure(&self) -> bool {
         !self.args.contains(&Some(true))
     }
@@ -99,7 +99,7 @@ impl Signature {
     }
 }
 
-/// How a schema writes a type; `None` if it cannot.
+/// Returns how a schema writes a type; `None` if it cannot.
 fn slots<T: Shape>() -> Option<Vec<Slot>> {
     let mut slots = Vec::new();
     T::slots(&mut slots);

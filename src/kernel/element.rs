@@ -10,10 +10,10 @@ use half::{bf16, f16};
 pub trait Element: sealed::Element {}
 impl<T: sealed::Element> Element for T {}
 
-/// How an element is kept in memory.
+/// The form of an element in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// As the type itself.
+    /// The type itself.
     Same,
     Half,
     BFloat16,
@@ -27,7 +27,7 @@ pub mod sealed {
     pub trait Element: Copy + Default + Send + Sync + 'static {
         /// libtorch's code of the type's own dtype.
         const DTYPE: i8;
-        /// How a tensor of `dtype` keeps elements of this type, if it can.
+        /// Returns how a tensor of `dtype` keeps elements of this type, if it can.
         #[inline]
         fn stored(dtype: i8) -> Option<Stored> {
             (dtype == Self::DTYPE).then_some(Stored::Same)

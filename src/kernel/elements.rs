@@ -7,7 +7,7 @@ use crate::Result;
 use std::mem::MaybeUninit;
 use tch::Tensor;
 
-/// What a kernel's closure takes and returns: an [`Element`], an array
+/// The arguments or results of a kernel's closure: an [`Element`], an array
 /// `[T; N]`, or a tuple of two to four of these.
 ///
 /// | in the closure | tensors that are read | that are made | that are given |
@@ -18,7 +18,7 @@ use tch::Tensor;
 pub trait Elements: sealed::Elements {}
 impl<E: sealed::Elements> Elements for E {}
 
-/// Where a tensor lies, how many units it has, and whether it is a target too.
+/// A tensor's place, its number of units, and whether it is a target too.
 pub type At<'t> = (Place<'t>, usize, bool);
 
 pub mod sealed {
@@ -37,7 +37,7 @@ pub mod sealed {
         fn lend<'s>(outputs: &'s Self::OutputsMut<'_>) -> Self::Tensors<'s>;
         fn sources<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Sources<'t>;
         fn targets<'t>(next: &mut impl FnMut() -> At<'t>) -> Self::Targets<'t>;
-        /// Of new outputs: `next` gets the type's own dtype.
+        /// Makes new outputs: `next` receives the type's dtype.
         fn make<'t>(
             next: &mut impl FnMut(i8, StoredAs) -> Result<(Tensor, At<'t>)>,
         ) -> Result<(Self::Outputs, Self::Targets<'t>)>;
@@ -240,7 +240,7 @@ pub(super) fn output_dtype(dtype: i8, inputs: impl Iterator<Item = (i8, i8)>) ->
     found.unwrap_or(dtype)
 }
 
-/// How a dtype that `output_dtype` gave is kept.
+/// Returns how a dtype of `output_dtype` is kept.
 #[inline]
 pub(super) fn stored(as_stored: StoredAs, dtype: i8) -> Stored {
     as_stored(dtype).expect("a dtype of the same element type")

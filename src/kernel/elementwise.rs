@@ -44,7 +44,7 @@ pub fn map<A: Elements, R: Elements>(
     fresh::<A, R>("kernel::map", x, &|n, x, y| each::<A, R>(n, x, y, &f))
 }
 
-/// As [`map`], into tensors that are there: of the broadcast shape of the
+/// Does what [`map`] does, into given tensors: of the broadcast shape of the
 /// inputs, with any strides. Counts as a change of them in place.
 ///
 /// ```
@@ -66,7 +66,7 @@ pub fn map_into<A: Elements, R: Elements>(
     f: impl Fn(A) -> R + Sync,
 ) -> Result<()> {
     let op = "kernel::map_into";
-    // In this order: to be written, memory that is copied on write moves.
+    // Outputs first: memory that is copied on write moves when it is to be written.
     let (outputs, inputs) = (lent::<R>(op, &y)?, operands::<A>(op, Role::Input, x)?);
     let layout = Layout::of_outputs(op, &outputs, &inputs)?;
     let sources = sources::<A>(op, &layout, &inputs, &outputs)?;

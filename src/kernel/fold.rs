@@ -46,7 +46,7 @@ pub fn fold<A: Elements, S: Clone + Send + Sync>(
     blocks::<A, S>("kernel::fold", x, start, &block, merge)
 }
 
-/// As [`fold`]; `step` gets a block of elements: the place of the first one,
+/// Does what [`fold`] does; `step` receives a block of elements: the place of the first one,
 /// how many there are, and the elements.
 pub(super) fn blocks<A: Elements, S: Clone + Send + Sync>(
     op: &'static str,

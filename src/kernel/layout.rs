@@ -15,7 +15,7 @@ use tch::Tensor;
 /// [`Element::stored`](super::element::sealed::Element::stored).
 pub type StoredAs = fn(i8) -> Option<Stored>;
 
-/// What a kernel does with a tensor.
+/// The role of a tensor in a kernel.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Role {
     Input,
@@ -65,7 +65,7 @@ impl<'t> Operand<'t> {
         }
     }
 
-    /// How many elements from the first lie in the tensor's memory.
+    /// Returns the number of elements from the first lie in the tensor's memory.
     fn extent(&self) -> usize {
         let Memory { sizes, strides, count, .. } = self.memory;
         if count == 0 {
@@ -95,14 +95,14 @@ pub(super) struct Layout {
     /// Every full operand has these strides and no gaps; the others are
     /// constants.
     flat: bool,
-    /// Of a new output; none: contiguous.
+    /// The strides of a new output; `None`: contiguous.
     strides: Option<SmallVec<[i64; 4]>>,
-    /// From the outermost dimension to the innermost.
+    /// The dimensions from the outermost to the innermost.
     order: SmallVec<[usize; 4]>,
 }
 
 impl Layout {
-    /// For new outputs: of the broadcast shape, and in the order of the first
+    /// Makes the layout for new outputs: of the broadcast shape, and in the order of the first
     /// input that has it.
     #[inline]
     pub fn new(op: &'static str, inputs: &[Operand<'_>]) -> Result<Layout> {
@@ -117,7 +117,7 @@ impl Layout {
         Ok(Layout { sizes, count, flat, strides, order })
     }
 
-    /// For walks in the order of the broadcast shape, the last dimension fastest.
+    /// Makes the layout for walks in row-major order of the broadcast shape.
     pub fn in_order(op: &'static str, inputs: &[Operand<'_>]) -> Result<Layout> {
         let sizes = broadcast(op, inputs)?;
         let count = count_of(op, &sizes)?;
@@ -130,7 +130,7 @@ impl Layout {
         &self.sizes
     }
 
-    /// For outputs that are there: in the order of the first.
+    /// Makes the layout for given outputs: in the order of the first.
     pub fn of_outputs(
         op: &'static str,
         outputs: &[Operand<'_>],
@@ -193,7 +193,7 @@ impl Layout {
         self.order.iter().map(move |&dim| (self.sizes[dim] as usize, stride(dim)))
     }
 
-    /// Whether the input is one of the outputs; it must not share memory with
+    /// Returns whether the input is one of the outputs; it must not share memory with
     /// them in another way.
     pub fn is_output(
         &self,
@@ -216,7 +216,7 @@ impl Layout {
     }
 }
 
-/// One element, seen again and again.
+/// Returns whether the tensor is one element, expanded.
 #[inline]
 fn is_constant(x: &Operand<'_>, count: usize) -> bool {
     x.memory.count == 1 && count > 1
@@ -232,7 +232,7 @@ fn is_like(x: &Operand<'_>, sizes: &[i64], strides: &Option<SmallVec<[i64; 4]>>)
     same_strides && same(x.memory.sizes, sizes)
 }
 
-/// As `==`, which for a few numbers costs a call.
+/// Compares as `==` does, which for a few numbers costs a call.
 #[inline]
 fn same(a: &[i64], b: &[i64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)

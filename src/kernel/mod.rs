@@ -63,7 +63,7 @@
 //!
 //! # What a kernel does not do
 //!
-//! libtorch records nothing of it. So a kernel refuses tensors that require a
+//! libtorch cannot record a kernel. So a kernel refuses tensors that require a
 //! gradient while libtorch records, and those that carry a forward-mode tangent:
 //! a derivative would be lost. In `forward` nothing is recorded. In a `backward`
 //! that is differentiated again (`create_graph`) everything is: apply another
@@ -101,14 +101,14 @@ pub use rows::rows;
 
 use tch::Tensor;
 
-/// Whether a kernel can read `x` here: a dense CPU tensor with data, which
+/// Returns whether a kernel can read `x` here: a dense CPU tensor with data, which
 /// libtorch is neither recording nor tracing at the moment.
 pub fn runs_on(x: &Tensor) -> bool {
     crate::ffi::memory::memory(x, false).is_ok()
 }
 
-/// How many bytes of freed large tensors are kept at most, from now on and by all
-/// threads together; 256 MiB if it is never called, nothing for 0.
+/// Limits how many bytes of freed large tensors all threads together keep for reuse; the
+/// default is 256 MiB, and 0 keeps none.
 pub fn set_cache_limit(bytes: usize) {
     crate::ffi::memory::set_cache_limit(bytes);
 }

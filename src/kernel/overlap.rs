@@ -4,10 +4,10 @@ use super::layout::{Operand, order};
 use crate::ffi::memory::Memory;
 use smallvec::SmallVec;
 
-/// Where a tensor's bytes lie.
+/// The bytes of a tensor.
 struct Footprint {
     start: usize,
-    /// Of one element, in bytes.
+    /// The size of one element, in bytes.
     element: usize,
     /// Sizes and strides in bytes, of the dimensions that lead to other places.
     dims: SmallVec<[(usize, usize); 4]>,
@@ -22,14 +22,15 @@ impl Footprint {
         Footprint { start: x.memory.data as usize, element, dims }
     }
 
-    /// From the first byte to behind the last one, through strides below `least`.
+    /// Returns the range from the first byte to behind the last one, through strides below
+    /// `least`.
     fn length(&self, least: usize) -> usize {
         let inner = self.dims.iter().filter(|(_, stride)| *stride < least);
         self.element + inner.map(|(size, stride)| (size - 1) * stride).sum::<usize>()
     }
 }
 
-/// Whether some byte may belong to both. Parts of one matrix that lie beside
+/// Returns whether some byte may belong to both. Parts of one matrix that lie beside
 /// each other do not share any, nor do elements that take turns.
 pub(super) fn overlap(a: &Operand<'_>, b: &Operand<'_>) -> bool {
     if a.memory.count == 0 || b.memory.count == 0 {
@@ -52,7 +53,7 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Whether no two elements share a place: each stride is longer than all that
+/// Returns whether no two elements share a place: each stride is longer than all that
 /// lies inside it.
 pub(super) fn is_injective(x: Memory<'_>) -> bool {
     let mut inside = 0;

@@ -86,12 +86,12 @@ fn check_lengths(op: &'static str, lengths: &[i64], outputs: usize) -> Result<()
     Err(Error::Argument { op, message })
 }
 
-/// Of a row.
+/// The length of a row.
 fn length(x: &Operand<'_>) -> usize {
     x.memory.sizes.last().map_or(0, |size| *size as usize)
 }
 
-/// Without the last dimension: the first element of each row.
+/// Returns the tensor without its last dimension: the first element of each row.
 fn head<'t>(op: &'static str, i: usize, x: &Operand<'t>) -> Result<Operand<'t>> {
     let Some((_, sizes)) = x.memory.sizes.split_last() else {
         let message = format!("input {i} has no dimension for rows to lie along; unsqueeze it");

@@ -34,7 +34,7 @@ impl Walk {
         }
     }
 
-    /// Whether it goes through `count` elements and no further than `extent`.
+    /// Returns whether it goes through `count` elements and no further than `extent`.
     #[inline]
     pub fn fits(&self, count: usize, extent: usize) -> bool {
         match self {

@@ -49,7 +49,7 @@ impl Function for Sub {
 
 /// `y = a * b`; `dy/da = b`, `dy/db = a`.
 ///
-/// Shapes broadcast, dtypes are promoted. Saves each factor only where the
+/// Shapes broadcast, dtypes are promoted. Saves each factor only if the
 /// other one requires a gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct Mul;

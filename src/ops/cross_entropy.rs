@@ -193,7 +193,7 @@ impl CrossEntropy {
     }
 }
 
-/// What `value` finds of each row.
+/// The result of `value` for each row.
 fn rows_formula(x: &Tensor) -> Result<Tensor> {
     let dim = class_dim(x);
     let x = x.f_to_kind(Kind::Double)?;
@@ -206,7 +206,7 @@ fn class_dim(x: &Tensor) -> i64 {
     if x.dim() == 1 { 0 } else { 1 }
 }
 
-/// With the classes along the last dimension, and a last dimension of one
+/// Returns the scores with the classes along the last dimension, and a last dimension of one
 /// target.
 fn as_rows(x: &Tensor, targets: &Tensor) -> crate::Result<(Tensor, Tensor)> {
     if x.dim() == 0 {
@@ -221,7 +221,7 @@ fn as_rows(x: &Tensor, targets: &Tensor) -> crate::Result<(Tensor, Tensor)> {
     }
 }
 
-/// What libtorch's operators then say is the error.
+/// Makes the error of what libtorch's operators then say.
 fn refused(what: &str) -> Error {
     Error::Argument { op: "CrossEntropy", message: what.to_owned() }
 }

@@ -27,7 +27,7 @@ pub(super) fn backward(
     elsewhere(done, || Ok(dy.f_mul(&composed(x, slope)?)?))
 }
 
-/// What a kernel has made, or what `formula` makes where it does not run.
+/// Returns the kernel's result, or that of `formula` if the kernel does not run.
 #[inline]
 pub(super) fn elsewhere<T>(
     done: crate::Result<T>,
@@ -39,13 +39,13 @@ pub(super) fn elsewhere<T>(
     }
 }
 
-/// Whether the kernel does not run there: on another device or dtype, without
+/// Returns whether the kernel does not run there: on another device or dtype, without
 /// data, or where libtorch records.
 fn is_elsewhere(e: &Error) -> bool {
     matches!(e, Error::NoKernel { .. } | Error::Argument { .. })
 }
 
-/// In f32 at least.
+/// Computes in f32 at least.
 fn composed(x: &Tensor, formula: Formula) -> Result<Tensor> {
     match x.kind() {
         kind @ (Kind::Half | Kind::BFloat16) => {

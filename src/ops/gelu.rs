@@ -31,7 +31,7 @@ impl Lanes<2, 1> for GeluSlope {
     #[inline(always)]
     fn call<V: Float>(&self, [x, dy]: [V; 2]) -> [V; 1] {
         let density = decayed(x * x * 0.5) * DENSITY_AT_0;
-        // Where the density is 0, x may be infinite.
+        // If the density is 0, x may be infinite.
         let term = V::select(density.eq(x.of(0.0)), density, x * density);
         [dy * (normal(x) + term)]
     }

@@ -21,14 +21,14 @@ use tch::{Kind, Reduction, Tensor};
 /// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct HuberLoss {
-    /// Where squares end.
+    /// The distance at which the loss changes from squares to lines.
     pub delta: f64,
-    /// What is made of the losses.
+    /// The reduction of the losses.
     pub reduction: Reduction,
 }
 
 impl Default for HuberLoss {
-    /// As in PyTorch: `delta = 1`, the mean.
+    /// Returns PyTorch's defaults: `delta = 1`, the mean.
     fn default() -> Self {
         HuberLoss { delta: 1.0, reduction: Reduction::Mean }
     }
@@ -44,7 +44,7 @@ impl Function for HuberLoss {
         ctx.save_for_backward([x, t])?;
         let loss = Loss { delta };
         let done = match self.reduction {
-            // As libtorch's, in the dtype of `x`.
+            // In the dtype of `x`, as libtorch's loss.
             Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
             _ => simd::sum_of(&loss, [x, t])
                 .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
@@ -92,7 +92,7 @@ impl HuberLoss {
         })
     }
 
-    /// Of the sum.
+    /// The gradient of the sum.
     fn factor(&self, x: &Tensor, t: &Tensor) -> f64 {
         match self.reduction {
             Reduction::Mean => 1.0 / broadcast_count(&x.size(), &t.size()) as f64,
@@ -107,7 +107,7 @@ fn broadcast_count(a: &[i64], b: &[i64]) -> i64 {
     sizes.map(|(a, b)| if a == 1 { b } else { a }).product()
 }
 
-/// In f32 at least.
+/// Computes in f32 at least.
 fn wide(x: &Tensor) -> Result<Tensor> {
     Ok(match x.kind() {
         Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
@@ -123,7 +123,7 @@ impl Lanes<2, 1> for Loss {
     #[inline(always)]
     fn call<V: Float>(&self, [x, t]: [V; 2]) -> [V; 1] {
         let d = (x - t).abs();
-        // Of NaN the second one, which is NaN.
+        // For NaN the second branch, which is NaN.
         let near = d.lt(x.of(self.delta));
         [V::select(near, d * d * 0.5, (d - 0.5 * self.delta) * self.delta)]
     }

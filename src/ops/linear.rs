@@ -39,7 +39,7 @@ impl Function for Matmul {
             if ctx.input_size(1)?.len() > 2 {
                 return Ok(adjoint(&a)?.f_matmul(&dy)?);
             }
-            // One matrix for the whole batch: one product, which sums over it.
+            // One matrix for the whole batch needs one product, which sums over the batch.
             let (a, dy) = (a.f_flatten(0, -2)?, dy.f_flatten(0, -2)?);
             let db = adjoint(&a)?.f_matmul(&dy)?;
             Ok(if b_is_vector { db.f_squeeze_dim(-1)? } else { db })
@@ -57,7 +57,7 @@ fn adjoint(matrix: &Tensor) -> Result<Tensor> {
 /// The output shares memory with the input.
 #[derive(Clone, Copy, Debug)]
 pub struct Transpose {
-    /// One dimension, negative counted from the last.
+    /// A dimension, counted from the last if negative.
     pub dim0: i64,
     /// The other.
     pub dim1: i64,

@@ -91,7 +91,7 @@ fn save_factors(ctx: &mut Ctx, a: &Tensor, b: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// What `save_factors` saved. Where that is one factor alone, it stands in
+/// Returns what `save_factors` saved. If that is only one factor, it stands in
 /// both places, of which the pass needs only the right one.
 fn saved_factors(ctx: &Ctx) -> Result<(&Tensor, &Tensor)> {
     let saved = ctx.saved_tensors_vec()?;

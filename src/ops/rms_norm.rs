@@ -20,7 +20,7 @@ use tch::{Kind, Tensor};
 /// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
-    /// What keeps `r` finite for rows of zeros.
+    /// A small number that keeps `r` finite for rows of zeros.
     pub eps: f64,
 }
 
@@ -83,7 +83,7 @@ impl Function for RmsNorm {
     }
 }
 
-/// How many elements a partial sum of a weight's gradient is made of.
+/// Number of elements of a partial sum of a weight's gradient.
 const GROUP: i64 = 32_768;
 
 impl RmsNorm {
@@ -112,7 +112,7 @@ impl RmsNorm {
 
     /// Sums over groups of rows, and over these.
     fn weight_slopes<T: Lane>(&self, x: &Tensor, dy: &Tensor) -> crate::Result<Tensor> {
-        // Of one of f16 and one of f32 kernels make f32, which partial sums need.
+        // Kernels make f32 of one f16 and one f32 tensor, which partial sums need.
         let dy = wide(dy);
         let n = *x.size().last().unwrap_or(&1);
         let each = (GROUP / n.max(1)).max(1);
@@ -158,7 +158,7 @@ fn kind_of(x: [&Tensor; 2]) -> Kind {
     if x.iter().any(|x| x.kind() == Kind::Double) { Kind::Double } else { Kind::Float }
 }
 
-/// In f32 at least.
+/// Computes in f32 at least.
 fn wide(x: &Tensor) -> Tensor {
     match x.kind() {
         Kind::Half | Kind::BFloat16 => x.to_kind(Kind::Float),

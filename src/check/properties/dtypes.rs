@@ -50,7 +50,7 @@ fn coarse(
     let mut moved = Vec::new();
     for _ in 0..2 {
         let mut near = |x: &Flat| nearby(x, 4.0 * rounding, random);
-        // At the edge of a domain small changes may leave it.
+        // Small changes at the edge of a domain may leave it.
         let Ok(results) = run(kit, point, &near(&x), &near(&seeds)) else { return Ok(0) };
         moved.push(results);
     }
@@ -98,7 +98,7 @@ fn beyond(expected: &[f64], found: &Tensor, allowed: f64, limit: f64) -> Option<
         if overflows || e.is_nan() { *e } else { f }
     };
     let mut found: Vec<f64> = numbers(found).into_iter().zip(expected).map(held).collect();
-    // Of another shape, which is wrong everywhere.
+    // A gradient of another shape is wrong everywhere.
     found.resize(expected.len(), f64::NAN);
     let element = worst(expected, &found, allowed, 0.0)?;
     Some((element, expected[element], found[element]))
@@ -137,10 +137,10 @@ fn run(kit: &Kit<'_>, point: &Point, x: &Flat, seeds: &Flat) -> Result<Results, 
     Ok(Results::of(&applied, &seeds, &needs)?)
 }
 
-/// Whether an error is one that a Function, or libtorch, returns on purpose.
+/// Returns whether an error is one that a Function, or libtorch, returns on purpose.
 pub(super) fn is_clear(e: &Error) -> bool {
     match e {
-        // What tch's methods without `f_` panic with.
+        // The text with which tch's methods without `f_` panic.
         Error::Panic { message, .. } => message.contains("Torch(\""),
         Error::Forward { .. } | Error::Backward { .. } | Error::Torch { .. } => true,
         _ => false,
@@ -153,7 +153,7 @@ impl Results {
     }
 }
 
-/// Whether f64 numbers have more digits than f32 has, where the inputs do.
+/// Returns whether f64 numbers have more digits than f32 has, where the inputs do.
 fn is_f64(kit: &Kit<'_>, point: &Point) -> Result<usize, Stop> {
     if !point.random || point.whole || !point.is_differentiable() {
         return Ok(0);
@@ -181,7 +181,7 @@ fn is_cut(numbers: &[f64]) -> bool {
     numbers.iter().all(fits) && numbers.iter().filter(|x| is_long(**x)).count() >= 2
 }
 
-/// Whether a number has five binary digits or more, and is not a whole one.
+/// Returns whether a number has five binary digits or more, and is not a whole one.
 fn is_long(x: f64) -> bool {
     let leading = 0.5f64.powi(x.abs().log2().floor() as i32);
     x.is_finite() && x.fract() != 0.0 && (x * leading * 16.0).fract() != 0.0

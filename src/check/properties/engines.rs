@@ -13,7 +13,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
         Allowed { rtol: allowed.rtol.min(1e-12), ..allowed },
         "the two engines differ",
     )?;
-    // At kinks the reference may have chosen another slope.
+    // The reference may have chosen another slope at a kink.
     let Some(reference) = kit.claim.or(kit.reference).filter(|_| !point.whole) else {
         return Ok(tally);
     };
@@ -35,14 +35,14 @@ fn of_reference(point: &Point, x: &Flat, reference: &Plain, seeds: &Flat) -> Res
     let given = runs::Given { x, ..point.given(&needs) };
     let applied = runs::apply_with::<Tensor>(given, |x| reference(point.layout, x))?;
     let found = applied.gradients(seeds, &needs, false)?;
-    // Where no gradient flows, zeros.
+    // Zeros if no gradient flows.
     let zeros = |(g, x): (Option<Tensor>, &Option<Tensor>)| {
         g.or_else(|| x.as_ref().filter(|x| x.is_floating_point()).map(Tensor::zeros_like))
     };
     Ok(found.into_iter().zip(x).map(zeros).collect())
 }
 
-/// Whether the gradients jump between points that are next to each other.
+/// Returns whether the gradients jump between points that are next to each other.
 fn is_at_kink(kit: &Kit<'_>, point: &Point, reference: &Plain, seeds: &Flat, here: &Flat) -> bool {
     let random = &mut kit.random(Property::Engines);
     (0..4).any(|_| {

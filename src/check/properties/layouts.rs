@@ -30,7 +30,7 @@ fn one<V: Side>(kit: &Kit<'_>, point: &Point, lies: Layout) -> Result<usize, Sto
     let numbers_of = |x: &Tensor| if x.is_floating_point() { lies.numbers(x) } else { x.copy() };
     let x: Flat = point.x.iter().map(|x| x.as_ref().map(numbers_of)).collect();
     let origin = point.origin.clone();
-    // Where all rows are the same the Function may not be defined.
+    // The Function may not be defined if all rows are the same.
     let Ok(plain) = Point::new(kit.subject, point.layout, x, origin) else { return Ok(0) };
     let seeds = plain.seeds(&mut kit.random(Property::Layouts));
     let seeds: Flat = seeds.iter().map(|s| s.as_ref().map(|s| lies.numbers(s))).collect();
@@ -71,7 +71,7 @@ fn is_tame(results: &Results) -> bool {
     })
 }
 
-/// Whether nearly equal seeds gave nearly equal gradients. Where all rows are
+/// Returns whether nearly equal seeds gave nearly equal gradients. Where all rows are
 /// the same a matrix is singular, and what is divided by nearly 0 may be nearly
 /// 0 too: rounding noise of an inconspicuous size.
 fn is_steady(expected: &Results, nudged: &Results) -> bool {

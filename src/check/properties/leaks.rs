@@ -53,7 +53,7 @@ fn held<V: Side>(
     Ok(held)
 }
 
-/// Without those that share memory with one before them: views, inputs that
+/// Removes tensors that share memory with one before them: views, inputs that
 /// were changed in place, saved inputs and outputs.
 fn each_memory_once(held: Held) -> Held {
     let mut once = Held::new();

@@ -86,7 +86,7 @@ pub(super) fn aliasing(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     Ok(Tally { compared, kinks: 0 })
 }
 
-/// Whether a change of one is seen in the other's in-place counter.
+/// Returns whether a change of one is seen in the other's in-place counter.
 fn share_version(x: &Tensor, y: &Tensor) -> bool {
     let before = ffi::version(x);
     ffi::bump_version("check", y).is_ok() && ffi::version(x) != before

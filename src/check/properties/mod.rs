@@ -25,7 +25,7 @@ use tch::Kind;
 
 pub(super) type Test = fn(&Kit<'_>, &Point) -> Result<Tally, Stop>;
 
-/// How a property is checked.
+/// The function that checks a property.
 pub(super) fn test(property: Property) -> Test {
     match property {
         Property::Value => value::check,
@@ -49,13 +49,13 @@ pub(super) fn test(property: Property) -> Test {
     }
 }
 
-/// Whether it is worth the time at every point, and not only at a few.
+/// Returns whether it is worth the time at every point, and not only at a few.
 pub(super) fn everywhere(property: Property) -> bool {
     use Property::*;
     matches!(property, Value | Gradcheck | Gradgradcheck | Linearity | ZeroSeed | Engines)
 }
 
-/// What one application gives: outputs, then gradients.
+/// The results of one application: outputs, then gradients.
 struct Results {
     outputs: Flat,
     gradients: Flat,
@@ -107,7 +107,7 @@ fn allowed(kit: &Kit<'_>, property: Property, point: &Point) -> Allowed {
     let inputs = point.x.iter().flatten().map(|x| of(x.kind()));
     let coarsest = outputs.map(|y| of(y.kind)).chain(inputs).fold(0.0, f64::max);
     let rtol = kit.tolerance(property).max(coarsest);
-    // At large inputs functions saturate, and steep ones leave more.
+    // Functions saturate at large inputs, and steep ones leave larger errors.
     let size = point.greatest().max(1.0);
     let left = (1e-13 * size.powi(3)).min(1e-8).max(1e-13 * size);
     Allowed { rtol, atol: left.max(coarsest * size) }

@@ -2,7 +2,7 @@ use super::*;
 use crate::Var;
 use tch::Tensor;
 
-/// At most this many of the 2^n choices of inputs.
+/// Maximum number of the 2^n choices of inputs that are tried.
 const MASKS: u64 = 32;
 
 pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {

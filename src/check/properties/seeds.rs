@@ -32,7 +32,7 @@ pub(super) fn linear(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     Ok(Tally { compared, kinks: 0 })
 }
 
-/// What the gradients of multiples of the seed `u` say, where `g(u)` is `gu`.
+/// Compares the gradients of multiples of the seed `u` with those of `u`, `gu`.
 fn cause(gu: &Flat, g: &dyn Fn(f64) -> Result<Flat>) -> Option<String> {
     let all = |f: &Flat| f.iter().flatten().flat_map(numbers).collect::<Vec<_>>();
     let (once, thrice, reverse) = (all(gu), all(&g(3.0).ok()?), all(&g(-1.0).ok()?));
@@ -54,7 +54,7 @@ fn combine(a: f64, u: &Flat, b: f64, v: &Flat) -> Flat {
     u.iter().zip(v).map(sum).collect()
 }
 
-/// With zeros where `like` is not finite: beside a pole nothing is linear.
+/// Sets numbers to zero if `like` is not finite: nothing is linear beside a pole.
 fn finite(like: &Flat, t: &Flat) -> Flat {
     let masked = |(like, t): (&Option<Tensor>, &Option<Tensor>)| match (like, t) {
         (Some(like), Some(t)) => Some(t.where_scalarother(&like.isfinite(), 0.0)),

@@ -11,7 +11,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let seeds = point.seeds(&mut kit.random(Property::Threads));
     let expected = Results::at::<Var>(kit, point, &seeds)?;
     let other = repeat::shrunk(&point.x);
-    // Where that is outside the domain, all work on the same.
+    // If that is outside the domain, all threads work on the same numbers.
     let of_other = at(kit, point, &other, &seeds).ok();
     let shared = runs::apply::<Var>(kit.subject, point.given(&point.floating()))?;
     let mut found = Vec::new();
@@ -50,7 +50,7 @@ fn at(kit: &Kit<'_>, point: &Point, x: &Flat, seeds: &Flat) -> Result<Results> {
     Results::of(&runs::apply::<Var>(kit.subject, given)?, seeds, &needs)
 }
 
-/// What one thread works on.
+/// The numbers of one thread.
 struct Mine {
     layout: usize,
     x: Flat,
@@ -73,7 +73,7 @@ impl Mine {
         }
     }
 
-    /// What it finds of its own numbers, and of the graph that all share.
+    /// Differentiates the thread's numbers, and the graph that all threads share.
     fn run(self, subject: &dyn Subject) -> Result<(Vec<Results>, Vec<Results>)> {
         let lies = Layout::Contiguous;
         let given = runs::Given { layout: self.layout, x: &self.x, needs: &self.needs, lies };

@@ -14,11 +14,11 @@
 use super::Float;
 use std::f64::consts::{LN_2, LOG2_E};
 
-/// What a format is made of.
+/// The constants of a format.
 pub trait Bits: Sized {
-    /// Of the significand, the leading one included.
+    /// Number of bits of the significand, the leading one included.
     const BITS: i32;
-    /// Of the greatest number.
+    /// The exponent of the greatest number.
     const MAX_EXPONENT: i32;
     /// `2^n` for integers `n` from `-MAX_EXPONENT + 1` to `MAX_EXPONENT`.
     fn power_of_2(self) -> Self;
@@ -51,7 +51,7 @@ const INVERSE_FACTORIALS: [f64; 12] = [
     1.0 / 6_227_020_800.0,
 ];
 
-/// Of `(log(1 + f) - log(1 - f)) / f - 2` in `f^2`, `f = s / (2 + s)`.
+/// The coefficients of `(log(1 + f) - log(1 - f)) / f - 2` in `f^2`, `f = s / (2 + s)`.
 const LOG_F32: [f64; 4] = [0.666_666_626_93, 0.400_009_721_52, 0.284_987_866_88, 0.242_790_788_41];
 const LOG_F64: [f64; 7] = [
     6.666_666_666_666_735_13e-1,
@@ -63,7 +63,7 @@ const LOG_F64: [f64; 7] = [
     1.479_819_860_511_658_591e-1,
 ];
 
-/// Of `((log(1 + x) - x) / x^2 + 1/2) / x` on [0, 1], with the least greatest
+/// The coefficients of `((log(1 + x) - x) / x^2 + 1/2) / x` on [0, 1], with the least greatest
 /// relative error of the logarithm (2^-27), found by Remez' exchange.
 const LOG_1P_F32: [f64; 8] = [
     0.333_322_506,
@@ -130,7 +130,7 @@ fn least<V: Float>(x: V) -> V {
 pub(super) fn exp<V: Float>(x: V) -> V {
     let greatest = x.of(f64::from(V::MAX_EXPONENT + 2) * LN_2);
     let (n, power) = exp_of_parts(x.min(greatest).max(least(x)));
-    // In two steps: the first is exact, the second rounds once, to a subnormal
+    // Scales in two steps: the first is exact, the second rounds once, to a subnormal
     // number too, or overflows.
     let far = f64::from(V::MAX_EXPONENT / 2);
     let negative = n.lt(x.of(0.0));
@@ -147,7 +147,7 @@ pub(super) fn decayed<V: Float>(x: V) -> V {
     power * (n + far).power_of_2() * (-far).exp2()
 }
 
-/// With `e = e^-|x|`, `max(x, 0) + log(1 + e)`.
+/// Computes `max(x, 0) + log(1 + e)` with `e = e^-|x|`.
 #[inline(always)]
 pub(super) fn ln_1p_exp<V: Float>(x: V) -> V {
     let (e, above) = (decayed(x), x.max(x.of(0.0)));
@@ -168,7 +168,7 @@ fn above_ln_1p<V: Float>(a: V, x: V) -> V {
     sum + (lost + (lesser - (sum - greater)))
 }
 
-/// With `e = e^-|x|` and `q = e / (1 + e)`, `q` below 0 and `1 - q` above.
+/// Computes `q` below 0 and `1 - q` above, with `e = e^-|x|` and `q = e / (1 + e)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Float>(x: V) -> V {
     let e = decayed(x);
@@ -213,7 +213,7 @@ pub(super) fn ln_1p<V: Float>(x: V) -> V {
     let u = x + 1.0;
     let (k, m) = u.split();
     let near = k.eq(x.of(0.0));
-    // What the sum lost.
+    // The rounding error of the sum.
     let lost = V::select(x.of(1.0).lt(x), -(u - x - 1.0), x - (u - 1.0));
     let f = V::select(near, x, m - 1.0);
     let y = log_of_parts(k, f, V::select(near, x.of(0.0), lost / u));
@@ -221,7 +221,7 @@ pub(super) fn ln_1p<V: Float>(x: V) -> V {
     at_ends(y, u, x)
 }
 
-/// With `u = e^2|x|`, `1 - 2 / (u + 1)`; near 0 `x + x^3 R(x^2)` with the
+/// Computes `1 - 2 / (u + 1)` with `u = e^2|x|`; near 0 `x + x^3 R(x^2)` with the
 /// coefficients of Cephes (compared with copies of `tanh.c`, release 2.8, and
 /// `tanhf.c`, release 2.2; S. L. Moshier says of Cephes: "What you see here may
 /// be used freely but it comes with no support or guarantee.").

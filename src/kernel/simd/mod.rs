@@ -119,7 +119,7 @@ pub(super) fn here(n: usize, f: impl FnOnce()) {
     arch_for(n).dispatch(Here(f));
 }
 
-/// So many bytes before they are read, memory is asked for. (The processor does
+/// Distance in bytes at which memory is prefetched. (The processor does
 /// so by itself, but not across pages, and not early enough for long ops.)
 const AHEAD: usize = 4096;
 
@@ -183,13 +183,13 @@ pub trait Lane: Element + Into<f64> {
     #[doc(hidden)]
     fn splat<S: Simd>(s: S, value: Self) -> Self::Vector<S>;
     #[doc(hidden)]
-    /// At most `lanes` of them; the rest are zeros.
+    /// Loads at most `lanes` elements; the rest are zeros.
     fn load<S: Simd>(s: S, from: &[Self]) -> Self::Vector<S>;
     #[doc(hidden)]
-    /// As many as there is room for.
+    /// Stores as many elements as there is room for.
     fn store<S: Simd>(vector: Self::Vector<S>, to: &mut [MaybeUninit<Self>]);
     #[doc(hidden)]
-    /// As `store`.
+    /// Does what `store` does.
     fn store_in<S: Simd>(vector: Self::Vector<S>, to: &mut [Self]);
 }
 

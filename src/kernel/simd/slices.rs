@@ -215,9 +215,9 @@ impl<F: Lanes<I, 1>, T: Lane, const I: usize> WithSimd for Accumulate<'_, '_, F,
     }
 }
 
-/// How many sums run beside each other, so that none waits for its last term.
+/// Number of sums that run beside each other, so that none waits for its last term.
 const CHAINS: usize = 4;
-/// How many terms one lane adds up in `T`.
+/// Number of terms that one lane adds up in `T`.
 const TERMS: usize = 32;
 
 struct Sum<'a, 'b, F, T, const I: usize, const O: usize> {
@@ -308,7 +308,7 @@ fn lanes_of<S: Simd, T: Lane>(vector: T::Vector<S>, n: usize) -> f64 {
     lanes[..n].iter().map(|x| (*x).into()).sum()
 }
 
-/// Of slices that are one element for `n`.
+/// Makes blocks of slices that are one element for `n`.
 #[inline(always)]
 fn constants<S: Simd, T: Lane, const I: usize>(s: S, x: [&[T]; I], n: usize) -> [T::Vector<S>; I] {
     let mut vectors = [T::splat(s, T::default()); I];

@@ -22,7 +22,7 @@ pub trait Float:
     + Div<f64, Output = Self>
     + math::Bits
 {
-    /// One truth value per lane.
+    /// A truth value for each lane.
     type Mask: Copy
         + BitAnd<Output = Self::Mask>
         + BitOr<Output = Self::Mask>
@@ -40,7 +40,7 @@ pub trait Float:
     fn max(self, other: Self) -> Self;
     /// The lesser one; of NaN and a number, either.
     fn min(self, other: Self) -> Self;
-    /// With the sign of `sign`.
+    /// Returns the number with the sign of `sign`.
     fn copysign(self, sign: Self) -> Self;
     /// `self < other`
     fn lt(self, other: Self) -> Self::Mask;
@@ -222,7 +222,7 @@ impl<S: Simd> math::Bits for F32<S> {
     #[inline(always)]
     fn power_of_2(self) -> Self {
         let s = self.0;
-        // In 1.5 * 2^23 + n the lowest bits are n.
+        // The lowest bits of 1.5 * 2^23 + n are n.
         let n = s.transmute_u32s_f32s((self + (1.5 * 8_388_608.0 + 127.0)).1);
         F32(s, s.transmute_f32s_u32s(s.wrapping_dyn_shl_u32s(n, s.splat_u32s(23))))
     }
@@ -251,7 +251,7 @@ impl<S: Simd> math::Bits for F64<S> {
     #[inline(always)]
     fn power_of_2(self) -> Self {
         let s = self.0;
-        // In 1.5 * 2^52 + n the lowest bits are n.
+        // The lowest bits of 1.5 * 2^52 + n are n.
         let n = s.transmute_u64s_f64s((self + (1.5 * 4_503_599_627_370_496.0 + 1023.0)).1);
         F64(s, s.transmute_f64s_u64s(s.mul_u64s(n, s.splat_u64s(1 << 52))))
     }

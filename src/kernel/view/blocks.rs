@@ -5,7 +5,7 @@ use crate::kernel::element::Element;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// What [`drive`](super::drive) needs of one element type or a tuple or array of them.
+/// The operations that [`drive`](super::drive) needs of one element type or a tuple or array of them.
 pub trait Blocks: Copy {
     type Sources<'t>: Sync;
     type Targets<'t>: Sync;

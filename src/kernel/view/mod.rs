@@ -32,22 +32,22 @@ use crate::ffi::parallel::{self, Payload};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How many elements a gathered block has.
+/// Number of elements of a gathered block.
 pub(super) const BLOCK: usize = 512;
 
-/// How a kernel's units are dealt out.
+/// The division of a kernel's units among threads.
 #[derive(Clone, Copy)]
 pub(super) struct Work {
-    /// How many units there are: elements or rows.
+    /// Number of units: elements or rows.
     pub count: usize,
-    /// So many are not worth another thread.
+    /// With at most this many units, one thread does all the work.
     pub grain: usize,
     /// The most that a call of the body gets where there is something to gather.
     pub block: usize,
 }
 
 impl Work {
-    /// How many units a thread takes at a time: several times each, so that
+    /// Returns the number of units a thread takes at a time: several times each, so that
     /// none waits long for another.
     #[inline]
     fn chunk(&self) -> usize {

@@ -9,14 +9,14 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Where and how a tensor's elements lie.
+/// The place and the form of a tensor's elements in memory.
 pub struct Place<'t> {
     pub data: *mut u8,
-    /// How many elements from the first the memory has.
+    /// Number of elements in memory, from the first one.
     pub extent: usize,
     pub stored: Stored,
     pub walk: Walk,
-    /// How many elements a unit of the kernel's count has: 1, or a row's length.
+    /// Number of elements of one unit of the kernel's count: 1, or a row's length.
     pub width: usize,
     pub tensor: PhantomData<&'t ()>,
 }
@@ -34,7 +34,7 @@ impl Place<'_> {
         assert!(empty || (self.data as usize).is_multiple_of(size), "memory that is not aligned");
     }
 
-    /// From units to elements.
+    /// Converts a range of units to elements.
     #[inline]
     fn elements(&self, units: &Range<usize>, count: usize) -> Range<usize> {
         assert!(units.start <= units.end && units.end <= count, "a block out of the tensor");
@@ -211,7 +211,7 @@ impl<'t, T: Element> Target<'t, T> {
 pub struct Buffer<T> {
     near: [MaybeUninit<T>; BLOCK],
     far: Vec<MaybeUninit<T>>,
-    /// So many elements hold the one of a constant source.
+    /// Number of copies of a constant source's element.
     constant: usize,
 }
 

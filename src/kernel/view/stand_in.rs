@@ -17,7 +17,7 @@ fn place<S>(memory: &mut [S], stored: Stored, walk: Walk, width: usize) -> Place
     Place { data, extent, stored, walk, width, tensor: PhantomData }
 }
 
-/// So many units, in blocks of at most `block`, on this thread.
+/// Runs `count` units, in blocks of at most `block`, on this thread.
 fn work(count: usize, block: usize) -> Work {
     Work { count, grain: count, block }
 }
@@ -34,7 +34,7 @@ fn strided() -> [(Walk, usize); 2] {
     ]
 }
 
-/// Where element `i` of a walk lies.
+/// Returns the place of element `i` of a walk.
 fn offset(walk: &Walk, i: usize) -> usize {
     let mut found = 0;
     walk.pieces(i, 1, |at, _, _| found = at);
@@ -212,7 +212,7 @@ fn threads() {
     }
 }
 
-/// Of a tensor without elements, whose pointer leads nowhere.
+/// Checks a tensor without elements, whose pointer leads nowhere.
 #[test]
 fn nothing() {
     let nowhere = |walk| Place {
