@@ -101,22 +101,22 @@ fn unit(name: &str, files: &[&str]) -> Result<PathBuf> {
 /// Writes `layout.h`, which asserts for C++ what src/ffi/layout.rs asserts for Rust.
 fn write_layout_header(out: &Path) -> Result<()> {
     let text = fs::read_to_string("src/ffi/layout.rs").context("src/ffi/layout.rs")?;
-    let (mut header, mut of) = (String::new(), String::new());
-    // The lines with a `$` are those of the macros.
-    for line in text.lines().map(str::trim).filter(|line| !line.contains('$')) {
-        if let Some((_, c)) = line.split_once(" as ").filter(|_| line.ends_with('{')) {
-            let (name, size) = c.trim_end_matches(" {").split_once(", ").context(c.to_owned())?;
-            header += &format!("static_assert(sizeof({name}) == {size}, \"{name}\");\n");
-            of = name.to_owned();
-        } else if let Some((_, c)) = line.split_once(" as ").filter(|_| line.ends_with(';')) {
-            let (name, number) = c.trim_end_matches(';').split_once(" = ").context(c.to_owned())?;
-            header += &format!("static_assert({name} == {number}, \"{name}\");\n");
-        } else if let Some((field, offset)) = line.trim_end_matches(',').split_once(": ")
-            && offset.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            header +=
-                &format!("static_assert(offsetof({of}, {field}) == {offset}, \"{of}.{field}\");\n");
+    let mut header = String::new();
+    let mut check = |what: String| header += &format!("static_assert({what}, \"{what}\");\n");
+    let (_, lists) = text.split_once("\nstructs! {").context("structs! of src/ffi/layout.rs")?;
+    let (structs, numbers) = lists.split_once("\nnumbers! {").context("numbers!")?;
+    for one in structs.split('}') {
+        let Some((head, fields)) = one.split_once('{') else { continue };
+        let (_, name) = head.split_once(" as ").context("a struct's name in C++")?;
+        let (name, size) = name.trim().split_once(", ").context("a struct's size")?;
+        check(format!("sizeof({name}) == {size}"));
+        for field in fields.split(',').filter(|field| !field.trim().is_empty()) {
+            let (field, offset) = field.trim().split_once(": ").context("a field's offset")?;
+            check(format!("offsetof({name}, {field}) == {offset}"));
         }
+    }
+    for number in numbers.split(';').filter_map(|number| number.split_once(" as ")) {
+        check(number.1.replace(" = ", " == "));
     }
     fs::write(out.join("layout.h"), header).context("cannot write layout.h")
 }

@@ -16,36 +16,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// In every variant `op` is the op or function that met the error; `input`, `output` and
 /// `position` count from 0; `expected` and `found` are what the message compares. The
 /// text of a variant with a `source` contains its causes, in one line.
-///
-/// ```
-/// # use anyhow::Result;
-/// # use tch::Tensor;
-/// # use tch_function::{Ctx, Error, Function, Var, grad};
-/// struct Mean;
-///
-/// impl Function for Mean {
-///     type Inputs = Tensor;
-///     type Outputs = Tensor;
-///
-///     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-///         Ok(x.f_mean(x.kind())?)
-///     }
-///
-///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-///         let n: i64 = ctx.input_size(0)?.iter().product();
-///         Ok(Some(dy / n)) // forgets to give it the shape of x
-///     }
-/// }
-///
-/// let x = Var::leaf(Tensor::from_slice(&[1.0, 2.0, 3.0]));
-/// let error = grad(&Mean.apply(&x)?, &x).unwrap_err();
-/// assert!(matches!(error, Error::GradientShape { op: "Mean", input: 0, .. }));
-/// assert!(error.to_string().starts_with(
-///     "Mean: backward returned shape [] for input 0 of shape [3]; return a gradient of the \
-///      input's shape"
-/// ));
-/// # anyhow::Ok(())
-/// ```
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the fields that many variants have are explained above")]
 #[non_exhaustive]

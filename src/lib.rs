@@ -187,7 +187,6 @@ pub mod kernel;
 mod libtorch;
 mod lift;
 pub mod ops;
-mod quiet;
 
 pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use error::{Error, Result};

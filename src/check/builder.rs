@@ -3,10 +3,10 @@
 use super::kit::Kit;
 use super::points::{self, CloneFlat};
 use super::progress::Progress;
+use super::quiet::quietly;
 use super::subject::{Flat, Plain, PlainFn, Typed, plain};
 use super::{CheckReport, Domain, Outcome, Property};
 use crate::function::{Of, Refs, Shape};
-use crate::quiet::quietly;
 use crate::{Error, Function, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -28,6 +28,7 @@ mod points;
 mod progress;
 mod properties;
 mod property;
+mod quiet;
 
 mod random;
 mod report;

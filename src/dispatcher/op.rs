@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, Value};
 use crate::ffi::{self, modes::NoAutocast};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Shape, Stage, Vmap};
-use crate::quiet::quietly;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use tch::Tensor;
@@ -27,21 +26,14 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         self.signature.name
     }
 
-    fn call(
-        &self,
-        kernel: Kernel,
-        values: &[Value<'_>],
-        results: &mut Results<'_>,
-        attempt: bool,
-    ) -> Result<()> {
-        let mut run = || match kernel {
+    fn call(&self, kernel: Kernel, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
+        match kernel {
             Kernel::Apply => self.apply(values, results),
             Kernel::Forward => self.forward(values, results),
             Kernel::Backward | Kernel::BackwardAbove => self.backward(kernel, values, results),
             Kernel::Jvp => self.jvp(values, results),
             Kernel::Cast => self.cast(values, results),
-        };
-        if attempt { quietly(run) } else { run() }
+        }
     }
 
     fn facts(&self, args: &[Value<'_>]) -> Result<Facts> {

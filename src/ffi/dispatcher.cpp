@@ -151,13 +151,11 @@ class CountsChanges {
   const bool was_ = c10::impl::tls_is_dispatch_key_excluded(kKey);
 };
 
-void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula,
-              bool attempt) const {
+void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
   const CountsChanges counts;
   const Borrowed borrowed(values);
   last_failure().foreign = nullptr;
-  return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula,
-                   attempt);
+  return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
 }
 
 Stack Op::compute(tf_kernel kernel, Values values) const {
@@ -166,8 +164,7 @@ Stack Op::compute(tf_kernel kernel, Values values) const {
   visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
   if (!symbolic) return call(kernel, values);
   // Code that asks for sizes has none while they are symbols.
-  std::optional<Stack> results =
-      try_call(kernel, values, [](bool) { return true; }, /*attempt=*/true);
+  std::optional<Stack> results = try_call(kernel, values, [](bool) { return true; });
   if (results) return *std::move(results);
   Stack plain;
   for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));

@@ -41,11 +41,10 @@ struct Op {
   // What Rust's kernel returns; null if it fails and `may_fail(no_formula)`. The
   // caller is then outside every handler, so it may call Rust again.
   template <typename F>
-  std::optional<Stack> try_call(tf_kernel kernel, Values values, F&& may_fail,
-                                bool attempt = false) const {
+  std::optional<Stack> try_call(tf_kernel kernel, Values values, F&& may_fail) const {
     bool no_formula = false;
     Stack results;
-    void* const error = run(kernel, values, results, no_formula, attempt);
+    void* const error = run(kernel, values, results, no_formula);
     if (!error) return results;
     const RustError thrown(rust.errors, error);
     if (may_fail(no_formula)) return std::nullopt;
@@ -72,8 +71,7 @@ struct Op {
   std::optional<c10::OperatorHandle> backward;
 
  private:
-  void* run(tf_kernel kernel, Values values, Stack& results, bool& no_formula,
-            bool attempt) const;
+  void* run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const;
 };
 
 bool holds_tensors(const c10::Argument& a);

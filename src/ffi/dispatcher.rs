@@ -13,14 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) trait Op: Send + Sync {
     /// Returns `ns::name`.
     fn name(&self) -> &'static str;
-    /// Runs a kernel. `attempt`: a panic may be expected, and is not worth a message.
-    fn call(
-        &self,
-        kernel: Kernel,
-        values: &[Value<'_>],
-        results: &mut Results<'_>,
-        attempt: bool,
-    ) -> Result<()>;
+    /// Runs a kernel.
+    fn call(&self, kernel: Kernel, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()>;
     /// Returns the facts about the Function that `args` make.
     fn facts(&self, args: &[Value<'_>]) -> Result<Facts>;
 }
@@ -91,7 +85,6 @@ pub(super) struct RawOp {
         usize,
         *mut c_void,
         *mut bool,
-        bool,
     ) -> *mut c_void,
     pub(super) facts: extern "C" fn(*const c_void, *const RawValue, usize, *mut RawFacts),
     pub(super) drop: extern "C" fn(*mut c_void),
@@ -129,13 +122,12 @@ extern "C" fn call(
     n: usize,
     results: *mut c_void,
     no_formula: *mut bool,
-    attempt: bool,
 ) -> *mut c_void {
     // SAFETY: the shim's op, and values and results that it lends for this call.
     let (op, values) = unsafe { (op_of(state), read_all(values, n)) };
     let mut results = Results(results, std::marker::PhantomData);
     call_back(op.name(), "a kernel", || {
-        let done = op.call(kernel, &values, &mut results, attempt);
+        let done = op.call(kernel, &values, &mut results);
         // SAFETY: the shim lends the flag for this call.
         done.inspect_err(|error| unsafe { *no_formula = error.is_about_kernels() })
     })

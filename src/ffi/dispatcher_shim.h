@@ -67,10 +67,9 @@ struct tf_op {
   const tf_callbacks* errors;
   void* state;  // owned by the registration
   // Null on success, else an error. `no_formula` says that the backward runs a
-  // kernel of its own, which libtorch cannot record. `attempt` says that a panic
-  // may be expected, and is not worth a message.
+  // kernel of its own, which libtorch cannot record.
   void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
-                size_t n, void* results, bool* no_formula, bool attempt);
+                size_t n, void* results, bool* no_formula);
   // Writes the facts; leaves them alone if no Function can be made of `args`.
   void (*facts)(const void* state, const tf_value* args, size_t n, tf_facts* out);
   void (*drop)(void* state);

@@ -41,29 +41,20 @@ static at::Tensor with_memory(const at::Tensor& t) {
   return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
 }
 
-bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
-             size_t n_outputs, const at::Tensor* const* inputs,
-             size_t n_inputs, bool retain_graph, bool create_graph,
-             at::Tensor** grads) noexcept {
+bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
+                 size_t n_outputs, const at::Tensor* const* inputs, size_t n_inputs,
+                 bool retain_graph, bool create_graph, at::Tensor** grads) noexcept {
   return guarded(false, [&] {
-    const Tensors found = torch::autograd::grad(
-        copy_handles(outputs, n_outputs), copy_handles(inputs, n_inputs),
-        copy_handles(seeds, n_outputs), retain_graph, create_graph,
-        /*allow_unused=*/true);
+    const Tensors y = copy_handles(outputs, n_outputs), x = copy_handles(inputs, n_inputs);
+    const Tensors dy = copy_handles(seeds, n_outputs);
+    if (!grads) {
+      torch::autograd::backward(y, dy, retain_graph, create_graph, x);
+      return true;
+    }
+    const Tensors found =
+        torch::autograd::grad(y, x, dy, retain_graph, create_graph, /*allow_unused=*/true);
     for (size_t i = 0; i < n_inputs; ++i)
       grads[i] = found[i].defined() ? new at::Tensor(with_memory(found[i])) : nullptr;
-    return true;
-  });
-}
-
-bool tf_backward(const at::Tensor* const* outputs,
-                 const at::Tensor* const* seeds, size_t n_outputs,
-                 const at::Tensor* const* inputs, size_t n_inputs,
-                 bool retain_graph, bool create_graph) noexcept {
-  return guarded(false, [&] {
-    torch::autograd::backward(copy_handles(outputs, n_outputs),
-                              copy_handles(seeds, n_outputs), retain_graph,
-                              create_graph, copy_handles(inputs, n_inputs));
     return true;
   });
 }

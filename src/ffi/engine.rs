@@ -8,7 +8,7 @@ use torch_sys::C_tensor;
 
 unsafe extern "C" {
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
-    fn tf_grad(
+    fn tf_run_pass(
         outputs: *const *const C_tensor,
         seeds: *const *const C_tensor,
         n_outputs: usize,
@@ -17,15 +17,6 @@ unsafe extern "C" {
         retain_graph: bool,
         create_graph: bool,
         grads: *mut *mut C_tensor,
-    ) -> bool;
-    fn tf_backward(
-        outputs: *const *const C_tensor,
-        seeds: *const *const C_tensor,
-        n_outputs: usize,
-        inputs: *const *const C_tensor,
-        n_inputs: usize,
-        retain_graph: bool,
-        create_graph: bool,
     ) -> bool;
     fn tf_graph_leaves(
         outputs: *const *const C_tensor,
@@ -50,48 +41,39 @@ pub(crate) struct Pass<'a> {
     pub create_graph: bool,
 }
 
-/// Returns libtorch's gradients of `outputs`, one per input, `None` if none flows.
-pub(crate) fn torch_grad(op: &'static str, pass: &Pass<'_>) -> Result<Vec<Option<Tensor>>, Error> {
-    assert_eq!(pass.outputs.len(), pass.seeds.len());
-    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
-    let seeds = handles(pass.seeds);
-    let mut grads = vec![std::ptr::null_mut(); inputs.len()];
-    // SAFETY: the arrays hold valid handles and have the lengths given;
-    // `grads` has room for one handle per input.
-    let done = unsafe {
-        tf_grad(
-            outputs.as_ptr(),
-            seeds.as_ptr(),
-            outputs.len(),
-            inputs.as_ptr(),
-            inputs.len(),
-            pass.retain_graph,
-            pass.create_graph,
-            grads.as_mut_ptr(),
-        )
-    };
-    check(op, done)?;
-    grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect()
-}
+impl Pass<'_> {
+    /// Writes one handle per input to `grads`, or adds to the leaves if that is null.
+    fn run(&self, op: &'static str, grads: *mut *mut C_tensor) -> Result<(), Error> {
+        assert_eq!(self.outputs.len(), self.seeds.len());
+        let (outputs, inputs) = (handles(self.outputs), handles(self.inputs));
+        let seeds = handles(self.seeds);
+        // SAFETY: the arrays hold valid handles and have the lengths given; `grads` is
+        // null or has room for one handle per input.
+        check(op, unsafe {
+            tf_run_pass(
+                outputs.as_ptr(),
+                seeds.as_ptr(),
+                outputs.len(),
+                inputs.as_ptr(),
+                inputs.len(),
+                self.retain_graph,
+                self.create_graph,
+                grads,
+            )
+        })
+    }
 
-/// Adds libtorch's gradients to the leaves behind `outputs`.
-pub(crate) fn torch_backward(op: &'static str, pass: &Pass<'_>) -> Result<(), Error> {
-    assert_eq!(pass.outputs.len(), pass.seeds.len());
-    let (outputs, inputs) = (handles(pass.outputs), handles(pass.inputs));
-    let seeds = handles(pass.seeds);
-    // SAFETY: the arrays hold valid handles and have the lengths given.
-    let done = unsafe {
-        tf_backward(
-            outputs.as_ptr(),
-            seeds.as_ptr(),
-            outputs.len(),
-            inputs.as_ptr(),
-            inputs.len(),
-            pass.retain_graph,
-            pass.create_graph,
-        )
-    };
-    check(op, done)
+    /// Returns the gradients of the inputs, `None` if none flows.
+    pub fn grad(&self, op: &'static str) -> Result<Vec<Option<Tensor>>, Error> {
+        let mut grads = vec![std::ptr::null_mut(); self.inputs.len()];
+        self.run(op, grads.as_mut_ptr())?;
+        grads.into_iter().map(|g| (!g.is_null()).then(|| own(op, g)).transpose()).collect()
+    }
+
+    /// Adds the gradients to the leaves behind the outputs.
+    pub fn backward(&self, op: &'static str) -> Result<(), Error> {
+        self.run(op, std::ptr::null_mut())
+    }
 }
 
 extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {

@@ -29,133 +29,61 @@ use super::values::{RawValue, Tag};
 
 structs! {
     Description<'_> as tf_meta, 40 {
-        sizes: 0,
-        dim: 8,
-        identity: 16,
-        version: 24,
-        dtype: 28,
-        device_type: 29,
-        device_index: 30,
-        requires_grad: 31,
-        only_as_view: 32,
-        symbolic: 33,
+        sizes: 0, dim: 8, identity: 16, version: 24, dtype: 28, device_type: 29,
+        device_index: 30, requires_grad: 31, only_as_view: 32, symbolic: 33,
     }
     Callbacks as tf_callbacks, 80 {
-        backward: 0,
-        name: 8,
-        graph_freed: 16,
-        saved_changed: 24,
-        no_second_order: 32,
-        error_text: 40,
-        drop_error: 48,
-        drop_state: 56,
-        state_size: 64,
-        state_align: 72,
+        backward: 0, name: 8, graph_freed: 16, saved_changed: 24, no_second_order: 32,
+        error_text: 40, drop_error: 48, drop_state: 56, state_size: 64, state_align: 72,
     }
     Output<'_> as tf_output, 16 {
-        tensor: 0,
-        differentiable: 8,
+        tensor: 0, differentiable: 8,
     }
     Saved<'_> as tf_saved, 16 {
-        tensor: 0,
-        constant: 8,
+        tensor: 0, constant: 8,
     }
     RawRecording<'_> as tf_recording, 88 {
-        callbacks: 0,
-        inputs: 8,
-        n_inputs: 16,
-        dirty: 24,
-        n_dirty: 32,
-        outputs: 40,
-        n_outputs: 48,
-        saved: 56,
-        n_saved: 64,
-        second_order: 72,
-        state: 80,
+        callbacks: 0, inputs: 8, n_inputs: 16, dirty: 24, n_dirty: 32, outputs: 40,
+        n_outputs: 48, saved: 56, n_saved: 64, second_order: 72, state: 80,
     }
     RawHook as tf_hook, 32 {
-        callbacks: 0,
-        state: 8,
-        call: 16,
-        drop: 24,
+        callbacks: 0, state: 8, call: 16, drop: 24,
     }
     RawAutocast as tf_autocast, 3 {
-        device_type: 0,
-        dtype: 1,
-        enabled: 2,
+        device_type: 0, dtype: 1, enabled: 2,
     }
     RawMemory as tf_memory, 48 {
-        sizes: 0,
-        strides: 8,
-        dim: 16,
-        count: 24,
-        data: 32,
-        dtype: 40,
-        contiguous: 41,
+        sizes: 0, strides: 8, dim: 16, count: 24, data: 32, dtype: 40, contiguous: 41,
         dense: 42,
     }
     RawValue as tf_value, 40 {
-        tag: 0,
-        len: 8,
-        data: 16,
-        i: 24,
-        f: 32,
+        tag: 0, len: 8, data: 16, i: 24, f: 32,
     }
     RawFacts as tf_facts, 24 {
-        name: 0,
-        name_len: 8,
-        batches: 16,
-        casts: 17,
+        name: 0, name_len: 8, batches: 16, casts: 17,
     }
     RawOp as tf_op, 40 {
-        errors: 0,
-        state: 8,
-        call: 16,
-        facts: 24,
-        drop: 32,
+        errors: 0, state: 8, call: 16, facts: 24, drop: 32,
     }
 }
 
 numbers! {
     SecondOrder::ThroughSaved as TF_THROUGH_SAVED = 0;
-    SecondOrder::Recomputed as TF_RECOMPUTED = 1;
-    SecondOrder::Once as TF_ONCE = 2;
-    Place::Tensor as TF_TENSOR = 0;
-    Place::NodePre as TF_NODE_PRE = 1;
-    Place::NodePost as TF_NODE_POST = 2;
-    Unfit::Fit as TF_FIT = 0;
-    Unfit::Failed as TF_FAILED = 1;
-    Unfit::Undefined as TF_UNDEFINED = 2;
-    Unfit::NoData as TF_NO_DATA = 3;
-    Unfit::OtherDevice as TF_OTHER_DEVICE = 4;
-    Unfit::Quantised as TF_QUANTISED = 5;
-    Unfit::NotStrided as TF_NOT_STRIDED = 6;
-    Unfit::Lazy as TF_LAZY = 7;
-    Unfit::Recorded as TF_RECORDED = 8;
-    Unfit::Tangent as TF_TANGENT = 9;
-    Unfit::Traced as TF_TRACED = 10;
-    Unfit::Unaligned as TF_UNALIGNED = 11;
-    Tag::None as TF_NONE = 0;
-    Tag::Tensor as TF_TENSOR_VALUE = 1;
-    Tag::Tensors as TF_TENSORS = 2;
-    Tag::Int as TF_INT = 3;
-    Tag::Float as TF_FLOAT = 4;
-    Tag::Bool as TF_BOOL = 5;
-    Tag::Text as TF_TEXT = 6;
-    Tag::Ints as TF_INTS = 7;
-    Tag::Floats as TF_FLOATS = 8;
-    Tag::Bools as TF_BOOLS = 9;
-    Tag::Other as TF_OTHER = 10;
-    Kernel::Apply as TF_APPLY = 0;
-    Kernel::Forward as TF_FORWARD = 1;
-    Kernel::Backward as TF_BACKWARD = 2;
-    Kernel::Jvp as TF_JVP = 3;
-    Kernel::BackwardAbove as TF_BACKWARD_ABOVE = 4;
-    Kernel::Cast as TF_CAST = 5;
-    Source::Input as TF_INPUT = 0;
-    Source::Output as TF_OUTPUT = 1;
-    Source::Intermediate as TF_INTERMEDIATE = 2;
-    Source::Constant as TF_CONSTANT = 3;
-    Source::ConstantOutput as TF_CONSTANT_OUTPUT = 4;
-    SOURCES as TF_SOURCES = 8;
+    SecondOrder::Recomputed as TF_RECOMPUTED = 1; SecondOrder::Once as TF_ONCE = 2;
+    Place::Tensor as TF_TENSOR = 0; Place::NodePre as TF_NODE_PRE = 1;
+    Place::NodePost as TF_NODE_POST = 2; Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
+    Unfit::Undefined as TF_UNDEFINED = 2; Unfit::NoData as TF_NO_DATA = 3;
+    Unfit::OtherDevice as TF_OTHER_DEVICE = 4; Unfit::Quantised as TF_QUANTISED = 5;
+    Unfit::NotStrided as TF_NOT_STRIDED = 6; Unfit::Lazy as TF_LAZY = 7;
+    Unfit::Recorded as TF_RECORDED = 8; Unfit::Tangent as TF_TANGENT = 9;
+    Unfit::Traced as TF_TRACED = 10; Unfit::Unaligned as TF_UNALIGNED = 11;
+    Tag::None as TF_NONE = 0; Tag::Tensor as TF_TENSOR_VALUE = 1; Tag::Tensors as TF_TENSORS = 2;
+    Tag::Int as TF_INT = 3; Tag::Float as TF_FLOAT = 4; Tag::Bool as TF_BOOL = 5;
+    Tag::Text as TF_TEXT = 6; Tag::Ints as TF_INTS = 7; Tag::Floats as TF_FLOATS = 8;
+    Tag::Bools as TF_BOOLS = 9; Tag::Other as TF_OTHER = 10; Kernel::Apply as TF_APPLY = 0;
+    Kernel::Forward as TF_FORWARD = 1; Kernel::Backward as TF_BACKWARD = 2;
+    Kernel::Jvp as TF_JVP = 3; Kernel::BackwardAbove as TF_BACKWARD_ABOVE = 4;
+    Kernel::Cast as TF_CAST = 5; Source::Input as TF_INPUT = 0; Source::Output as TF_OUTPUT = 1;
+    Source::Intermediate as TF_INTERMEDIATE = 2; Source::Constant as TF_CONSTANT = 3;
+    Source::ConstantOutput as TF_CONSTANT_OUTPUT = 4; SOURCES as TF_SOURCES = 8;
 }

@@ -17,7 +17,7 @@ pub(crate) mod parallel;
 mod tensor;
 mod values;
 
-pub(crate) use engine::{Pass, graph_leaves, set_grad, torch_backward, torch_grad};
+pub(crate) use engine::{Pass, graph_leaves, set_grad};
 pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message};
 pub(crate) use forward_ad::{
     NoForwardMode, enter_dual_level, exit_dual_level, set_tangent, tangent,

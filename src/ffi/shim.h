@@ -33,10 +33,8 @@ struct tf_meta {
 const char* tf_last_error() noexcept;
 
 // False (with an error) for tensors that have no sizes, such as nested ones.
-bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept;
-// As tf_describe, and whether a forward-mode tangent is attached.
-bool tf_describe_input(const at::Tensor* t, tf_meta* out,
-                       bool* has_tangent) noexcept;
+// `has_tangent`, if not null, is set if a forward-mode tangent is attached.
+bool tf_describe(const at::Tensor* t, tf_meta* out, bool* has_tangent) noexcept;
 uint32_t tf_version(const at::Tensor* t) noexcept;
 // Sets libtorch's grad mode on this thread; returns what it was.
 bool tf_set_grad_enabled(bool enabled) noexcept;
@@ -61,12 +59,11 @@ bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept;
 // Makes `grad` the .grad of a leaf of libtorch's.
 bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
 
-// torch::autograd::grad: d(outputs)/d(inputs) with seeds; one new handle per
-// input in `grads`, null where no gradient flows. Undefined seeds mean zeros.
-bool tf_grad(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
-             size_t n_outputs, const at::Tensor* const* inputs,
-             size_t n_inputs, bool retain_graph, bool create_graph,
-             at::Tensor** grads) noexcept;
+// A pass of libtorch's engine. Writes one new handle per input to `grads`, null if no
+// gradient flows; or adds to the leaves, if `grads` is null. Undefined seeds are zeros.
+bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
+                 size_t n_outputs, const at::Tensor* const* inputs, size_t n_inputs,
+                 bool retain_graph, bool create_graph, at::Tensor** grads) noexcept;
 
 // Calls `visit(data, handle)` with a new, owned handle for every leaf that
 // requires a gradient in the graphs behind `outputs`, each leaf once.
@@ -151,13 +148,6 @@ bool tf_bump_version(const at::Tensor* t) noexcept;
 void* tf_take_error() noexcept;
 
 bool tf_grad_enabled() noexcept;
-
-// Adds the gradients of `outputs` to the leaves behind them, or to `inputs`
-// alone if there are any.
-bool tf_backward(const at::Tensor* const* outputs,
-                 const at::Tensor* const* seeds, size_t n_outputs,
-                 const at::Tensor* const* inputs, size_t n_inputs,
-                 bool retain_graph, bool create_graph) noexcept;
 
 // Forward mode has one level in a process, level 0. Entering it fails while it
 // is entered already.

@@ -103,15 +103,10 @@ void add_in_place(at::Tensor& sum, const at::Tensor& term) {
 
 }  // namespace
 
-bool tf_describe(const at::Tensor* t, tf_meta* out) noexcept {
-  return guarded(false, [&] { return describe(*t, *out); });
-}
-
-bool tf_describe_input(const at::Tensor* t, tf_meta* out,
-                       bool* has_tangent) noexcept {
+bool tf_describe(const at::Tensor* t, tf_meta* out, bool* has_tangent) noexcept {
   return guarded(false, [&] {
-    *has_tangent = t->defined() && may_have_tangent(*t) &&
-                   t->_fw_grad(/*level=*/0).defined();
+    if (has_tangent)
+      *has_tangent = t->defined() && may_have_tangent(*t) && t->_fw_grad(/*level=*/0).defined();
     return describe(*t, *out);
   });
 }

@@ -9,12 +9,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
-    fn tf_describe(t: *const C_tensor, out: *mut Description<'_>) -> bool;
-    fn tf_describe_input(
-        t: *const C_tensor,
-        out: *mut Description<'_>,
-        has_tangent: *mut bool,
-    ) -> bool;
+    fn tf_describe(t: *const C_tensor, out: *mut Description<'_>, has_tangent: *mut bool) -> bool;
     fn tf_version(t: *const C_tensor) -> u32;
     fn tf_zeros(sizes: *const i64, dim: usize, dtype: i8, device: i8, index: i8) -> *mut C_tensor;
     fn tf_is_unique(t: *const C_tensor) -> bool;
@@ -81,13 +76,7 @@ impl<'t> Description<'t> {
 /// Reads the description of `t` in one call.
 #[inline]
 pub(crate) fn describe<'t>(op: &'static str, t: &'t Tensor) -> Result<Description<'t>, Error> {
-    let mut out = MaybeUninit::<Description<'t>>::uninit();
-    // SAFETY: `t` owns a valid handle; the shim writes `out` whole before it
-    // returns true.
-    unsafe {
-        check(op, tf_describe(t.as_ptr(), out.as_mut_ptr()))?;
-        Ok(out.assume_init())
-    }
+    read(op, t, std::ptr::null_mut())
 }
 
 /// Reads the description of `t`, and whether `t` carries a forward-mode tangent.
@@ -96,12 +85,22 @@ pub(crate) fn describe_input<'t>(
     op: &'static str,
     t: &'t Tensor,
 ) -> Result<(Description<'t>, bool), Error> {
-    let mut out = MaybeUninit::<Description<'t>>::uninit();
     let mut has_tangent = false;
-    // SAFETY: as in `describe`.
+    Ok((read(op, t, &mut has_tangent)?, has_tangent))
+}
+
+#[inline]
+fn read<'t>(
+    op: &'static str,
+    t: &'t Tensor,
+    has_tangent: *mut bool,
+) -> Result<Description<'t>, Error> {
+    let mut out = MaybeUninit::<Description<'t>>::uninit();
+    // SAFETY: `t` owns a valid handle; `has_tangent` is null or a local of the caller;
+    // the shim writes `out` whole before it returns true.
     unsafe {
-        check(op, tf_describe_input(t.as_ptr(), out.as_mut_ptr(), &mut has_tangent))?;
-        Ok((out.assume_init(), has_tangent))
+        check(op, tf_describe(t.as_ptr(), out.as_mut_ptr(), has_tangent))?;
+        Ok(out.assume_init())
     }
 }
 

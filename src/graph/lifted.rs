@@ -96,18 +96,15 @@ impl Function for Lift {
         }
         let wanted: Vec<usize> = (0..leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
-        let found = ffi::torch_grad(
-            self.op,
-            &Pass {
-                outputs: &outputs,
-                seeds: &seeds,
-                inputs: &inputs,
-                // The context is dropped with this graph if the pass does not
-                // retain its own.
-                retain_graph: true,
-                create_graph: ffi::grad_enabled(),
-            },
-        )?;
+        let pass = Pass {
+            outputs: &outputs,
+            seeds: &seeds,
+            inputs: &inputs,
+            // The context is dropped with this graph if the pass does not retain its own.
+            retain_graph: true,
+            create_graph: ffi::grad_enabled(),
+        };
+        let found = pass.grad(self.op)?;
         let mut grads: Vec<_> = leaves.iter().map(|_| None).collect();
         wanted.into_iter().zip(found).for_each(|(i, grad)| grads[i] = grad);
         Ok(grads)

@@ -13,7 +13,7 @@ pub use modes::{autocast, inference_mode};
 
 use crate::application::{Operand, all_used, cast_inputs, seeds};
 use crate::error::Result;
-use crate::ffi::{self, Pass};
+use crate::ffi::Pass;
 use crate::function::{Engine, Function, Of, PassOptions, Refs};
 use tch::Tensor;
 
@@ -34,13 +34,13 @@ impl Engine for Tensor {
     ) -> Result<Vec<Option<Tensor>>> {
         inputs.iter().enumerate().try_for_each(|(i, x)| x.check_input(i))?;
         let seeds = seeds(outputs, options)?;
-        let found = ffi::torch_grad("grad", &pass(outputs, inputs, &seeds, options))?;
+        let found = pass(outputs, inputs, &seeds, options).grad("grad")?;
         all_used(found, options)
     }
 
     fn backward(outputs: &[&Tensor], options: &PassOptions<'_, Tensor>) -> Result<()> {
         let seeds = seeds(outputs, options)?;
-        ffi::torch_backward("backward", &pass(outputs, &[], &seeds, options))
+        pass(outputs, &[], &seeds, options).backward("backward")
     }
 }
 
