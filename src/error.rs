@@ -43,7 +43,6 @@ pub enum Error {
         /// The panic's payload.
         message: String,
     },
-
     /// A list or optional input got a different number of gradients.
     #[error(
         "{op}: backward returned {found} gradients for {expected} inputs; \
@@ -180,7 +179,6 @@ pub enum Error {
         /// Number of input tensors there are.
         count: usize,
     },
-
     /// `mark_dirty` of a tensor that is not an input.
     #[error("{op}: mark_dirty was given a tensor that is not an input of this call")]
     DirtyNotInput { op: &'static str },

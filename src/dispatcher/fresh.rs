@@ -2,7 +2,7 @@
 
 use super::memory::{has_no_data, separated};
 use super::signature::Signature;
-use crate::function::{Grads, Of, Refs, Shape};
+use crate::function::{Grads, Of, Refs, Shape, delegate_function};
 use crate::{Ctx, DoubleBackward, Error, Function, Vmap};
 use std::sync::Arc;
 use tch::Tensor;
@@ -42,34 +42,7 @@ impl<F: Function> Function for Fresh<F> {
         Ok(F::Outputs::build(&layout, &mut || outputs.next().flatten()))
     }
 
-    fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
-        self.f.backward(ctx, dy)
-    }
-
-    fn jvp(
-        &self,
-        ctx: &Ctx,
-        x: Refs<'_, F::Inputs>,
-        dx: Refs<'_, F::Inputs>,
-    ) -> anyhow::Result<Of<F::Outputs, Tensor>> {
-        self.f.jvp(ctx, x, dx)
-    }
-
-    fn name(&self) -> &'static str {
-        self.f.name()
-    }
-
-    fn double_backward(&self) -> DoubleBackward {
-        self.f.double_backward()
-    }
-
-    fn cast_inputs(&self) -> Option<tch::Kind> {
-        self.f.cast_inputs()
-    }
-
-    fn vmap(&self) -> Vmap {
-        self.f.vmap()
-    }
+    delegate_function!(self => self.f);
 }
 
 impl<F> Fresh<F> {

@@ -5,51 +5,24 @@ use tch::TchError;
 
 impl Error {
     /// The op that the error is about, where there is one.
+    #[rustfmt::skip] // one variant a line would be 45 lines
     pub fn op(&self) -> Option<&'static str> {
         use Error::*;
         match self {
-            Forward { op, .. }
-            | Backward { op, .. }
-            | Panic { op, .. }
-            | GradientCount { op, .. }
-            | GradientShape { op, .. }
-            | GradientDtype { op, .. }
-            | GradientDevice { op, .. }
-            | Seed { op, .. }
-            | SeedChanged { op, .. }
-            | SeedMissing { op, .. }
-            | NotDifferentiable { op }
-            | GraphFreed { op }
-            | SavedTwice { op }
-            | SavedCount { op, .. }
-            | SavedChanged { op, .. }
-            | SavedIntermediate { op, .. }
-            | OnceDifferentiable { op }
-            | NoBackward { op }
-            | StateTwice { op }
-            | State { op, .. }
-            | NoInput { op, .. }
-            | DirtyNotInput { op }
-            | DirtyLeaf { op, .. }
-            | DirtyNotReturned { op, .. }
-            | InputChanged { op, .. }
-            | NotAnOutput { op }
-            | Superseded { op, .. }
-            | ValueChanged { op, .. }
-            | Undefined { op, .. }
-            | NotFloating { op, .. }
-            | NoForwardMode { op }
-            | Argument { op, .. }
-            | NoKernel { op, .. }
-            | Torch { op, .. } => Some(op),
-            SeedCount { .. }
-            | NoGraph { .. }
-            | InputNoGrad { .. }
-            | Unused { .. }
-            | Hook { .. }
-            | Registration { .. }
-            | UnknownOp { .. }
-            | NotYet { .. } => None,
+            Forward { op, .. } | Backward { op, .. } | Panic { op, .. }
+            | GradientCount { op, .. } | GradientShape { op, .. } | GradientDtype { op, .. }
+            | GradientDevice { op, .. } | Seed { op, .. } | SeedChanged { op, .. }
+            | SeedMissing { op, .. } | NotDifferentiable { op, .. } | GraphFreed { op, .. }
+            | SavedTwice { op, .. } | SavedCount { op, .. } | SavedChanged { op, .. }
+            | SavedIntermediate { op, .. } | OnceDifferentiable { op, .. }
+            | NoBackward { op, .. } | StateTwice { op, .. } | State { op, .. }
+            | NoInput { op, .. } | DirtyNotInput { op, .. } | DirtyLeaf { op, .. }
+            | DirtyNotReturned { op, .. } | InputChanged { op, .. } | NotAnOutput { op, .. }
+            | Superseded { op, .. } | ValueChanged { op, .. } | Undefined { op, .. }
+            | NotFloating { op, .. } | NoForwardMode { op, .. } | Argument { op, .. }
+            | NoKernel { op, .. } | Torch { op, .. } => Some(op),
+            SeedCount { .. } | NoGraph { .. } | InputNoGrad { .. } | Unused { .. } | Hook { .. }
+            | Registration { .. } | UnknownOp { .. } | NotYet { .. } => None,
         }
     }
 

@@ -24,14 +24,16 @@ bool may_be_differentiated(const at::Tensor& t) {
 }
 
 struct Batched : OpKernel {
-  Batched(OpPtr op, tf_kernel kernel) : OpKernel(std::move(op)), kernel(kernel) {}
+  Batched(OpPtr op, tf_kernel kernel)
+      : OpKernel(std::move(op)), kernel(kernel) {}
 
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
     const Stack args = take(*stack, handle.schema().arguments().size());
     const size_t own = kernel == TF_BACKWARD ? args.size() - op->n_args() : 0;
     bool formulas = !op->mutates && op->facts(Values(args).slice(own, op->n_args())).batches;
     // Inside the op nothing is recorded, for no level.
-    visit_all(args, [&](const at::Tensor& t) { formulas &= !t.defined() || !may_be_differentiated(t); });
+    visit_all(args,
+              [&](const at::Tensor& t) { formulas &= !t.defined() || !may_be_differentiated(t); });
     const tf_kernel above = kernel == TF_BACKWARD ? TF_BACKWARD_ABOVE : kernel;
     if (formulas) return give(*stack, op->call(above, args));
     give(*stack, loop(handle, args));
@@ -58,7 +60,8 @@ struct Batched : OpKernel {
     for (int64_t b = 0; b < size; ++b) {
       const auto slice = [&](const at::Tensor& t) {
         const auto* batched = functorch::maybeGetBatchedImpl(t);
-        return batched && batched->level() == level ? batched->value().select(batched->bdim(), b) : t;
+        return batched && batched->level() == level ? batched->value().select(batched->bdim(), b)
+                                                    : t;
       };
       Stack one;
       for (const IValue& arg : args) one.push_back(map_tensors(arg, slice));

@@ -31,8 +31,8 @@ constexpr c10::DispatchKeySet kWatched(
     {DispatchKey::Python, DispatchKey::PythonTLSSnapshot, DispatchKey::Functionalize,
      DispatchKey::FuncTorchGradWrapper, DispatchKey::FuncTorchBatched,
      DispatchKey::FuncTorchVmapMode, DispatchKey::FuncTorchDynamicLayerFrontMode,
-     DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::Conjugate,
-     DispatchKey::Negative, DispatchKey::ZeroTensor});
+     DispatchKey::FuncTorchDynamicLayerBackMode, DispatchKey::Conjugate, DispatchKey::Negative,
+     DispatchKey::ZeroTensor});
 
 // A tensor of the same shape, dtype and device that holds no memory.
 at::Tensor stand_in(const at::Tensor& t) {
@@ -42,7 +42,9 @@ at::Tensor stand_in(const at::Tensor& t) {
 struct DispatchNode : SavingNode {
   DispatchNode(OpPtr of, Name function, edge_list&& edges, Plan plan)
       : SavingNode(std::move(edges), of->rust.errors, plan.second_order()),
-        registered(std::move(of)), function(function), plan(std::move(plan)) {}
+        registered(std::move(of)),
+        function(function),
+        plan(std::move(plan)) {}
 
   Name op() const override { return function; }
 
@@ -94,8 +96,10 @@ struct DispatchNode : SavingNode {
     c10::List<at::Tensor> tensors;
     variable_list inputs;
     unpack(recorded, [&](size_t i, at::Tensor&& t) {
-      if (i < plan.n_saved()) tensors.push_back(std::move(t));
-      else inputs.push_back(std::move(t));
+      if (i < plan.n_saved())
+        tensors.push_back(std::move(t));
+      else
+        inputs.push_back(std::move(t));
     });
     stack.emplace_back(std::move(tensors));
     stack.emplace_back(plan.ints);
@@ -149,8 +153,8 @@ void save(DispatchNode& node, const variable_list& x, const variable_list& y,
     const Plan::Source source = plan.source(i);
     const bool input = source.kind == TF_INPUT;
     const at::Tensor t = saved_tensor(source, x, y, others);
-    const bool intermediate = source.kind == TF_INTERMEDIATE &&
-                              torch::autograd::isDifferentiableType(t.scalar_type());
+    const bool intermediate =
+        source.kind == TF_INTERMEDIATE && torch::autograd::isDifferentiableType(t.scalar_type());
     node.save(t, source.kind == TF_OUTPUT,
               input ? static_cast<ptrdiff_t>(source.index) : ptrdiff_t{-1}, intermediate);
     if (input) is_used[source.index] = true;
@@ -164,8 +168,8 @@ void save(DispatchNode& node, const variable_list& x, const variable_list& y,
 // Makes a node the history of what the forward op returned.
 void record(const OpPtr& op, Name function, Stack& results, const Stack& args) {
   const variable_list x = inputs_of(*op, args);
-  const auto node = hold(new DispatchNode(op, function, torch::autograd::collect_next_edges(x),
-                                          Plan(results.back())));
+  const auto node = hold(
+      new DispatchNode(op, function, torch::autograd::collect_next_edges(x), Plan(results.back())));
   const Plan& plan = node->plan;
   size_t k = 0;
   const auto with_history = [&](const at::Tensor& t) {
@@ -230,7 +234,8 @@ std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack
   const bool recorded = c10::GradMode::is_enabled() && requires_grad(args);
   const bool dual = has_tangents(args);
   if (!recorded && !dual) return std::nullopt;
-  TORCH_CHECK(op->forward, op->name, ": it changes an argument in place, and its gradient is "
+  TORCH_CHECK(op->forward, op->name,
+              ": it changes an argument in place, and its gradient is "
               "not there under torch.compile, torch.func or a mode of PyTorch's; register a "
               "form that returns a new tensor, or call it under no_grad");
   // With lists of their own: libtorch's fallback for lazily negated tensors puts other

@@ -38,9 +38,9 @@ at::Tensor specialised(const at::Tensor& t) {
 }
 
 struct Below : OpKernel {
-  Below(OpPtr op, tf_kernel kernel) : OpKernel(std::move(op)), kernel(kernel) {}
-  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet,
-                  Stack* stack) {
+  Below(OpPtr op, tf_kernel kernel)
+      : OpKernel(std::move(op)), kernel(kernel) {}
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
     const Stack args = take(*stack, handle.schema().arguments().size());
     give(*stack, op->compute(kernel, args));
   }
@@ -89,7 +89,8 @@ FunctionSchema backward_schema(const FunctionSchema& of) {
   args.emplace_back("tf_needs", list_of(c10::BoolType::get()));
   for (Argument& a : unaliased(of.arguments())) args.push_back(std::move(a));
   for (const Argument& a : of.arguments())
-    if (holds_tensors(a)) returns.emplace_back("", is_list(a) ? list_of(tensor_type()) : tensor_type());
+    if (holds_tensors(a))
+      returns.emplace_back("", is_list(a) ? list_of(tensor_type()) : tensor_type());
   return FunctionSchema(inner_name(of, "_backward"), of.overload_name(), args, returns);
 }
 
@@ -104,11 +105,11 @@ struct Library {
   void define(FunctionSchema schema, const OpPtr& op, tf_kernel kernel) {
     auto& dispatcher = c10::Dispatcher::singleton();
     const auto name = schema.operator_name();
-    held.push_back(dispatcher.registerDef(std::move(schema), "tch-function",
-                                          {at::Tag::pt2_compliant_tag}));
+    held.push_back(
+        dispatcher.registerDef(std::move(schema), "tch-function", {at::Tag::pt2_compliant_tag}));
     const auto impl = [&](c10::DispatchKey key, c10::KernelFunction function) {
-      held.push_back(dispatcher.registerImpl(name, key, std::move(function), std::nullopt,
-                                             nullptr, "tch-function"));
+      held.push_back(dispatcher.registerImpl(name, key, std::move(function), std::nullopt, nullptr,
+                                             "tch-function"));
     };
     impl(c10::DispatchKey::CompositeExplicitAutograd,
          c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Below>(op, kernel)));
@@ -125,7 +126,9 @@ bool holds_tensors(const c10::Argument& a) {
 }
 
 Op::Op(const tf_op& rust, c10::FunctionSchema schema)
-    : rust(rust), schema(std::move(schema)), mutates(this->schema.is_mutable()),
+    : rust(rust),
+      schema(std::move(schema)),
+      mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
 void rethrow(const RustError& error) {
@@ -211,8 +214,7 @@ void tf_give_ints(void* results, const int64_t* ints, size_t n) noexcept {
   static_cast<tf::Stack*>(results)->emplace_back(std::vector<int64_t>(ints, ints + n));
 }
 
-bool tf_read_schema(const char* schema,
-                    void (*visit)(void*, bool, const char*, const char*, bool),
+bool tf_read_schema(const char* schema, void (*visit)(void*, bool, const char*, const char*, bool),
                     void* data) noexcept {
   return guarded(false, [&] {
     const auto parsed = torch::jit::parseSchema(schema);
@@ -231,14 +233,12 @@ bool tf_read_schema(const char* schema,
 void* tf_open_library(const char* ns) noexcept {
   return guarded(static_cast<void*>(nullptr), [&] {
     auto library = std::make_unique<tf::Library>();
-    library->held.push_back(
-        c10::Dispatcher::singleton().registerLibrary(ns, "tch-function"));
+    library->held.push_back(c10::Dispatcher::singleton().registerLibrary(ns, "tch-function"));
     return static_cast<void*>(library.release());
   });
 }
 
-bool tf_define(void* library, const char* ns, const char* schema,
-               const tf_op* rust) noexcept {
+bool tf_define(void* library, const char* ns, const char* schema, const tf_op* rust) noexcept {
   return guarded(false, [&] {
     auto& in = *static_cast<tf::Library*>(library);
     struct Unused {

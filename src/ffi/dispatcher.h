@@ -79,7 +79,8 @@ bool holds_tensors(const c10::Argument& a);
 using OpPtr = std::shared_ptr<const Op>;
 
 struct OpKernel : c10::OperatorKernel {
-  explicit OpKernel(OpPtr op) : op(std::move(op)) {}
+  explicit OpKernel(OpPtr op)
+      : op(std::move(op)) {}
   OpPtr op;
 };
 
@@ -90,8 +91,7 @@ void visit_tensors(const IValue& value, F&& visit) {
   if (value.isTensor()) {
     visit(value.toTensor());
   } else if (value.isTensorList() || value.isOptionalTensorList()) {
-    for (const IValue& item : value.toListRef())
-      visit(item.isTensor() ? item.toTensor() : absent);
+    for (const IValue& item : value.toListRef()) visit(item.isTensor() ? item.toTensor() : absent);
   }
 }
 
@@ -103,8 +103,7 @@ void visit_all(Values values, F&& visit) {
 // The values with `map` applied to each of their tensors that are defined.
 template <typename F>
 IValue map_tensors(const IValue& value, F&& map) {
-  if (value.isTensor())
-    return value.toTensor().defined() ? IValue(map(value.toTensor())) : value;
+  if (value.isTensor()) return value.toTensor().defined() ? IValue(map(value.toTensor())) : value;
   if (value.isTensorList()) {
     c10::List<at::Tensor> out;
     for (const IValue& item : value.toListRef())
@@ -122,8 +121,7 @@ IValue map_tensors(const IValue& value, F&& map) {
 
 // Takes the last `n` values off the stack.
 inline Stack take(Stack& stack, size_t n) {
-  Stack out(std::make_move_iterator(stack.end() - n),
-            std::make_move_iterator(stack.end()));
+  Stack out(std::make_move_iterator(stack.end() - n), std::make_move_iterator(stack.end()));
   torch::jit::drop(stack, n);
   return out;
 }

@@ -28,21 +28,9 @@ struct tf_value {
   double f;
 };
 
-// What a dispatcher op asks of Rust.
+// What a dispatcher op asks of Rust; `Kernel` in dispatcher.rs says what each is given.
 enum tf_kernel : uint8_t {
-  // (arguments) -> outputs, recorded if grad mode is on.
-  TF_APPLY = 0,
-  // (arguments, needs) -> outputs, saved intermediates, plan.
-  TF_FORWARD = 1,
-  // (gradients of the outputs, saved, plan, needs, arguments) -> gradients.
-  TF_BACKWARD = 2,
-  // (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
-  TF_JVP = 3,
-  // As TF_BACKWARD, at a level of torch.func or recorded: on tensors that may hold
-  // others, without data of their own.
-  TF_BACKWARD_ABOVE = 4,
-  // (arguments) -> the tensor arguments, in the dtype that autocast asks for.
-  TF_CAST = 5
+  TF_APPLY = 0, TF_FORWARD = 1, TF_BACKWARD = 2, TF_JVP = 3, TF_BACKWARD_ABOVE = 4, TF_CAST = 5
 };
 
 // Where the forward op's plan finds a saved tensor.
@@ -68,8 +56,8 @@ struct tf_op {
   void* state;  // owned by the registration
   // Null on success, else an error. `no_formula` says that the backward runs a
   // kernel of its own, which libtorch cannot record.
-  void* (*call)(const void* state, tf_kernel kernel, const tf_value* values,
-                size_t n, void* results, bool* no_formula);
+  void* (*call)(const void* state, tf_kernel kernel, const tf_value* values, size_t n,
+                void* results, bool* no_formula);
   // Writes the facts; leaves them alone if no Function can be made of `args`.
   void (*facts)(const void* state, const tf_value* args, size_t n, tf_facts* out);
   void (*drop)(void* state);
@@ -83,15 +71,14 @@ void tf_give_ints(void* results, const int64_t* ints, size_t n) noexcept;
 // Calls `visit` for each argument and return of a schema. False (with an error)
 // for a text that is not a schema.
 bool tf_read_schema(const char* schema,
-                    void (*visit)(void* data, bool is_return, const char* name,
-                                  const char* type, bool is_written),
+                    void (*visit)(void* data, bool is_return, const char* name, const char* type,
+                                  bool is_written),
                     void* data) noexcept;
 
 // A namespace of ops, which is this library's alone; null on failure.
 void* tf_open_library(const char* ns) noexcept;
 // Defines an op and its inner forward and backward ops. Takes the op.
-bool tf_define(void* library, const char* ns, const char* schema,
-               const tf_op* op) noexcept;
+bool tf_define(void* library, const char* ns, const char* schema, const tf_op* op) noexcept;
 // Takes every definition back. A library that is not closed stays for good.
 void tf_close_library(void* library) noexcept;
 

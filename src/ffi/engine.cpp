@@ -41,9 +41,9 @@ static at::Tensor with_memory(const at::Tensor& t) {
   return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
 }
 
-bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
-                 size_t n_outputs, const at::Tensor* const* inputs, size_t n_inputs,
-                 bool retain_graph, bool create_graph, at::Tensor** grads) noexcept {
+bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds, size_t n_outputs,
+                 const at::Tensor* const* inputs, size_t n_inputs, bool retain_graph,
+                 bool create_graph, at::Tensor** grads) noexcept {
   return guarded(false, [&] {
     const Tensors y = copy_handles(outputs, n_outputs), x = copy_handles(inputs, n_inputs);
     const Tensors dy = copy_handles(seeds, n_outputs);
@@ -72,8 +72,7 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
     // An output that is a leaf itself has a node only while somebody holds it.
     std::vector<tf::NodePtr> roots;
     for (size_t i = 0; i < n_outputs; ++i) {
-      roots.push_back(
-          torch::autograd::impl::gradient_edge(*outputs[i]).function);
+      roots.push_back(torch::autograd::impl::gradient_edge(*outputs[i]).function);
       reach(roots.back().get());
     }
     while (!todo.empty()) {

@@ -1,9 +1,7 @@
 // Errors on their way across the border.
 #include "guard.h"
 #include "shim.h"
-
 #include <cstddef>
-
 #include "layout.h"  // static_asserts, which build.rs writes from layout.rs
 
 using tf::guarded;

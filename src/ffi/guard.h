@@ -28,7 +28,8 @@ class RustError : public std::runtime_error {
 
  private:
   struct Held {
-    Held(const tf_callbacks* c, void* e) : callbacks(c), error(e) {}
+    Held(const tf_callbacks* c, void* e)
+        : callbacks(c), error(e) {}
     ~Held() {
       if (error) callbacks->drop_error(error);
     }

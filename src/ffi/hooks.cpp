@@ -20,7 +20,8 @@ using torch::autograd::variable_list;
 // Owns a hook of Rust's.
 class Hook {
  public:
-  explicit Hook(const tf_hook& hook) : hook_(hook) {}
+  explicit Hook(const tf_hook& hook)
+      : hook_(hook) {}
   ~Hook() { hook_.drop(hook_.state); }
   Hook(const Hook&) = delete;
   Hook& operator=(const Hook&) = delete;
@@ -32,8 +33,8 @@ class Hook {
     for (at::Tensor& grad : changed) handles.push_back(&grad);
     std::vector<const at::Tensor*> others;
     for (const at::Tensor& t : seen) others.push_back(&t);
-    void* error = hook_.call(hook_.state, handles.data(), handles.size(),
-                             others.data(), others.size());
+    void* error =
+        hook_.call(hook_.state, handles.data(), handles.size(), others.data(), others.size());
     if (error) throw tf::RustError(hook_.callbacks, error);
     return changed;
   }
@@ -44,15 +45,15 @@ class Hook {
 using HookPtr = std::shared_ptr<Hook>;
 
 struct PreHook : FunctionPreHook {
-  explicit PreHook(HookPtr hook) : hook(std::move(hook)) {}
-  variable_list operator()(const variable_list& grads) override {
-    return hook->run(grads, {});
-  }
+  explicit PreHook(HookPtr hook)
+      : hook(std::move(hook)) {}
+  variable_list operator()(const variable_list& grads) override { return hook->run(grads, {}); }
   HookPtr hook;
 };
 
 struct PostHook : FunctionPostHook {
-  explicit PostHook(HookPtr hook) : hook(std::move(hook)) {}
+  explicit PostHook(HookPtr hook)
+      : hook(std::move(hook)) {}
   variable_list operator()(const variable_list& grad_inputs,
                            const variable_list& grad_outputs) override {
     return hook->run(grad_inputs, grad_outputs);
@@ -62,15 +63,13 @@ struct PostHook : FunctionPostHook {
 
 }  // namespace
 
-bool tf_register_hook(const at::Tensor* t, tf_hook_place place,
-                      const tf_hook* what) noexcept {
+bool tf_register_hook(const at::Tensor* t, tf_hook_place place, const tf_hook* what) noexcept {
   const auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
   return tf::guarded(false, [&] {
     switch (place) {
       case TF_TENSOR:
-        t->register_hook([hook](const at::Tensor& grad) -> at::Tensor {
-          return hook->run({grad}, {})[0];
-        });
+        t->register_hook(
+            [hook](const at::Tensor& grad) -> at::Tensor { return hook->run({grad}, {})[0]; });
         break;
       case TF_NODE_PRE:
         t->grad_fn()->add_pre_hook(std::make_unique<PreHook>(hook));

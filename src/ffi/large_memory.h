@@ -51,9 +51,7 @@ class LargeMemory {
   // alignment, and its own page.
   static constexpr size_t kSlack = kHugePage + (size_t{64} << 10);
 
-  static size_t whole_pages(size_t bytes) {
-    return bytes / kHugePage * kHugePage;
-  }
+  static size_t whole_pages(size_t bytes) { return bytes / kHugePage * kHugePage; }
 
   // Whether the system takes the pages when it needs them, and not before.
   static bool lend_to_system(void* block) noexcept {

@@ -28,8 +28,7 @@ using tf::guarded;
 bool is_plain(const at::Tensor& t) {
   using c10::DispatchKey;
   static const uint64_t plain =
-      c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::AutogradCPU,
-                           DispatchKey::ADInplaceOrView,
+      c10::DispatchKeySet({DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::ADInplaceOrView,
                            DispatchKey::AutocastCPU})
           .raw_repr();
   return (t.key_set().raw_repr() & ~plain) == 0;
@@ -42,8 +41,7 @@ tf_unfit why_not_plain(const at::Tensor& t) {
   if (!t.is_cpu()) return TF_OTHER_DEVICE;
   if (t.is_quantized()) return TF_QUANTISED;
   if (t.layout() != at::kStrided) return TF_NOT_STRIDED;
-  if (keys.has(DispatchKey::Conjugate) || keys.has(DispatchKey::Negative))
-    return TF_LAZY;
+  if (keys.has(DispatchKey::Conjugate) || keys.has(DispatchKey::Negative)) return TF_LAZY;
   return TF_NO_DATA;
 }
 
@@ -53,8 +51,7 @@ bool in_storage(const at::Tensor& t, bool contiguous) {
   int64_t last = t.storage_offset() + t.numel() - 1;
   if (!contiguous) {
     last = t.storage_offset();
-    for (int64_t i = 0; i < t.dim(); ++i)
-      last += (t.sizes()[i] - 1) * t.strides()[i];
+    for (int64_t i = 0; i < t.dim(); ++i) last += (t.sizes()[i] - 1) * t.strides()[i];
   }
   const auto bytes = static_cast<uint64_t>(last + 1) * t.itemsize();
   return bytes <= t.storage().nbytes();
@@ -75,8 +72,7 @@ bool is_recorded(const at::Tensor& t) {
 }
 
 bool has_tangent(const at::Tensor& t) {
-  return may_be_followed(t) &&
-         c10::AutogradState::get_tls_state().get_fw_grad_mode() &&
+  return may_be_followed(t) && c10::AutogradState::get_tls_state().get_fw_grad_mode() &&
          t._fw_grad(/*level=*/0).defined();
 }
 
@@ -97,9 +93,7 @@ struct AlignedMemory {
     static_cast<void**>(data)[-1] = block;
     return data;
   }
-  static void give(void* data) noexcept {
-    std::free(static_cast<void**>(data)[-1]);
-  }
+  static void give(void* data) noexcept { std::free(static_cast<void**>(data)[-1]); }
 };
 
 // The context of a DataPtr is the data, which libtorch wants of memory that is
@@ -127,8 +121,7 @@ struct Reported {
 at::DataPtr new_data(size_t bytes) try {
   if (bytes <= kTiny) return from<tf::SmallMemory>(bytes);
   if (bytes <= kSmall) return from<Reported<AlignedMemory>>(bytes);
-  if (bytes >= tf::LargeMemory::kLeast)
-    return from<Reported<tf::LargeMemory>>(bytes);
+  if (bytes >= tf::LargeMemory::kLeast) return from<Reported<tf::LargeMemory>>(bytes);
   return c10::GetCPUAllocator()->allocate(bytes);
 } catch (const std::bad_alloc&) {
   TORCH_CHECK(false, "no memory for a new tensor of ", bytes, " bytes");
@@ -151,29 +144,24 @@ using TensorPtr = c10::intrusive_ptr<c10::TensorImpl>;
 TensorPtr tensor_of(size_t bytes, at::ScalarType type, void** data) {
   auto memory = new_data(bytes);
   *data = memory.get();
-  c10::intrusive_ptr<c10::StorageImpl> storage =
-      c10::make_intrusive<Small<c10::StorageImpl>>(
-          c10::StorageImpl::use_byte_size_t(), bytes, std::move(memory),
-          c10::GetCPUAllocator(), /*resizable=*/true);
-  return c10::make_intrusive<Small<c10::TensorImpl>>(
-      c10::Storage(std::move(storage)),
-      c10::DispatchKeySet(c10::DispatchKey::CPU),
-      c10::scalarTypeToTypeMeta(type));
+  c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<Small<c10::StorageImpl>>(
+      c10::StorageImpl::use_byte_size_t(), bytes, std::move(memory), c10::GetCPUAllocator(),
+      /*resizable=*/true);
+  return c10::make_intrusive<Small<c10::TensorImpl>>(c10::Storage(std::move(storage)),
+                                                     c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                     c10::scalarTypeToTypeMeta(type));
 }
 
-at::Tensor* new_contiguous(at::IntArrayRef sizes, at::ScalarType type,
-                           void** data) {
-  const auto bytes = at::detail::computeStorageNbytesContiguous(
-      sizes, c10::elementSize(type));
+at::Tensor* new_contiguous(at::IntArrayRef sizes, at::ScalarType type, void** data) {
+  const auto bytes = at::detail::computeStorageNbytesContiguous(sizes, c10::elementSize(type));
   auto tensor = tensor_of(bytes, type, data);
   tensor->set_sizes_contiguous(sizes);
   return new at::Tensor(std::move(tensor));
 }
 
-at::Tensor* new_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
-                        at::ScalarType type, void** data) {
-  const auto bytes = at::detail::computeStorageNbytes(
-      sizes, strides, c10::elementSize(type));
+at::Tensor* new_strided(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type,
+                        void** data) {
+  const auto bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(type));
   auto tensor = tensor_of(bytes, type, data);
   tensor->set_sizes_and_strides(sizes, strides);
   return new at::Tensor(std::move(tensor));
@@ -187,10 +175,9 @@ bool is_one_element(const at::Tensor& t) {
 
 // Whether a kernel can read `t` without further looks: its shape is that of
 // `first`, and it is contiguous or `one` element seen again and again.
-bool fits(const at::Tensor& t, const at::Tensor& first, at::ScalarType type,
-          const void** data, bool* one) {
-  if (!t.defined() || !is_plain(t) || t.scalar_type() != type ||
-      t.sizes() != first.sizes())
+bool fits(const at::Tensor& t, const at::Tensor& first, at::ScalarType type, const void** data,
+          bool* one) {
+  if (!t.defined() || !is_plain(t) || t.scalar_type() != type || t.sizes() != first.sizes())
     return false;
   const bool contiguous = t.is_contiguous();
   *one = !contiguous;
@@ -202,9 +189,9 @@ bool fits(const at::Tensor& t, const at::Tensor& first, at::ScalarType type,
 
 }  // namespace
 
-size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
-                size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
-                size_t n_y, void** data_y) noexcept {
+size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype, size_t limit,
+                const void** data_x, bool* one_x, at::Tensor** y, size_t n_y,
+                void** data_y) noexcept {
   return guarded(size_t{0}, [&]() -> size_t {
     if (at::tracer::impl::is_dispatch_enabled()) return 0;
     const auto type = static_cast<at::ScalarType>(dtype);
@@ -214,8 +201,7 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
     if (count == 0 || count > limit) return 0;
     size_t made = 0;
     try {
-      for (; made < n_y; ++made)
-        y[made] = new_contiguous(x[0]->sizes(), type, &data_y[made]);
+      for (; made < n_y; ++made) y[made] = new_contiguous(x[0]->sizes(), type, &data_y[made]);
     } catch (...) {
       while (made > 0) delete y[--made];
       throw;
@@ -224,8 +210,7 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
   });
 }
 
-tf_unfit tf_memory_of(const at::Tensor* t, bool written,
-                      tf_memory* out) noexcept {
+tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcept {
   return guarded(TF_FAILED, [&] {
     if (!t->defined()) return TF_UNDEFINED;
     if (!is_plain(*t)) return why_not_plain(*t);
@@ -234,8 +219,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
     if (is_recorded(*t)) return TF_RECORDED;
     if (has_tangent(*t)) return TF_TANGENT;
     const int64_t count = t->numel();
-    const void* data =
-        written ? t->mutable_data_ptr() : t->const_data_ptr();
+    const void* data = written ? t->mutable_data_ptr() : t->const_data_ptr();
     const bool contiguous = t->is_contiguous();
     if (count > 0 && (!data || !in_storage(*t, contiguous))) return TF_NO_DATA;
     if (!is_aligned(*t, data)) return TF_UNALIGNED;
@@ -251,8 +235,8 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written,
   });
 }
 
-at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
-                     int8_t dtype, void** data) noexcept {
+at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim, int8_t dtype,
+                     void** data) noexcept {
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
     const auto type = static_cast<at::ScalarType>(dtype);
     const at::IntArrayRef shape(sizes, dim);
@@ -261,8 +245,6 @@ at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
   });
 }
 
-void tf_set_cache_limit(size_t bytes) noexcept {
-  tf::LargeMemory::set_limit(bytes);
-}
+void tf_set_cache_limit(size_t bytes) noexcept { tf::LargeMemory::set_limit(bytes); }
 
 void tf_empty_cache() noexcept { tf::LargeMemory::empty(); }

@@ -35,8 +35,7 @@ bool tf_set_grad_enabled(bool enabled) noexcept {
   return was;
 }
 
-bool tf_enter_autocast(int8_t device_type, int8_t dtype,
-                       tf_autocast* was) noexcept {
+bool tf_enter_autocast(int8_t device_type, int8_t dtype, tf_autocast* was) noexcept {
   return guarded(false, [&] {
     namespace autocast = at::autocast;
     const auto device = static_cast<at::DeviceType>(device_type);
@@ -60,19 +59,16 @@ void tf_exit_autocast(tf_autocast was) noexcept {
 uint32_t tf_autocast_devices() noexcept {
   uint32_t found = 0;
   for (const at::DeviceType device : kDevices)
-    if (at::autocast::is_autocast_enabled(device))
-      found |= 1u << static_cast<uint32_t>(device);
+    if (at::autocast::is_autocast_enabled(device)) found |= 1u << static_cast<uint32_t>(device);
   return found;
 }
 
 void tf_set_autocast_devices(uint32_t enabled) noexcept {
   for (const at::DeviceType device : kDevices)
-    at::autocast::set_autocast_enabled(
-        device, (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
+    at::autocast::set_autocast_enabled(device,
+                                       (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
 }
 
 void* tf_enter_inference_mode() noexcept { return new c10::InferenceMode(true); }
 
-void tf_exit_inference_mode(void* mode) noexcept {
-  delete static_cast<c10::InferenceMode*>(mode);
-}
+void tf_exit_inference_mode(void* mode) noexcept { delete static_cast<c10::InferenceMode*>(mode); }

@@ -35,7 +35,8 @@ using torch::autograd::variable_list;
 // Rust gives. They are this frame's until given, and once received.
 class Handles {
  public:
-  explicit Handles(size_t n) : handles_(n) {}
+  explicit Handles(size_t n)
+      : handles_(n) {}
   ~Handles() {
     for (at::Tensor* t : handles_) delete t;
   }
@@ -65,9 +66,7 @@ struct FunctionNode : tf::SavingNode {
     return tf::SmallMemory::take(size + callbacks.state_size + slack);
   }
   static void operator delete(void* node) { tf::SmallMemory::give(node); }
-  static void operator delete(void* node, const tf_callbacks&) {
-    tf::SmallMemory::give(node);
-  }
+  static void operator delete(void* node, const tf_callbacks&) { tf::SmallMemory::give(node); }
 
   void* state() const {
     const size_t align = callbacks->state_align;
@@ -96,16 +95,14 @@ struct FunctionNode : tf::SavingNode {
       if (dy[i].defined()) handles.put(i, std::move(dy[i]));
     c10::SmallVector<bool, 8> needs;
     // A node with one input runs only if that is needed.
-    for (size_t i = 0; i < n; ++i)
-      needs.push_back(n == 1 || task_should_compute_output(i));
+    for (size_t i = 0; i < n; ++i) needs.push_back(n == 1 || task_should_compute_output(i));
     at::Tensor** const found = handles.from(n_dy + n_saved);
     void* error = nullptr;
     {
       std::optional<c10::NoGradGuard> unrecorded;
       if (once) unrecorded.emplace();
-      error = callbacks->backward(state(), handles.from(0), n_dy,
-                                  handles.from(n_dy), n_saved, needs.data(), n,
-                                  found);
+      error = callbacks->backward(state(), handles.from(0), n_dy, handles.from(n_dy), n_saved,
+                                  needs.data(), n, found);
     }
     handles.given(n_dy + n_saved);
     if (error) throw tf::RustError(callbacks, error);
@@ -145,14 +142,11 @@ ptrdiff_t position_of(const at::Tensor& t, const tf_recording& what) {
   return -1;
 }
 
-bool is_input(const at::Tensor& t, const tf_recording& what) {
-  return position_of(t, what) >= 0;
-}
+bool is_input(const at::Tensor& t, const tf_recording& what) { return position_of(t, what) >= 0; }
 
 bool is_output(const at::Tensor& t, const tf_output* outputs, size_t n) {
-  return std::any_of(outputs, outputs + n, [&](const tf_output& y) {
-    return y.tensor && y.tensor->is_same(t);
-  });
+  return std::any_of(outputs, outputs + n,
+                     [&](const tf_output& y) { return y.tensor && y.tensor->is_same(t); });
 }
 
 // New tensors, or one that is an input or a view; nothing else that libtorch
@@ -163,8 +157,7 @@ bool outputs_are_simple(const tf_recording& what) {
     const tf_output& y = what.outputs[i];
     if (!y.tensor || !y.differentiable) return false;
     if (what.n_outputs > 1 &&
-        (y.tensor->is_view() || is_input(*y.tensor, what) ||
-         is_output(*y.tensor, what.outputs, i)))
+        (y.tensor->is_view() || is_input(*y.tensor, what) || is_output(*y.tensor, what.outputs, i)))
       return false;
   }
   return true;
@@ -175,19 +168,16 @@ at::Tensor view_of(const at::Tensor& x) {
   namespace impl = torch::autograd::impl;
   const at::TensorImpl& data = *x.unsafeGetTensorImpl();
   const auto* view = impl::get_view_autograd_meta(x);
-  const bool plain = typeid(data) == typeid(at::TensorImpl) &&
-                     !data.has_symbolic_sizes_strides() && !x.is_inference();
+  const bool plain = typeid(data) == typeid(at::TensorImpl) && !data.has_symbolic_sizes_strides() &&
+                     !x.is_inference();
   if (!plain || (view && !view->shared_view_info())) return at::alias(x);
   at::Tensor y = at::detail::make_tensor<at::TensorImpl>(
-      at::TensorImpl::VIEW, c10::Storage(data.storage()), data.key_set(),
-      data.dtype());
+      at::TensorImpl::VIEW, c10::Storage(data.storage()), data.key_set(), data.dtype());
   at::TensorImpl* made = y.unsafeGetTensorImpl();
-  made->set_sizes_and_strides(data.sizes(), data.strides(),
-                              data.storage_offset());
+  made->set_sizes_and_strides(data.sizes(), data.strides(), data.storage_offset());
   made->set_autograd_meta(std::make_unique<DifferentiableViewMeta>(
       made,
-      view ? view->get_backward_view().chain(x, y)
-           : torch::autograd::ViewInfo(x, nullptr, nullptr),
+      view ? view->get_backward_view().chain(x, y) : torch::autograd::ViewInfo(x, nullptr, nullptr),
       std::nullopt, /*shared_view_info=*/true, CreationMeta::DEFAULT));
   return y;
 }
@@ -209,14 +199,12 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
     if (what.inputs[i]) inputs.push_back(*what.inputs[i]);
   }
   for (size_t i = 0; i < what.n_dirty; ++i)
-    if (const at::Tensor* x = what.inputs[what.dirty[i]])
-      dirty.insert(x->unsafeGetTensorImpl());
+    if (const at::Tensor* x = what.inputs[what.dirty[i]]) dirty.insert(x->unsafeGetTensorImpl());
   std::vector<std::optional<at::Tensor>> raw(what.n_outputs);
   for (size_t i = 0; i < what.n_outputs; ++i) {
     if (!what.outputs[i].tensor) continue;
     raw[i] = *what.outputs[i].tensor;
-    if (!what.outputs[i].differentiable)
-      non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
+    if (!what.outputs[i].differentiable) non_differentiable.insert(raw[i]->unsafeGetTensorImpl());
   }
   const auto no_jvp = [](const variable_list&, const variable_list&) {
     return variable_list();  // not called: forward mode is off by now
@@ -226,21 +214,19 @@ void wrap_outputs(const tf_recording& what, const NodePtr& node) {
       inputs, non_differentiable, dirty, raw, node, no_jvp,
       /*to_save_if_setup_context=*/{}, view_as_self, /*pure_view=*/false);
   for (size_t i = 0; i < what.n_outputs; ++i)
-    if (what.outputs[i].tensor && wrapped[i])
-      *what.outputs[i].tensor = *wrapped[i];
+    if (what.outputs[i].tensor && wrapped[i]) *what.outputs[i].tensor = *wrapped[i];
 }
 
-void save(const tf_recording& what, FunctionNode& node,
-          const Returned& returned) {
+void save(const tf_recording& what, FunctionNode& node, const Returned& returned) {
   for (size_t i = 0; i < what.n_saved; ++i) {
     const at::Tensor& t = *what.saved[i].tensor;
-    const bool output = std::find(returned.begin(), returned.end(),
-                                  t.unsafeGetTensorImpl()) != returned.end();
+    const bool output =
+        std::find(returned.begin(), returned.end(), t.unsafeGetTensorImpl()) != returned.end();
     const bool is_output = t.grad_fn().get() == &node;
     const ptrdiff_t input = is_output ? -1 : position_of(t, what);
     // A tensor with a history of its own (a captured parameter) brings it.
-    const bool intermediate = !output && input < 0 &&
-                              !what.saved[i].constant && !t.requires_grad() &&
+    const bool intermediate = !output && input < 0 && !what.saved[i].constant &&
+                              !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
     node.save(t, is_output, input, intermediate);
   }
@@ -250,8 +236,7 @@ void save(const tf_recording& what, FunctionNode& node,
 
 bool tf_record(const tf_recording* what, bool* taken) noexcept {
   return guarded(false, [&] {
-    const auto node =
-        tf::hold(new (*what->callbacks) FunctionNode(edges_of(*what), *what));
+    const auto node = tf::hold(new (*what->callbacks) FunctionNode(edges_of(*what), *what));
     *taken = true;
     Returned returned;
     for (size_t i = 0; what->n_saved > 0 && i < what->n_outputs; ++i)
@@ -268,9 +253,8 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept {
   });
 }
 
-at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
-                      size_t n_leaves, const tf_callbacks* callbacks,
-                      const char* op, size_t op_len,
+at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size_t n_leaves,
+                      const tf_callbacks* callbacks, const char* op, size_t op_len,
                       ptrdiff_t position) noexcept {
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
     edge_list edges;

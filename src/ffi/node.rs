@@ -230,25 +230,13 @@ pub(super) static ERRORS: Callbacks = callbacks::<Never>();
 /// A callback that no node has.
 enum Never {}
 
+#[rustfmt::skip] // no value can be asked anything
 impl Callback for Never {
-    fn op(&self) -> &'static str {
-        match *self {}
-    }
-    fn second_order(&self) -> SecondOrder {
-        match *self {}
-    }
-    fn drops_user_code(&self) -> bool {
-        match *self {}
-    }
-    fn backward(
-        &self,
-        _: OptionalTensors,
-        _: OptionalTensors,
-        _: &[bool],
-        _: &mut dyn FnMut(usize, Tensor),
-    ) -> Result<()> {
-        match *self {}
-    }
+    fn op(&self) -> &'static str { match *self {} }
+    fn second_order(&self) -> SecondOrder { match *self {} }
+    fn drops_user_code(&self) -> bool { match *self {} }
+    fn backward(&self, _: OptionalTensors, _: OptionalTensors, _: &[bool],
+                _: &mut dyn FnMut(usize, Tensor)) -> Result<()> { match *self {} }
 }
 
 extern "C" fn drop_state<C: Callback>(state: *mut c_void) {

@@ -19,7 +19,8 @@ struct Plan {
     size_t index;  // of the input, the output, or in the list of intermediates
   };
 
-  explicit Plan(const c10::IValue& value) : ints(value.toIntVector()) {
+  explicit Plan(const c10::IValue& value)
+      : ints(value.toIntVector()) {
     const bool whole = ints.size() >= 3 && ints[0] >= 0 && ints[0] <= TF_ONCE && ints[2] >= 0 &&
                        static_cast<size_t>(ints[2]) <= ints.size() - 3;
     TORCH_CHECK(whole && std::all_of(ints.begin(), ints.end(), [](int64_t i) { return i >= 0; }),

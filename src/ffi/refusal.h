@@ -23,19 +23,15 @@ struct Name {
 // Refuses when a gradient reaches it. Its edges lead to what the lost path led
 // to: without them the engine would think that nobody needs it and not visit it.
 struct Refusal : torch::autograd::Node {
-  Refusal(torch::autograd::edge_list&& edges, const tf_callbacks* callbacks,
-          Name op, ptrdiff_t position)
+  Refusal(torch::autograd::edge_list&& edges, const tf_callbacks* callbacks, Name op,
+          ptrdiff_t position)
       : Node(std::move(edges)), callbacks(callbacks), op(op), position(position) {}
 
-  torch::autograd::variable_list apply(
-      torch::autograd::variable_list&&) override {
-    throw RustError(callbacks,
-                    callbacks->no_second_order(op.text, op.len, position));
+  torch::autograd::variable_list apply(torch::autograd::variable_list&&) override {
+    throw RustError(callbacks, callbacks->no_second_order(op.text, op.len, position));
   }
 
-  std::string name() const override {
-    return std::string(op.text, op.len) + "SecondBackward";
-  }
+  std::string name() const override { return std::string(op.text, op.len) + "SecondBackward"; }
 
   const tf_callbacks* callbacks;
   Name op;
@@ -54,8 +50,7 @@ inline at::Tensor other_handle(const at::Tensor& t) {
 // level of torch.func has ended, its tensors are those of an outer one, and have
 // a history there.)
 inline at::Tensor refusing(at::Tensor t, torch::autograd::edge_list&& edges,
-                           const tf_callbacks* callbacks, Name op,
-                           ptrdiff_t position) {
+                           const tf_callbacks* callbacks, Name op, ptrdiff_t position) {
   if (t.requires_grad()) edges.push_back(torch::autograd::impl::gradient_edge(t));
   const NodePtr node = hold(new Refusal(std::move(edges), callbacks, op, position));
   torch::autograd::set_history(t, node);

@@ -119,8 +119,8 @@ struct SavingNode : torch::autograd::Node {
     const uint32_t version = version_of(*raw);
     if (version == kept.version) return;
     const Name name = op();
-    throw RustError(callbacks, callbacks->saved_changed(name.text, name.len, i,
-                                                        kept.version, version));
+    throw RustError(callbacks,
+                    callbacks->saved_changed(name.text, name.len, i, kept.version, version));
   }
 
   // A saved input with the history that it had when it was saved, whatever became of

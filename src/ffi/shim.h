@@ -20,8 +20,8 @@ struct tf_meta {
   const int64_t* sizes;
   size_t dim;
   const void* identity;  // equal for handles of one tensor
-  uint32_t version;  // the in-place counter; 0 for inference tensors
-  int8_t dtype;      // c10::ScalarType; -1 when undefined
+  uint32_t version;      // the in-place counter; 0 for inference tensors
+  int8_t dtype;          // c10::ScalarType; -1 when undefined
   int8_t device_type;
   int8_t device_index;
   bool requires_grad;
@@ -40,8 +40,8 @@ uint32_t tf_version(const at::Tensor* t) noexcept;
 bool tf_set_grad_enabled(bool enabled) noexcept;
 
 // New handles, owned by the caller; null on failure.
-at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
-                     int8_t device_type, int8_t device_index) noexcept;
+at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype, int8_t device_type,
+                     int8_t device_index) noexcept;
 
 // True when this handle is the only one to the tensor and to its storage.
 bool tf_is_unique(const at::Tensor* t) noexcept;
@@ -61,9 +61,9 @@ bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
 
 // A pass of libtorch's engine. Writes one new handle per input to `grads`, null if no
 // gradient flows; or adds to the leaves, if `grads` is null. Undefined seeds are zeros.
-bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds,
-                 size_t n_outputs, const at::Tensor* const* inputs, size_t n_inputs,
-                 bool retain_graph, bool create_graph, at::Tensor** grads) noexcept;
+bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds, size_t n_outputs,
+                 const at::Tensor* const* inputs, size_t n_inputs, bool retain_graph,
+                 bool create_graph, at::Tensor** grads) noexcept;
 
 // Calls `visit(data, handle)` with a new, owned handle for every leaf that
 // requires a gradient in the graphs behind `outputs`, each leaf once.
@@ -78,15 +78,14 @@ struct tf_callbacks {
   // Gradients of the inputs: one new handle each in `grads`, null where none
   // flows. Takes the handles in `dy` (null where no gradient came) and in
   // `saved`. Null on success, else an error.
-  void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy,
-                    at::Tensor** saved, size_t n_saved, const bool* needs,
-                    size_t n_inputs, at::Tensor** grads);
+  void* (*backward)(const void* state, at::Tensor** dy, size_t n_dy, at::Tensor** saved,
+                    size_t n_saved, const bool* needs, size_t n_inputs, at::Tensor** grads);
   // The op's name: static, of the length that is written.
   const char* (*name)(const void* state, size_t* len);
   // Errors of the engine's own, in Rust's words.
   void* (*graph_freed)(const char* op, size_t op_len);
-  void* (*saved_changed)(const char* op, size_t op_len, size_t position,
-                         uint32_t saved, uint32_t found);
+  void* (*saved_changed)(const char* op, size_t op_len, size_t position, uint32_t saved,
+                         uint32_t found);
   void* (*no_second_order)(const char* op, size_t op_len, ptrdiff_t position);
   // Valid until the error is dropped.
   const char* (*error_text)(void* error);
@@ -135,9 +134,8 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept;
 
 // A new handle to the values of `t` that refuses to be differentiated further,
 // in the words of no_second_order, where the gradient would go on to `leaves`.
-at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves,
-                      size_t n_leaves, const tf_callbacks* callbacks,
-                      const char* op, size_t op_len,
+at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size_t n_leaves,
+                      const tf_callbacks* callbacks, const char* op, size_t op_len,
                       ptrdiff_t position) noexcept;
 
 // Marks the tensor as changed in place.
@@ -181,15 +179,13 @@ enum tf_hook_place : uint8_t {
 };
 
 // Takes the hook, on failure too. A node's hooks need a grad_fn.
-bool tf_register_hook(const at::Tensor* t, tf_hook_place place,
-                      const tf_hook* what) noexcept;
+bool tf_register_hook(const at::Tensor* t, tf_hook_place place, const tf_hook* what) noexcept;
 
 // Makes `to` a handle of the tensor of `from`.
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;
 
 // Calls take(data, name, length) if the tensor has a grad_fn.
-void tf_grad_fn_name(const at::Tensor* t,
-                     void (*take)(void*, const char*, size_t),
+void tf_grad_fn_name(const at::Tensor* t, void (*take)(void*, const char*, size_t),
                      void* data) noexcept;
 
 // --- Modes ------------------------------------------------------------------
@@ -201,8 +197,7 @@ struct tf_autocast {
 };
 
 // Turns autocast on for a type of device; `was` is what it was before.
-bool tf_enter_autocast(int8_t device_type, int8_t dtype,
-                       tf_autocast* was) noexcept;
+bool tf_enter_autocast(int8_t device_type, int8_t dtype, tf_autocast* was) noexcept;
 void tf_exit_autocast(tf_autocast was) noexcept;
 
 // The types of devices for which autocast is on, as bits.
@@ -236,9 +231,9 @@ struct tf_memory {
 // Why a kernel cannot run on a tensor.
 enum tf_unfit : uint8_t {
   TF_FIT = 0,
-  TF_FAILED,    // an exception; see tf_last_error
+  TF_FAILED,  // an exception; see tf_last_error
   TF_UNDEFINED,
-  TF_NO_DATA,   // meta, fake, a wrapper, freed
+  TF_NO_DATA,  // meta, fake, a wrapper, freed
   TF_OTHER_DEVICE,
   TF_QUANTISED,
   TF_NOT_STRIDED,
@@ -251,13 +246,12 @@ enum tf_unfit : uint8_t {
 
 // `written`: the memory will be written, and is the tensor's own if it was
 // shared until then (copy on write).
-tf_unfit tf_memory_of(const at::Tensor* t, bool written,
-                      tf_memory* out) noexcept;
+tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcept;
 
 // A new handle, owned by the caller, to a CPU tensor whose elements are not
 // initialised; null on failure. `strides` may be null: contiguous.
-at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim,
-                     int8_t dtype, void** data) noexcept;
+at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim, int8_t dtype,
+                     void** data) noexcept;
 
 // How many bytes of freed large tensors of tf_empty and tf_alike are kept for
 // new ones, at most; and to free them.
@@ -268,9 +262,9 @@ void tf_empty_cache() noexcept;
 // first is contiguous with 1 to `limit` elements and each other one is contiguous or
 // one expanded element (`one_x`), writes their memory and `n_y` new uninitialised
 // tensors (owned by the caller) and returns the element count. Otherwise returns 0.
-size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype,
-                size_t limit, const void** data_x, bool* one_x, at::Tensor** y,
-                size_t n_y, void** data_y) noexcept;
+size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype, size_t limit,
+                const void** data_x, bool* one_x, at::Tensor** y, size_t n_y,
+                void** data_y) noexcept;
 
 // How many threads a parallel region that starts here would have.
 size_t tf_threads() noexcept;

@@ -37,8 +37,7 @@ class SmallMemory {
     Block* const block = static_cast<Block*>(memory) - 1;
     const size_t units = block->units;
     Kept& kept = kept_here();
-    if (units >= kSizes || kept.units + units > kLimit)
-      return ::operator delete(block);
+    if (units >= kSizes || kept.units + units > kLimit) return ::operator delete(block);
     thread_local const AtExit at_exit;
     static_cast<void>(at_exit);
     block->next = std::exchange(kept.free[units], block);

@@ -18,8 +18,7 @@ using tf::version_of;
 using torch::autograd::AutogradMeta;
 
 const AutogradMeta* autograd_meta(const at::TensorBase& t) {
-  return static_cast<const AutogradMeta*>(
-      t.unsafeGetTensorImpl()->autograd_meta());
+  return static_cast<const AutogradMeta*>(t.unsafeGetTensorImpl()->autograd_meta());
 }
 
 bool describe(const at::Tensor& t, tf_meta& out) {
@@ -53,8 +52,7 @@ bool may_have_tangent(const at::Tensor& t) {
   const AutogradMeta* meta = autograd_meta(t);
   if (!meta || meta->fw_grad_) return meta != nullptr;
   if (!meta->is_view_) return false;
-  const auto* view =
-      static_cast<const torch::autograd::DifferentiableViewMeta*>(meta);
+  const auto* view = static_cast<const torch::autograd::DifferentiableViewMeta*>(meta);
   if (!view->has_fw_view()) return false;
   const AutogradMeta* base = autograd_meta(view->get_forward_view().base_);
   return base && (base->fw_grad_ || base->is_view_);
@@ -84,9 +82,8 @@ void add_elements(at::Tensor& sum, const at::Tensor& term) {
 }
 
 bool add_short(at::Tensor& sum, const at::Tensor& term) {
-  if (!sum.is_cpu() || sum.numel() > kShort || !sum.is_contiguous() ||
-      !term.is_contiguous() || term.is_neg() || sum.is_neg() ||
-      sum.layout() != at::kStrided)
+  if (!sum.is_cpu() || sum.numel() > kShort || !sum.is_contiguous() || !term.is_contiguous() ||
+      term.is_neg() || sum.is_neg() || sum.layout() != at::kStrided)
     return false;
   if (sum.scalar_type() == at::kFloat)
     add_elements<float>(sum, term);
@@ -115,14 +112,12 @@ uint32_t tf_version(const at::Tensor* t) noexcept {
   return t->defined() ? version_of(*t) : 0u;  // throws nothing
 }
 
-at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype,
-                     int8_t device_type, int8_t device_index) noexcept {
+at::Tensor* tf_zeros(const int64_t* sizes, size_t dim, int8_t dtype, int8_t device_type,
+                     int8_t device_index) noexcept {
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
-    const at::Device device(static_cast<at::DeviceType>(device_type),
-                            device_index);
-    const auto options = at::TensorOptions()
-                             .dtype(static_cast<at::ScalarType>(dtype))
-                             .device(device);
+    const at::Device device(static_cast<at::DeviceType>(device_type), device_index);
+    const auto options =
+        at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype)).device(device);
     return new at::Tensor(at::zeros(at::IntArrayRef(sizes, dim), options));
   });
 }
@@ -133,8 +128,8 @@ bool tf_is_unique(const at::Tensor* t) noexcept {
 
 bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
   return guarded(false, [&] {
-    return a->is_same(*b) || (a->has_storage() && b->has_storage() &&
-                              a->storage().is_alias_of(b->storage()));
+    return a->is_same(*b) ||
+           (a->has_storage() && b->has_storage() && a->storage().is_alias_of(b->storage()));
   });
 }
 

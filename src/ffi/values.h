@@ -68,8 +68,8 @@ class Borrowed {
   }
 
   template <typename T, typename F>
-  static void list(tf_value& out, std::forward_list<std::vector<T>>& store,
-                   const IValue& v, F&& item) {
+  static void list(tf_value& out, std::forward_list<std::vector<T>>& store, const IValue& v,
+                   F&& item) {
     std::vector<T>& items = store.emplace_front();
     for (const IValue& value : v.toListRef()) items.push_back(item(value));
     out.data = items.data();

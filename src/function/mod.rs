@@ -269,6 +269,40 @@ pub enum Vmap {
     Formulas,
 }
 
+/// Implements every method of [`Function`] but `forward` and `fake` by that of another one.
+macro_rules! delegate_function {
+    ($this:ident => $f:expr) => {
+        fn backward(
+            &$this,
+            ctx: &Ctx,
+            dy: Refs<'_, F::Outputs>,
+        ) -> anyhow::Result<Grads<F::Inputs>> {
+            $f.backward(ctx, dy)
+        }
+        fn jvp(
+            &$this,
+            ctx: &Ctx,
+            x: Refs<'_, F::Inputs>,
+            dx: Refs<'_, F::Inputs>,
+        ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
+            $f.jvp(ctx, x, dx)
+        }
+        fn vmap(&$this) -> Vmap {
+            $f.vmap()
+        }
+        fn name(&$this) -> &'static str {
+            $f.name()
+        }
+        fn double_backward(&$this) -> DoubleBackward {
+            $f.double_backward()
+        }
+        fn cast_inputs(&$this) -> Option<tch::Kind> {
+            $f.cast_inputs()
+        }
+    };
+}
+pub(crate) use delegate_function;
+
 /// Shares one op, with its parameters, between several calls.
 impl<F: Function> Function for Arc<F> {
     type Inputs = F::Inputs;
@@ -280,9 +314,6 @@ impl<F: Function> Function for Arc<F> {
     ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
         (**self).forward(ctx, x)
     }
-    fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> anyhow::Result<Grads<F::Inputs>> {
-        (**self).backward(ctx, dy)
-    }
     fn fake(
         &self,
         ctx: &mut Ctx,
@@ -290,24 +321,5 @@ impl<F: Function> Function for Arc<F> {
     ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
         (**self).fake(ctx, x)
     }
-    fn vmap(&self) -> Vmap {
-        (**self).vmap()
-    }
-    fn name(&self) -> &'static str {
-        (**self).name()
-    }
-    fn double_backward(&self) -> DoubleBackward {
-        (**self).double_backward()
-    }
-    fn cast_inputs(&self) -> Option<tch::Kind> {
-        (**self).cast_inputs()
-    }
-    fn jvp(
-        &self,
-        ctx: &Ctx,
-        x: Refs<'_, F::Inputs>,
-        dx: Refs<'_, F::Inputs>,
-    ) -> anyhow::Result<Of<F::Outputs, tch::Tensor>> {
-        (**self).jvp(ctx, x, dx)
-    }
+    delegate_function!(self => (**self));
 }

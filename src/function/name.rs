@@ -41,16 +41,3 @@ fn without_arguments(path: &'static str) -> &'static str {
     }
     path
 }
-
-#[test]
-fn names_are_short() {
-    for (path, name) in [
-        ("my_crate::ops::Scale", "Scale"),
-        ("my_crate::Scale<alloc::vec::Vec<f32>>", "Scale"),
-        ("my_crate::Map<fn(f32) -> f32>", "Map"),
-        ("<f64 as my_crate::Trait>::function::Scale<f32>", "Scale"),
-        ("my_crate::<impl my_crate::Trait for f64>::function::Scale", "Scale"),
-    ] {
-        assert_eq!(last_segment(path), name);
-    }
-}

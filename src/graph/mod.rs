@@ -11,14 +11,13 @@ mod sum;
 mod var;
 
 pub use gradients::Gradients;
+pub(crate) use gradients::gradients;
 pub use var::Var;
 
 use crate::application::cast_inputs;
 use crate::error::Result;
 use crate::function::{Engine, Function, Of, PassOptions, Refs, Value};
 use tch::Tensor;
-
-pub(crate) use gradients::gradients;
 
 impl Value for Var {
     fn tensor(&self) -> &Tensor {

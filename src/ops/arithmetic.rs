@@ -159,22 +159,11 @@ impl Function for Pow {
     }
 }
 
-impl Var {
+super::methods! {
     /// [`Pow`]: each element to the power of the other's.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn pow(&self, exponent: &Var) -> crate::Result<Var> {
-        Pow.apply((self, exponent))
-    }
-
+    pow(self, &exponent) => Pow;
     /// [`PowScalar`]: each element to the power of `exponent`.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn pow_scalar(&self, exponent: f64) -> crate::Result<Var> {
-        PowScalar { exponent }.apply(self)
-    }
+    pow_scalar(self, exponent: f64) => PowScalar { exponent };
 }
 
 fn or_panic(y: crate::Result<Var>) -> Var {

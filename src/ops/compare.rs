@@ -1,7 +1,7 @@
 //! Comparisons. Their output is boolean, so it has no gradient, and asking for
 //! one is [`Error::NotDifferentiable`](crate::Error::NotDifferentiable).
 
-use crate::{Ctx, Function, Var};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -27,14 +27,9 @@ macro_rules! comparisons {
             }
         }
 
-        impl Var {
+        $crate::ops::methods! {
             #[doc = concat!("[`", stringify!($Op), "`]: whether each element ", $sign, " the other's.")]
-            ///
-            /// # Errors
-            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-            pub fn $method(&self, other: &Var) -> crate::Result<Var> {
-                $Op.apply((self, other))
-            }
+            $method(self, &other) => $Op;
         }
     )+};
 }

@@ -98,14 +98,9 @@ macro_rules! fused {
             }
         }
 
-        impl $crate::Var {
+        $crate::ops::methods! {
             #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
-            ///
-            /// # Errors
-            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-            pub fn $method(&self) -> $crate::Result<$crate::Var> {
-                $crate::Function::apply($Op, self)
-            }
+            $method(self) => $Op;
         }
     };
 }

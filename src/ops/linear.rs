@@ -1,7 +1,7 @@
 //! Products and transposes of matrices.
 
 use super::{gradient, save_factors, saved_factors};
-use crate::{Ctx, Function, Var};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -76,20 +76,9 @@ impl Function for Transpose {
     }
 }
 
-impl Var {
+super::methods! {
     /// [`Matmul`]: the product of vectors, matrices or batches of matrices.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn matmul(&self, other: &Var) -> crate::Result<Var> {
-        Matmul.apply((self, other))
-    }
-
+    matmul(self, &other) => Matmul;
     /// [`Transpose`]: two dimensions exchanged.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn transpose(&self, dim0: i64, dim1: i64) -> crate::Result<Var> {
-        Transpose { dim0, dim1 }.apply(self)
-    }
+    transpose(self, dim0: i64, dim1: i64) => Transpose { dim0, dim1 };
 }

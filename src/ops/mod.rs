@@ -98,6 +98,30 @@ fn saved_factors(ctx: &Ctx) -> Result<(&Tensor, &Tensor)> {
     Ok((saved[0], saved[saved.len() - 1]))
 }
 
+/// Stamps methods of [`Var`](crate::Var), each of which applies an op to the Var, or to
+/// it and another one.
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident(self $(, &$other:ident)? $(, $arg:ident: $T:ty)* $(; &$last:ident)?) => $op:expr;)+) => {
+        impl $crate::Var {$(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
+            pub fn $name(
+                &self
+                $(, $other: &$crate::Var)?
+                $(, $arg: $T)*
+                $(, $last: &$crate::Var)?
+            ) -> $crate::Result<$crate::Var> {
+                $crate::Function::apply($op, $crate::ops::methods!(@inputs self $($other)? $($last)?))
+            }
+        )+}
+    };
+    (@inputs $x:ident) => { $x };
+    (@inputs $x:ident $other:ident) => { ($x, $other) };
+}
+use methods;
+
 /// Stamps elementwise ops of one tensor, and their methods.
 ///
 /// `forward` is one of tch's methods; `saves` says whether `backward` needs
@@ -129,14 +153,9 @@ macro_rules! elementwise {
             }
         }
 
-        impl $crate::Var {
+        $crate::ops::methods! {
             #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
-            ///
-            /// # Errors
-            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-            pub fn $method(&self) -> $crate::Result<$crate::Var> {
-                $crate::Function::apply($Op, self)
-            }
+            $method(self) => $Op;
         }
     )+};
     (@input $x:ident $y:ident) => { $x };

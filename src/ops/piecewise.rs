@@ -43,14 +43,9 @@ macro_rules! extremum {
             }
         }
 
-        impl Var {
+        $crate::ops::methods! {
             #[doc = concat!("[`", stringify!($Op), "`] of each element and the other's.")]
-            ///
-            /// # Errors
-            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-            pub fn $method(&self, other: &Var) -> crate::Result<Var> {
-                $Op.apply((self, other))
-            }
+            $method(self, &other) => $Op;
         }
     };
 }

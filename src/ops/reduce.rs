@@ -92,14 +92,9 @@ macro_rules! extremum_of_dims {
             }
         }
 
-        impl Var {
+        $crate::ops::methods! {
             #[doc = concat!("[`", stringify!($Op), "`] over `dims`, all if empty; ties share the gradient.")]
-            ///
-            /// # Errors
-            /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-            pub fn $method(&self, dims: &[i64], keepdim: bool) -> crate::Result<Var> {
-                $Op { dims: dims.to_vec(), keepdim }.apply(self)
-            }
+            $method(self, dims: &[i64], keepdim: bool) => $Op { dims: dims.to_vec(), keepdim };
         }
     };
 }
@@ -175,38 +170,15 @@ extremum_of_dim! {
     Min, min_dim: f_min_dim
 }
 
-impl Var {
+super::methods! {
     /// [`Sum`] of all elements.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn sum(&self) -> crate::Result<Var> {
-        Sum::default().apply(self)
-    }
-
+    sum(self) => Sum::default();
     /// [`Sum`] over `dims`, all if empty.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn sum_dim(&self, dims: &[i64], keepdim: bool) -> crate::Result<Var> {
-        Sum { dims: dims.to_vec(), keepdim }.apply(self)
-    }
-
+    sum_dim(self, dims: &[i64], keepdim: bool) => Sum { dims: dims.to_vec(), keepdim };
     /// [`Mean`] of all elements.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn mean(&self) -> crate::Result<Var> {
-        Mean::default().apply(self)
-    }
-
+    mean(self) => Mean::default();
     /// [`Mean`] over `dims`, all if empty.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn mean_dim(&self, dims: &[i64], keepdim: bool) -> crate::Result<Var> {
-        Mean { dims: dims.to_vec(), keepdim }.apply(self)
-    }
+    mean_dim(self, dims: &[i64], keepdim: bool) => Mean { dims: dims.to_vec(), keepdim };
 }
 
 /// `size` after a reduction over `dims` with `keepdim`. The dimensions are

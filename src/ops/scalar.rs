@@ -5,84 +5,41 @@ use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
-/// `y = x + c`; `dy/dx = 1`. On Vars `&x + c`, `c + &x` and `&x - c`.
-#[derive(Clone, Copy, Debug)]
-pub struct AddScalar {
-    /// The number added.
-    pub c: f64,
+/// Stamps ops `y = f(x, c)` with a slope that does not depend on `x`.
+macro_rules! linear {
+    ($($(#[$doc:meta])* $Op:ident { $(#[$c_doc:meta])* }: $y:expr, $dx:expr;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Op {
+            $(#[$c_doc])*
+            pub c: f64,
+        }
+
+        impl Function for $Op {
+            type Inputs = Tensor;
+            type Outputs = Tensor;
+
+            fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+                let y: fn(&Tensor, f64) -> Result<Tensor, tch::TchError> = $y;
+                Ok(y(x, self.c)?)
+            }
+
+            fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+                let dx: fn(&Tensor, f64) -> Result<Tensor, tch::TchError> = $dx;
+                gradient(ctx, 0, || Ok(dx(dy, self.c)?))
+            }
+        }
+    )+};
 }
-
-impl Function for AddScalar {
-    type Inputs = Tensor;
-    type Outputs = Tensor;
-
-    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_add_scalar(self.c)?)
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        gradient(ctx, 0, || Ok(dy.shallow_clone()))
-    }
-}
-
-/// `y = c - x`; `dy/dx = -1`. On Vars `c - &x`.
-#[derive(Clone, Copy, Debug)]
-pub struct ScalarSub {
-    /// The number that is subtracted from.
-    pub c: f64,
-}
-
-impl Function for ScalarSub {
-    type Inputs = Tensor;
-    type Outputs = Tensor;
-
-    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_rsub_scalar(self.c)?)
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        gradient(ctx, 0, || Ok(dy.f_neg()?))
-    }
-}
-
-/// `y = c x`; `dy/dx = c`. On Vars `&x * c` and `c * &x`.
-#[derive(Clone, Copy, Debug)]
-pub struct MulScalar {
-    /// The factor.
-    pub c: f64,
-}
-
-impl Function for MulScalar {
-    type Inputs = Tensor;
-    type Outputs = Tensor;
-
-    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_mul_scalar(self.c)?)
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        gradient(ctx, 0, || Ok(dy.f_mul_scalar(self.c)?))
-    }
-}
-
-/// `y = x / c`; `dy/dx = 1 / c`. On Vars `&x / c`.
-#[derive(Clone, Copy, Debug)]
-pub struct DivScalar {
-    /// The divisor.
-    pub c: f64,
-}
-
-impl Function for DivScalar {
-    type Inputs = Tensor;
-    type Outputs = Tensor;
-
-    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_div_scalar(self.c)?)
-    }
-
-    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        gradient(ctx, 0, || Ok(dy.f_div_scalar(self.c)?))
-    }
+linear! {
+    /// `y = x + c`; `dy/dx = 1`. On Vars `&x + c`, `c + &x` and `&x - c`.
+    AddScalar { /** The number added. */ }: |x, c| x.f_add_scalar(c), |dy, _| Ok(dy.shallow_clone());
+    /// `y = c - x`; `dy/dx = -1`. On Vars `c - &x`.
+    ScalarSub { /** The number that is subtracted from. */ }: |x, c| x.f_rsub_scalar(c), |dy, _| dy.f_neg();
+    /// `y = c x`; `dy/dx = c`. On Vars `&x * c` and `c * &x`.
+    MulScalar { /** The factor. */ }: |x, c| x.f_mul_scalar(c), |dy, c| dy.f_mul_scalar(c);
+    /// `y = x / c`; `dy/dx = 1 / c`. On Vars `&x / c`.
+    DivScalar { /** The divisor. */ }: |x, c| x.f_div_scalar(c), |dy, c| dy.f_div_scalar(c);
 }
 
 /// `y = c / x`; `dy/dx = -y / x`. On Vars `c / &x`.

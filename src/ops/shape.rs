@@ -1,6 +1,6 @@
 //! The same elements in another shape, order or number.
 
-use crate::{Ctx, Function, Var};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -85,28 +85,11 @@ fn input_zeros(ctx: &Ctx, dy: &Tensor) -> Result<Tensor> {
     Ok(dy.f_new_zeros(ctx.input_size(0)?, (dy.kind(), dy.device()))?)
 }
 
-impl Var {
+super::methods! {
     /// [`Reshape`]: the same elements in another shape.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn reshape(&self, shape: &[i64]) -> crate::Result<Var> {
-        Reshape { shape: shape.to_vec() }.apply(self)
-    }
-
+    reshape(self, shape: &[i64]) => Reshape { shape: shape.to_vec() };
     /// [`IndexSelect`]: the slices along `dim` that `index` names.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn index_select(&self, dim: i64, index: &Var) -> crate::Result<Var> {
-        IndexSelect { dim }.apply((self, index))
-    }
-
+    index_select(self, dim: i64; &index) => IndexSelect { dim };
     /// [`Gather`]: one element along `dim` for each element of `index`.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn gather(&self, dim: i64, index: &Var) -> crate::Result<Var> {
-        Gather { dim }.apply((self, index))
-    }
+    gather(self, dim: i64; &index) => Gather { dim };
 }

@@ -1,6 +1,6 @@
 //! Probabilities from scores.
 
-use crate::{Ctx, Function, Var};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -52,20 +52,9 @@ impl Function for LogSoftmax {
     }
 }
 
-impl Var {
+super::methods! {
     /// [`Softmax`] along `dim`.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn softmax(&self, dim: i64) -> crate::Result<Var> {
-        Softmax { dim }.apply(self)
-    }
-
+    softmax(self, dim: i64) => Softmax { dim };
     /// [`LogSoftmax`] along `dim`.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn log_softmax(&self, dim: i64) -> crate::Result<Var> {
-        LogSoftmax { dim }.apply(self)
-    }
+    log_softmax(self, dim: i64) => LogSoftmax { dim };
 }

@@ -1,7 +1,7 @@
 //! The error of a network with targets.
 
 use super::{chain, gradient};
-use crate::{Ctx, Function, Var};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -28,12 +28,7 @@ impl Function for SquaredError {
     }
 }
 
-impl Var {
+super::methods! {
     /// [`SquaredError`] of this output against `target`.
-    ///
-    /// # Errors
-    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message.
-    pub fn squared_error(&self, target: &Var) -> crate::Result<Var> {
-        SquaredError.apply((self, target))
-    }
+    squared_error(self, &target) => SquaredError;
 }

@@ -81,3 +81,50 @@ fn a_node_has_the_name_of_its_function<H: Host>() {
         assert_eq!(grad_fn(y.tensor()).expect("a node").name(), "OpBackward");
     }
 }
+
+/// The name of a Function that does not choose one is its type's, without the path and
+/// the parameters.
+#[test]
+fn names_are_short() {
+    struct Scale<T>(std::marker::PhantomData<fn() -> T>);
+    impl<T: 'static> tch_function::Function for Scale<T> {
+        type Inputs = Tensor;
+        type Outputs = Tensor;
+        fn forward(&self, _: &mut tch_function::Ctx, x: &Tensor) -> anyhow::Result<Tensor> {
+            Ok(x.copy())
+        }
+        fn backward(&self, _: &tch_function::Ctx, _: &Tensor) -> anyhow::Result<Option<Tensor>> {
+            Ok(None)
+        }
+    }
+    fn name<T: 'static>() -> &'static str {
+        use tch_function::Function;
+        Scale::<T>(std::marker::PhantomData).name()
+    }
+    trait Inside {
+        fn name(&self) -> &'static str;
+    }
+    impl Inside for f64 {
+        fn name(&self) -> &'static str {
+            #[derive(Clone, Copy)]
+            struct Local;
+            impl tch_function::Function for Local {
+                type Inputs = Tensor;
+                type Outputs = Tensor;
+                fn forward(&self, _: &mut tch_function::Ctx, x: &Tensor) -> anyhow::Result<Tensor> {
+                    Ok(x.copy())
+                }
+                fn backward(
+                    &self,
+                    _: &tch_function::Ctx,
+                    _: &Tensor,
+                ) -> anyhow::Result<Option<Tensor>> {
+                    Ok(None)
+                }
+            }
+            tch_function::Function::name(&Local)
+        }
+    }
+    assert_eq!([name::<f32>(), name::<Vec<Vec<f32>>>(), name::<fn(f32) -> f32>()], ["Scale"; 3]);
+    assert_eq!(0f64.name(), "Local");
+}
