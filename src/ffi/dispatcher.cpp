@@ -142,16 +142,15 @@ void rethrow(const RustError& error) {
 
 // Makes changes in place count again, which do not below autograd: the checks of the
 // context rest on the versions of tensors.
-class CountsChanges {
- public:
-  CountsChanges() { c10::impl::tls_set_dispatch_key_excluded(kKey, false); }
-  ~CountsChanges() { c10::impl::tls_set_dispatch_key_excluded(kKey, was_); }
+struct CountsChanges {
+  CountsChanges() { set(false); }
+  ~CountsChanges() { set(true); }
   CountsChanges(const CountsChanges&) = delete;
-  CountsChanges& operator=(const CountsChanges&) = delete;
-
- private:
+  void set(bool excluded) const {
+    if (was_excluded) c10::impl::tls_set_dispatch_key_excluded(kKey, excluded);
+  }
   static constexpr c10::DispatchKey kKey = c10::DispatchKey::ADInplaceOrView;
-  const bool was_ = c10::impl::tls_is_dispatch_key_excluded(kKey);
+  const bool was_excluded = c10::impl::tls_is_dispatch_key_excluded(kKey);
 };
 
 void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
