@@ -11,7 +11,7 @@ use text::in_one_line;
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong. Convertible to [`anyhow::Error`] with `?`.
+/// An error of this crate. Convertible to [`anyhow::Error`] with `?`.
 ///
 /// In every variant `op` is the op or function that met the error; `input`, `output` and
 /// `position` count from 0; `expected` and `found` are what the message compares. The
@@ -24,14 +24,14 @@ pub enum Error {
     #[error("{op}: forward failed: {}", in_one_line(source))]
     Forward {
         op: &'static str,
-        /// What it returned.
+        /// The error that it returned.
         r#source: anyhow::Error,
     },
     /// User code in `backward` returned an error.
     #[error("{op}: backward failed: {}", in_one_line(source))]
     Backward {
         op: &'static str,
-        /// What it returned.
+        /// The error that it returned.
         r#source: anyhow::Error,
     },
     /// User code panicked; the panic was caught at the call.
@@ -126,7 +126,7 @@ pub enum Error {
     Hook {
         /// The node or tensor that the hook was registered on.
         on: String,
-        /// What it returned.
+        /// The error that it returned.
         r#source: anyhow::Error,
     },
     /// A second backward pass over a graph that was not retained.
@@ -220,7 +220,7 @@ pub enum Error {
     #[error("{op}: {what} is an undefined tensor")]
     Undefined {
         op: &'static str,
-        /// Which tensor.
+        /// The tensor's name.
         what: String,
     },
     /// A dtype that cannot have gradients.
@@ -232,17 +232,17 @@ pub enum Error {
     #[error("{op}: {message}")]
     Argument {
         op: &'static str,
-        /// What was expected, what was found, what to do.
+        /// The text: what was expected, what was found, and what to do.
         message: String,
     },
     /// A tensor whose memory a kernel cannot use.
     #[error("{op}: {what} {found}; {instead}")]
     NoKernel {
         op: &'static str,
-        /// Which tensor.
+        /// The tensor's name.
         what: String,
         found: &'static str,
-        /// What to do.
+        /// An instruction.
         instead: &'static str,
     },
     /// A forward-mode tangent on an input of a Function without a jvp.
@@ -256,7 +256,7 @@ pub enum Error {
     Registration {
         /// The op, or the namespace.
         what: String,
-        /// What was expected, what was found, what to do.
+        /// The text: what was expected, what was found, and what to do.
         message: String,
     },
     /// A TorchScript module calls an op that is not registered.
@@ -275,9 +275,9 @@ pub enum Error {
     /// Something this version does not do yet.
     #[error("{what} is not supported yet; {instead}")]
     NotYet {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
-        /// What to do instead.
+        /// An instruction.
         instead: &'static str,
     },
     /// libtorch reported an error.

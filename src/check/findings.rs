@@ -76,7 +76,7 @@ impl CheckReport {
         if self.is_ok() { Ok(()) } else { Err(Box::new(self)) }
     }
 
-    /// For tests.
+    /// Panics with the report, for tests.
     ///
     /// # Panics
     /// With the report where a property failed.

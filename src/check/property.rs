@@ -20,7 +20,7 @@ pub enum Property {
     Linearity,
     /// A seed of zeros gives gradients of zeros.
     ZeroSeed,
-    /// Outputs that nobody asks about count as if their seeds were zeros.
+    /// Missing output gradients have the same effect as zeros.
     UndefinedSeeds,
     /// Strides and offsets of inputs and seeds do not matter.
     Layouts,

@@ -97,7 +97,7 @@ impl Report {
         if self.is_ok() { Ok(()) } else { Err(self) }
     }
 
-    /// For tests.
+    /// Panics with the report, for tests.
     ///
     /// # Panics
     /// With the table where a derivative differs.

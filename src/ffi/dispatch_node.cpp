@@ -238,7 +238,7 @@ std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack
               ": it changes an argument in place, and its gradient is "
               "not there under torch.compile, torch.func or a mode of PyTorch's; register a "
               "form that returns a new tensor, or call it under no_grad");
-  // With lists of their own: libtorch's fallback for lazily negated tensors puts other
+  // Copies the lists, since libtorch's fallback for lazily negated tensors puts other
   // tensors into the lists that it is given.
   Stack results;
   const auto same = [](const at::Tensor& t) { return t; };
@@ -271,7 +271,7 @@ struct Public : OpKernel {
   }
 };
 
-// Its forward op, at an outer level of torch.func.
+// The forward op of a registered op, at an outer level of torch.func.
 struct Forward : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
@@ -292,7 +292,7 @@ struct Forward : OpKernel {
   }
 };
 
-// Its backward op. Where it may be differentiated itself, libtorch records what
+// The backward op. If it may be differentiated itself, libtorch records what
 // the user's backward does.
 struct Backward : OpKernel {
   using OpKernel::OpKernel;

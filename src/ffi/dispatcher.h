@@ -33,12 +33,12 @@ struct Op {
   size_t n_args() const { return schema.arguments().size(); }
   size_t n_outputs() const { return schema.returns().size(); }
 
-  // What Rust's kernel returns. Throws Rust's error.
+  // Returns what Rust's kernel returns. Throws Rust's error.
   Stack call(tf_kernel kernel, Values values) const {
     return *try_call(kernel, values, [](bool) { return false; });
   }
 
-  // What Rust's kernel returns; null if it fails and `may_fail(no_formula)`. The
+  // Returns what Rust's kernel returns; null if it fails and `may_fail(no_formula)`. The
   // caller is then outside every handler, so it may call Rust again.
   template <typename F>
   std::optional<Stack> try_call(tf_kernel kernel, Values values, F&& may_fail) const {
@@ -51,10 +51,10 @@ struct Op {
     rethrow(thrown);
   }
 
-  // What `call` returns, below autograd: nothing is recorded.
+  // Returns what `call` does, below autograd: nothing is recorded.
   Stack compute(tf_kernel kernel, Values values) const;
 
-  // What Rust says of the Function that the arguments make.
+  // Returns the facts about the Function that the arguments make.
   tf_facts facts(Values args) const;
 
   // Converts the inputs to the dtype that the op wants under autocast.

@@ -19,16 +19,16 @@ pub(crate) trait Op: Send + Sync {
     fn facts(&self, args: &[Value<'_>]) -> Result<Facts>;
 }
 
-/// What the dispatcher asks about a Function.
+/// The facts that the dispatcher needs about a Function.
 pub(crate) struct Facts {
     pub name: &'static str,
-    /// Its formulas run on tensors that vmap has batched.
+    /// Whether its formulas run on tensors that vmap has batched.
     pub batches: bool,
-    /// It wants its inputs in another dtype under autocast.
+    /// Whether it wants its inputs in another dtype under autocast.
     pub casts: bool,
 }
 
-/// What the dispatcher asks of an op: `tf_kernel` of the shim.
+/// A kernel of an op: `tf_kernel` of the shim.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kernel {
@@ -40,22 +40,22 @@ pub(crate) enum Kernel {
     Backward = 2,
     /// (tangents of the inputs, outputs, saved, plan, needs, arguments) -> tangents.
     Jvp = 3,
-    /// What `Backward` does, at a level of torch.func or recorded: on tensors that may
+    /// `Backward` at a level of torch.func or recorded: on tensors that may
     /// hold others, without data of their own.
     BackwardAbove = 4,
     /// (arguments) -> the tensor arguments, in the dtype that autocast asks for.
     Cast = 5,
 }
 
-/// Where a plan finds a saved tensor: `tf_source` of the shim.
+/// The place of a saved tensor, as a plan has it: `tf_source` of the shim.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Source {
     Input = 0,
     Output = 1,
-    /// In the list of saved tensors that are neither.
+    /// The list of saved tensors that are neither inputs nor outputs.
     Intermediate = 2,
-    /// In the same list.
+    /// The same list.
     Constant = 3,
     /// An output without a gradient.
     ConstantOutput = 4,

@@ -28,12 +28,12 @@ struct tf_value {
   double f;
 };
 
-// What a dispatcher op asks of Rust; `Kernel` in dispatcher.rs says what each is given.
+// A kernel of an op; `Kernel` in dispatcher.rs says what each receives and returns.
 enum tf_kernel : uint8_t {
   TF_APPLY = 0, TF_FORWARD = 1, TF_BACKWARD = 2, TF_JVP = 3, TF_BACKWARD_ABOVE = 4, TF_CAST = 5
 };
 
-// Where the forward op's plan finds a saved tensor.
+// The place of a saved tensor, as the forward op's plan has it.
 enum tf_source : uint8_t {
   TF_INPUT = 0,
   TF_OUTPUT = 1,
@@ -43,7 +43,7 @@ enum tf_source : uint8_t {
   TF_SOURCES = 8  // a plan writes index * TF_SOURCES + source
 };
 
-// What the dispatcher asks about the Function that the arguments of a call make.
+// The facts about the Function that the arguments of a call make.
 struct tf_facts {
   const char* name;  // static
   size_t name_len;
@@ -84,7 +84,7 @@ void tf_close_library(void* library) noexcept;
 
 // Keeps the shared object that `address` lies in until the process ends.
 void tf_stay_loaded(const void* address) noexcept;
-// In a Python process: raises RuntimeError on its main thread, if that is this
+// Raises RuntimeError in a Python process, on its main thread, if that is this
 // one; prints the message on another. Does nothing elsewhere.
 void tf_raise_in_python(const char* message) noexcept;
 

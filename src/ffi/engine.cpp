@@ -36,7 +36,7 @@ bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
 }
 
 // Some derivatives (that of sgn, say) are libtorch's zeros without memory, of
-// which nobody can read the data.
+// which the data cannot be read.
 static at::Tensor with_memory(const at::Tensor& t) {
   return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
 }
@@ -69,7 +69,7 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
     const auto reach = [&](Node* node) {
       if (node && seen.insert(node).second) todo.push_back(node);
     };
-    // An output that is a leaf itself has a node only while somebody holds it.
+    // An output that is a leaf itself has a node only while it is held.
     std::vector<tf::NodePtr> roots;
     for (size_t i = 0; i < n_outputs; ++i) {
       roots.push_back(torch::autograd::impl::gradient_edge(*outputs[i]).function);

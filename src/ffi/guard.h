@@ -1,4 +1,4 @@
-// What the shim's files share, and how errors cross the border: a C++ exception
+// The errors of the shim, and how they cross the border: a C++ exception
 // becomes a text, and an error of Rust's travels through libtorch's engine
 // inside an exception.
 #pragma once

@@ -20,7 +20,7 @@ namespace tf {
 
 class LargeMemory {
  public:
-  // From here on it is worth the trouble.
+  // Least size that is worth keeping.
   static constexpr size_t kLeast = size_t{4} << 20;
 
   static void* take(size_t bytes) {
@@ -38,7 +38,7 @@ class LargeMemory {
     if (!kept().give(block)) std::free(block);
   }
 
-  // How many bytes are kept at most from now on, of all threads together.
+  // Limits the bytes that are kept from now on, of all threads together.
   static void set_limit(size_t bytes) { kept().set_limit(bytes); }
 
   // Frees what is kept.

@@ -23,7 +23,7 @@ namespace {
 
 using tf::guarded;
 
-// What a plain dense CPU tensor has; any other key changes what its memory
+// The keys of a plain dense CPU tensor; any other key changes what its memory
 // means, or says that there is none.
 bool is_plain(const at::Tensor& t) {
   using c10::DispatchKey;
@@ -76,9 +76,9 @@ bool has_tangent(const at::Tensor& t) {
          t._fw_grad(/*level=*/0).defined();
 }
 
-// Up to so many bytes no alignment is worth the room for it.
+// Up to this many bytes, alignment is not worth the room for it.
 constexpr size_t kTiny = 512;
-// Up to so many plain malloc is used: libtorch's allocator is posix_memalign,
+// Up to this many bytes malloc is used: libtorch's allocator is posix_memalign,
 // which for small tensors costs more than all the rest.
 constexpr size_t kSmall = size_t{64} << 10;
 
@@ -104,7 +104,7 @@ at::DataPtr from(size_t bytes) {
   return {data, data, &Memory::give, at::kCPU};
 }
 
-// What the profiler is told of, as of libtorch's own.
+// Memory that is reported to the profiler, as libtorch's own is.
 template <class Memory>
 struct Reported {
   static void* take(size_t bytes) {
@@ -128,7 +128,7 @@ at::DataPtr new_data(size_t bytes) try {
 }
 
 // One of libtorch's classes, in SmallMemory: its destructor is virtual, so
-// that whoever lets go of it last gives the memory back to where it is from.
+// that the last owner gives the memory back to where it is from.
 template <class Base>
 class Small final : public Base {
  public:
@@ -140,7 +140,7 @@ class Small final : public Base {
 
 using TensorPtr = c10::intrusive_ptr<c10::TensorImpl>;
 
-// Without sizes yet.
+// Makes a tensor without sizes.
 TensorPtr tensor_of(size_t bytes, at::ScalarType type, void** data) {
   auto memory = new_data(bytes);
   *data = memory.get();

@@ -6,7 +6,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
-// From ATen/autocast_mode.h, which takes four times as long to compile as all
+// Declared in ATen/autocast_mode.h, which takes four times as long to compile as all
 // the rest here.
 namespace at::autocast {
 TORCH_API bool is_autocast_enabled(at::DeviceType device_type);

@@ -163,7 +163,7 @@ bool outputs_are_simple(const tf_recording& what) {
   return true;
 }
 
-// What at::alias gives under no_grad, without the way through the dispatcher.
+// Returns what at::alias does under no_grad, without the way through the dispatcher.
 at::Tensor view_of(const at::Tensor& x) {
   namespace impl = torch::autograd::impl;
   const at::TensorImpl& data = *x.unsafeGetTensorImpl();
@@ -182,7 +182,7 @@ at::Tensor view_of(const at::Tensor& x) {
   return y;
 }
 
-// What wrap_outputs does for a simple one.
+// Does what wrap_outputs does, for a simple output.
 void wrap_simple(at::Tensor& y, const tf_recording& what, const NodePtr& node) {
   if (is_input(y, what)) y = view_of(y);
   torch::autograd::set_history(y, node);

@@ -31,7 +31,7 @@ pub(crate) trait Callback: Send + Sync + 'static {
     ) -> Result<()>;
 }
 
-/// How a node is differentiated itself: `tf_second_order` of the shim.
+/// The way in which a node is differentiated itself: `tf_second_order` of the shim.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(crate) enum SecondOrder {

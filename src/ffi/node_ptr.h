@@ -26,7 +26,7 @@ Held<T> hold(T* fresh) {
 template <typename T>
 using Held = std::shared_ptr<T>;
 
-// With libtorch's deleter, which frees a long graph without recursion.
+// Uses libtorch's deleter, which frees a long graph without recursion.
 template <typename T>
 Held<T> hold(T* fresh) {
   return Held<T>(fresh, torch::autograd::deleteNode);

@@ -1,4 +1,4 @@
-// What goes from the forward op of a registered op to its backward op.
+// The list that goes from the forward op of a registered op to its backward op.
 #pragma once
 
 #include "shim.h"

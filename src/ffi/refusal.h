@@ -21,7 +21,7 @@ struct Name {
 };
 
 // Refuses when a gradient reaches it. Its edges lead to what the lost path led
-// to: without them the engine would think that nobody needs it and not visit it.
+// to: without them the engine would think that no pass needs it and not visit it.
 struct Refusal : torch::autograd::Node {
   Refusal(torch::autograd::edge_list&& edges, const tf_callbacks* callbacks, Name op,
           ptrdiff_t position)
@@ -46,7 +46,7 @@ inline at::Tensor other_handle(const at::Tensor& t) {
   return (t.key_set() & levels).empty() ? t.detach() : at::alias(t);
 }
 
-// `t`, a tensor that nobody else holds, refusing to be differentiated. (Once a
+// Makes `t`, a tensor without another handle, refuse to be differentiated. (Once a
 // level of torch.func has ended, its tensors are those of an outer one, and have
 // a history there.)
 inline at::Tensor refusing(at::Tensor t, torch::autograd::edge_list&& edges,

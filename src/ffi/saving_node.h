@@ -1,4 +1,4 @@
-// What both kinds of node that run a Rust Function have in common: the Function's
+// The base of both kinds of node that run a Rust Function: the Function's
 // name, saved tensors, and the refusals that stand where a derivative would be lost.
 #pragma once
 
@@ -73,7 +73,7 @@ struct SavingNode : torch::autograd::Node {
     return std::none_of(dy.begin(), dy.end(), [](const at::Tensor& t) { return t.defined(); });
   }
 
-  // Where a gradient would go on to from what this node returns for `dy`.
+  // Returns where a gradient goes on to from what this node returns for `dy`.
   edge_list edges_behind(const variable_list& dy) const {
     edge_list edges = next_edges();
     const edge_list seeds = torch::autograd::collect_next_edges(dy);
@@ -91,7 +91,7 @@ struct SavingNode : torch::autograd::Node {
     return refusing(other_handle(t), std::move(edges), callbacks, op(), position);
   }
 
-  // Few and close together: the speed of small ops needs nodes that are small.
+  // The fields are few and close together: the speed of small ops needs small nodes.
   const tf_callbacks* callbacks;
 
  private:

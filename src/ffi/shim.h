@@ -72,8 +72,8 @@ bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
 
 // --- A Rust Function as a node of libtorch's autograd ---------------------
 
-// What a node calls back. `state` is the recorded Function; an `error` is owned
-// by whoever holds it and ends in drop_error.
+// The callbacks of a node. `state` is the recorded Function; an `error` is owned
+// by its holder and ends in drop_error.
 struct tf_callbacks {
   // Gradients of the inputs: one new handle each in `grads`, null where none
   // flows. Takes the handles in `dy` (null where no gradient came) and in
@@ -96,7 +96,7 @@ struct tf_callbacks {
   size_t state_align;
 };
 
-// How a node is differentiated itself.
+// The way in which a node is differentiated itself.
 enum tf_second_order : uint8_t {
   TF_THROUGH_SAVED = 0,  // through saved inputs and outputs; others refuse
   TF_RECOMPUTED = 1,     // backward builds its saved tensors anew
@@ -142,7 +142,7 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size
 bool tf_bump_version(const at::Tensor* t) noexcept;
 
 // The Rust error behind this thread's last failure, if there was one and
-// nobody took it; the caller owns it.
+// it was not taken yet; the caller owns it.
 void* tf_take_error() noexcept;
 
 bool tf_grad_enabled() noexcept;
@@ -216,7 +216,7 @@ bool tf_try(void (*body)(void*), void* data);
 // --- Kernels: the memory of tensors, and libtorch's threads -----------------
 
 // A dense CPU tensor's memory. The pointers are valid while the tensor lives
-// and nobody resizes it or its storage.
+// and neither it nor its storage is resized.
 struct tf_memory {
   const int64_t* sizes;
   const int64_t* strides;
@@ -241,7 +241,7 @@ enum tf_unfit : uint8_t {
   TF_RECORDED,  // requires a gradient, and grad mode is on
   TF_TANGENT,   // carries a forward-mode tangent
   TF_TRACED,    // libtorch writes a TorchScript graph of what is done
-  TF_UNALIGNED  // memory that somebody brought along
+  TF_UNALIGNED  // memory from outside libtorch
 };
 
 // `written`: the memory will be written, and is the tensor's own if it was
@@ -253,7 +253,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcep
 at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim, int8_t dtype,
                      void** data) noexcept;
 
-// How many bytes of freed large tensors of tf_empty and tf_alike are kept for
+// Limits the bytes of freed large tensors of tf_empty and tf_alike that are kept for
 // new ones, at most; and to free them.
 void tf_set_cache_limit(size_t bytes) noexcept;
 void tf_empty_cache() noexcept;
@@ -266,7 +266,7 @@ size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype, size_t lim
                 const void** data_x, bool* one_x, at::Tensor** y, size_t n_y,
                 void** data_y) noexcept;
 
-// How many threads a parallel region that starts here would have.
+// Returns the number of threads that a parallel region that starts here would have.
 size_t tf_threads() noexcept;
 
 // Calls `body(data)` once on each of libtorch's intra-op threads, this one

@@ -50,7 +50,7 @@ class SmallMemory {
   static constexpr size_t kSizes = 17;                  // up to 1 KiB
   static constexpr size_t kLimit = (1u << 20) / kUnit;  // 1 MiB a thread
 
-  // In front of what is asked for.
+  // The header in front of a block.
   union alignas(kAlign) Block {
     size_t units;  // its length
     Block* next;   // while it is free
@@ -61,7 +61,7 @@ class SmallMemory {
     size_t units;         // of all
   };
 
-  // Without a destructor: some may be freed until the very end of the thread.
+  // Has no destructor: some may be freed until the very end of the thread.
   static Kept& kept_here() {
     thread_local Kept kept{};
     return kept;

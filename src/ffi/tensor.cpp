@@ -1,4 +1,4 @@
-// What the crate reads of a tensor and does to it, below autograd.
+// Reads and changes tensors, below autograd.
 #include "guard.h"
 #include "shim.h"
 

@@ -208,7 +208,7 @@ pub trait Function: Send + Sync + Sized + 'static {
     }
 }
 
-/// How a [`Function`]'s backward is differentiated itself, under
+/// The way in which a [`Function`]'s backward is differentiated itself, under
 /// [`create_graph`](crate::GradOptions::create_graph).
 ///
 /// ```
@@ -257,7 +257,7 @@ pub enum DoubleBackward {
     Once = 2,
 }
 
-/// How an op runs on a batch of inputs, under `torch.func.vmap`.
+/// The way in which an op runs on a batch of inputs, under `torch.func.vmap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Vmap {

@@ -131,7 +131,7 @@ impl Var {
         let mut state = lock(&leaf.state);
         state.grad = None;
         if let Some(source) = &state.source {
-            // Not zeros in place, as tch does: the user may hold the gradient.
+            // None rather than zeros in place, as tch does: the user may hold the gradient.
             let none = Tensor::new();
             ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
         }

@@ -77,7 +77,7 @@
 //! whose elements share memory are refused as well, by an error that says what
 //! to do.
 //!
-//! While a kernel runs, nobody may write to its inputs on another thread, nor
+//! While a kernel runs, no other thread may write to its inputs, nor
 //! resize any of its tensors through another handle: that holds for all of
 //! libtorch's operators, and tch cannot prevent it.
 

@@ -4,7 +4,7 @@ use crate::{Var, ffi};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// After graphs are dropped, nobody else holds what went into them.
+/// Checks that no handle to a graph's tensors is left after the graph is dropped.
 pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     let owners = kit.subject.owners();
     let log = Arc::new(Log::default());

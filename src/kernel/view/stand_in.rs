@@ -75,7 +75,7 @@ fn targets_of_every_walk() {
     }
 }
 
-/// New memory that nobody has initialised, by several outputs at a time.
+/// New memory that is not initialised, by several outputs at a time.
 #[test]
 fn into_fresh_memory() {
     let mut x = numbers(COUNT);
