@@ -56,11 +56,13 @@ def worker(rank, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES, timeout=TIMEOUT)
-    try:
-        x, y = (part[rank * BATCH : (rank + 1) * BATCH] for part in batch())
-        torch.save(train(DistributedDataParallel(Network()), x, y), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    x, y = (part[rank * BATCH : (rank + 1) * BATCH] for part in batch())
+    torch.save(train(DistributedDataParallel(Network()), x, y), f"{folder}/{rank}.pt")
+    dist.barrier()
+    # Without gloo's destructors: on a busy machine PyTorch 2.13 aborts in them in one of
+    # some ten runs ("terminate called without an active exception"), in a model without
+    # Rust ops too.
+    os._exit(0)
 
 
 @unittest.skipUnless(dist.is_gloo_available(), "this PyTorch has no gloo")
