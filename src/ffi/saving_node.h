@@ -51,7 +51,7 @@ struct SavingNode : torch::autograd::Node {
   void save(const at::Tensor& t, bool is_output, ptrdiff_t input, bool intermediate) {
     if (!saved) saved = std::make_unique<std::vector<Saved>>();
     saved->push_back({torch::autograd::SavedVariable(t, is_output), version_of(t),
-                      static_cast<int32_t>(input), intermediate});
+                      static_cast<int32_t>(input), is_output, intermediate});
   }
 
   // Calls put(i, t) with a handle of each saved tensor, with its history.
@@ -99,13 +99,14 @@ struct SavingNode : torch::autograd::Node {
     torch::autograd::SavedVariable variable;
     uint32_t version;
     int32_t input;
-    bool intermediate;
+    bool output, intermediate;
   };
 
   at::Tensor unpack_one(size_t i, bool recorded) {
     const Saved& kept = (*saved)[i];
     check_version(kept, i);
-    at::Tensor t = kept.variable.unpack(getptr());
+    // Without an owner, libtorch refuses a captured tensor that was detached in place.
+    at::Tensor t = kept.variable.unpack(kept.output || kept.input >= 0 ? getptr() : nullptr);
     if (!recorded) return t;
     if (kept.intermediate && second_order == TF_THROUGH_SAVED)
       return refused(t, edge_list(next_edges()), static_cast<ptrdiff_t>(i));

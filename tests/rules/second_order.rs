@@ -156,3 +156,36 @@ fn a_saved_tensor_changed_in_place_is_named_here_too<H: Host>() {
         "saved tensor 1"
     );
 }
+
+/// A saved tensor that is neither input nor output brings its own history; libtorch
+/// refuses it if that was cut off, as its own ops do.
+#[test]
+fn a_captured_tensor_detached_later_is_refused() {
+    use crate::host::OnTensors;
+    use std::cell::RefCell;
+    thread_local!(static CAPTURED: RefCell<Option<Tensor>> = const { RefCell::new(None) });
+    let op = Op::<Tensor, Tensor> {
+        forward: |ctx, x| {
+            CAPTURED.with_borrow(|w| ctx.save_for_backward([w.as_ref().unwrap()]))?;
+            CAPTURED.with_borrow(|w| Ok(x * w.as_ref().unwrap().detach()))
+        },
+        backward: |ctx, dy| {
+            let [w] = ctx.saved_tensors()?;
+            Ok(Some(dy * w))
+        },
+    };
+    let leaf = OnTensors::leaf(&vector(&[3.0]));
+    for detached in [false, true] {
+        let w = &leaf * 2.0;
+        CAPTURED.set(Some(w.shallow_clone()));
+        let x = OnTensors::leaf(&vector(&[1.0]));
+        let y = apply::<OnTensors>(op, &x);
+        if detached {
+            let _ = w.shallow_clone().detach_();
+            assert_rule!(derivative::<OnTensors>(&y, &x), Error::Torch { .. }, "detached in-place");
+        } else {
+            let dx = derivative::<OnTensors>(&y, &x).unwrap();
+            assert_eq!(numbers(&grad(&dx, &leaf).unwrap().detach()), [2.0]);
+        }
+    }
+}
