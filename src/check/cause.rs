@@ -14,7 +14,7 @@ pub(super) fn of(entries: &[Entry]) -> Option<String> {
         return Some(format!("the gradient of {inputs} is not a number"));
     }
     if wrong.iter().all(|e| e.analytic == 0.0) {
-        return Some(format!("the gradient of {inputs} lacks a term, or is None where one flows"));
+        return Some(format!("the gradient of {inputs} is 0: a missing term, or None returned"));
     }
     if let Some(ratio) = common_ratio(&wrong) {
         return Some(factor(ratio));

@@ -45,7 +45,9 @@ impl Error {
     pub(crate) fn is_about_kernels(&self) -> bool {
         match self {
             Error::NoKernel { .. } => true,
-            Error::Forward { source, .. } | Error::Backward { source, .. } => {
+            Error::Forward { source, .. }
+            | Error::Backward { source, .. }
+            | Error::Hook { source, .. } => {
                 let mut causes = source.chain().filter_map(|cause| cause.downcast_ref());
                 causes.any(Error::is_about_kernels)
             }
@@ -63,18 +65,19 @@ impl Error {
 }
 
 /// Returns the texts of an error and of its causes, up to one of this crate's, whose text
-/// contains its causes.
+/// contains its causes. A cause that the text before it ends with is left out.
 pub(super) fn in_one_line(source: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in source.chain() {
-        let separator = if text.is_empty() { "" } else { ": " };
-        text += separator;
-        text += without_cpp_stack(&cause.to_string());
+        let next = format!(": {}", without_cpp_stack(&cause.to_string()));
+        if !text.ends_with(&next) {
+            text += &next;
+        }
         if cause.is::<Error>() {
             break;
         }
     }
-    text
+    text.split_off(2)
 }
 
 /// Returns the text without libtorch's C++ frames. The second form is how the first one

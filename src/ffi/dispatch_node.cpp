@@ -171,21 +171,17 @@ void record(const OpPtr& op, Name function, Stack& results, const Stack& args) {
   const auto node = hold(
       new DispatchNode(op, function, torch::autograd::collect_next_edges(x), Plan(results.back())));
   const Plan& plan = node->plan;
-  size_t k = 0;
-  const auto with_history = [&](const at::Tensor& t) {
-    at::Tensor y = t;
-    if (plan.differentiable(k++))
-      torch::autograd::set_history(y, node);
-    else
-      node->add_input_metadata(Node::undefined_input());
-    return y;
-  };
   variable_list y;
   for (size_t i = 0; i < op->n_outputs(); ++i) {
     const bool list = !results[i].isTensor();
     node->lengths.push_back(list ? static_cast<ptrdiff_t>(results[i].toListRef().size()) : -1);
-    results[i] = map_tensors(results[i], with_history);
-    visit_tensors(results[i], [&](const at::Tensor& t) { y.push_back(t); });
+    visit_tensors(results[i], [&](const at::Tensor& t) {
+      if (t.defined() && plan.differentiable(y.size()))
+        torch::autograd::set_history(t, node);
+      else
+        node->add_input_metadata(Node::undefined_input());
+      y.push_back(t);
+    });
   }
   IValue& others = results[results.size() - 2];
   save(*node, x, y, others.toTensorList());

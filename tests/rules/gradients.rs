@@ -17,6 +17,7 @@ rules! {
     missing_gradients_are_zeros,
     missing_gradients_are_undefined_if_so_declared,
     a_gradient_that_is_not_needed_is_dropped_unchecked,
+    an_absent_output_leaves_the_others_their_gradients,
 }
 
 fn ones<H: Host>(y: &H::V) -> H::V {
@@ -135,4 +136,15 @@ fn a_gradient_that_is_not_needed_is_dropped_unchecked<H: Host>() {
     let (a, b) = (H::leaf(&vector(&[1.0])), H::leaf(&vector(&[2.0])));
     let y = H::apply(op, &[&a, &b]).unwrap().remove(0);
     assert_eq!(numbers(grad(&y, &a).unwrap().tensor()), [1.0]);
+}
+
+fn an_absent_output_leaves_the_others_their_gradients<H: Host>() {
+    let op = Op::<Tensor, (Option<Tensor>, Tensor)> {
+        forward: |_, x| Ok((None, x * 2.0)),
+        backward: |_, (_, dy)| Ok(Some(dy * 2.0)),
+    };
+    let x = H::leaf(&vector(&[1.0]));
+    let y = H::apply(op, &[&x]).unwrap().remove(0);
+    assert!(H::requires_grad(&y));
+    assert_eq!(numbers(grad(&y, &x).unwrap().tensor()), [2.0]);
 }

@@ -178,7 +178,8 @@ pub trait Form: Tensors {
     }
     fn tensors(y: IValue) -> Vec<Tensor> {
         match y {
-            IValue::Tensor(t) => vec![t],
+            IValue::Tensor(t) => Vec::from_iter(t.defined().then_some(t)),
+            IValue::None => vec![],
             IValue::Tuple(list) => list.into_iter().flat_map(Self::tensors).collect(),
             other => panic!("{other:?}"),
         }
@@ -227,5 +228,20 @@ impl Form for Vec<Tensor> {
     }
     fn values(x: &[&Tensor]) -> Vec<IValue> {
         vec![IValue::TensorList(x.iter().map(|x| x.shallow_clone()).collect())]
+    }
+}
+
+/// Outputs alone.
+impl Form for (Option<Tensor>, Tensor) {
+    const ARGUMENTS: &'static str = "Tensor? a, Tensor b";
+    const RETURNS: &'static str = "(Tensor?, Tensor)";
+    const PARAMETERS: &'static str = "a: Optional[Tensor], b: Tensor";
+    const NAMES: &'static str = "a, b";
+    const PYTHON: &'static str = "Tuple[Optional[Tensor], Tensor]";
+    fn refs<V: Value>(x: &[V]) -> (Option<&V>, &V) {
+        (Some(&x[0]), &x[1])
+    }
+    fn list<V: Value>((a, b): (Option<V>, V)) -> Vec<V> {
+        a.into_iter().chain([b]).collect()
     }
 }

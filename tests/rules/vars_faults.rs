@@ -134,3 +134,16 @@ fn leaves_must_be_defined_and_floating() {
         "Int64 tensor cannot require a gradient"
     );
 }
+
+#[test]
+fn a_cause_that_its_error_tells_itself_is_told_once() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("a user's error: {0}")]
+    struct Tells(#[source] std::fmt::Error);
+    let op = Op::<Tensor, Tensor> {
+        forward: |_, _| Err(Tells(std::fmt::Error).into()),
+        backward: |_, _| Ok(None),
+    };
+    let text = op.apply(&leaf(&[1.0])).expect_err("an error").to_string();
+    assert_eq!(text, format!("Op: forward failed: a user's error: {}", std::fmt::Error));
+}
