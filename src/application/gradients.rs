@@ -8,14 +8,43 @@ use tch::Tensor;
 /// Checks the gradient of input `i`: exactly the input's shape, dtype and
 /// device. libtorch would sum and cast silently, which hides mistakes and
 /// turns 1e300 into infinity.
-pub(super) fn check_gradient(frame: &Frame, i: usize, grad: &Tensor) -> Result<()> {
+///
+/// Returns the gradient, in memory. With `followed`, the pass is recorded and differentiates
+/// `dy`: then the gradient must depend on `dy`, unless it is zero.
+#[inline]
+pub(super) fn checked_gradient(
+    frame: &Frame,
+    i: usize,
+    grad: Tensor,
+    followed: bool,
+) -> Result<Tensor> {
     let op = frame.op;
     let expected = &frame.inputs[i].meta;
-    let found = ffi::describe(op, grad)?;
-    if expected.may_fit(&found) {
-        return Ok(());
+    let found = ffi::describe(op, &grad)?;
+    if !expected.may_fit(&found) {
+        return Err(misfit(op, i, expected, &Meta::of(&found)));
     }
-    Err(misfit(op, i, expected, &Meta::of(&found)))
+    if found.zero && !found.symbolic {
+        return ffi::zeros_like(op, &grad);
+    }
+    if followed && !found.requires_grad && found.is_differentiable() && is_nonzero(&grad) {
+        return Err(Error::UnrecordedBackward { op, input: i });
+    }
+    Ok(grad)
+}
+
+/// Returns whether an element is not zero. Values that cannot be read, while a tracer or
+/// vmap looks on, count as zero.
+fn is_nonzero(t: &Tensor) -> bool {
+    let _unrecorded = ffi::GradMode::set(false);
+    let count = t.f_count_nonzero(None::<i64>).and_then(|n| n.f_int64_value(&[]));
+    count.is_ok_and(|n| n > 0)
+}
+
+/// Returns whether a recorded pass differentiates one of the gradients of the outputs.
+#[inline]
+pub(super) fn are_followed(dy: &[Option<Tensor>]) -> bool {
+    ffi::grad_enabled() && dy.iter().flatten().any(Tensor::requires_grad)
 }
 
 fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {

@@ -41,7 +41,7 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         Ok(Facts {
             name: f.name(),
             batches: f.vmap() == Vmap::Formulas,
-            casts: f.cast_inputs().is_some(),
+            casts: application::rule(&f).is_some(),
         })
     }
 }
@@ -65,7 +65,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let call = self.open(args)?;
         let (f, x) = (&call.f, call.inputs());
         let mut ctx = context(f.name(), &call.flat(), needs)?;
-        let _no_autocast = f.cast_inputs().map(|_| NoAutocast::enter());
+        let _no_autocast = application::off_for(f);
         let y = run(f, &mut ctx, x)?;
         let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
         let mut outputs = application::collect::<Outputs<C, A>>(y);
@@ -149,10 +149,10 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let Call { f, x, layout } = self.open(args)?;
         let mut flat = Vec::new();
         Inputs::<C, A>::take(x, &mut |t: Option<Tensor>| flat.push(t));
-        if let Some(dtype) = f.cast_inputs() {
+        if let Some(rule) = application::rule(&f) {
             let off = NoAutocast::enter();
             for t in flat.iter_mut().flatten() {
-                *t = converted(t, dtype, &off)?;
+                *t = converted(t, rule, &off)?;
             }
         }
         give::<Inputs<C, A>>(&self.signature.inputs, &layout, flat, results);

@@ -131,15 +131,6 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
       mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
-void rethrow(const RustError& error) {
-  const Failure& last = last_failure();
-  const std::string text = error.what();
-  const size_t n = last.text.size();
-  if (last.foreign && text.size() >= n && text.compare(text.size() - n, n, last.text) == 0)
-    std::rethrow_exception(std::exchange(last_failure().foreign, nullptr));
-  throw error;
-}
-
 // Makes changes in place count again, which do not below autograd: the checks of the
 // context rest on the versions of tensors.
 struct CountsChanges {
@@ -156,8 +147,11 @@ struct CountsChanges {
 void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
   const CountsChanges counts;
   const Borrowed borrowed(values);
-  last_failure().foreign = nullptr;
-  return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
+  void* const error =
+      rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
+  // tch's calls turn an exception of Python's into an `Err`, and leave it pending.
+  if (kernel != TF_APPLY) PythonError::take();
+  return error;
 }
 
 Stack Op::compute(tf_kernel kernel, Values values) const {

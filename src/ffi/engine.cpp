@@ -10,7 +10,9 @@
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <mutex>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -28,10 +30,52 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 
 }  // namespace
 
+// Whoever adds to a leaf's .grad is its AccumulateGrad, and holds the node's mutex.
+class GradLock {
+ public:
+  explicit GradLock(const at::Tensor& leaf)
+      : node_(torch::autograd::impl::gradient_edge(leaf).function) {
+    if (node_) lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
+  }
+
+ private:
+  struct Access : torch::autograd::Node {
+    static std::mutex& mutex_of(Node& node) { return node.*(&Access::mutex_); }
+  };
+  tf::NodePtr node_;
+  std::unique_lock<std::mutex> lock_;
+};
+
+at::Tensor* tf_grad(const at::Tensor* leaf) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&]() -> at::Tensor* {
+    const GradLock lock(*leaf);
+    const at::Tensor& grad = leaf->grad();
+    return grad.defined() ? new at::Tensor(grad) : nullptr;
+  });
+}
+
 bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
   return guarded(false, [&] {
-    leaf->mutable_grad() = *grad;
+    at::Tensor was = *grad;  // what was there is dropped without the lock
+    const GradLock lock(*leaf);
+    std::swap(leaf->mutable_grad(), was);
     return true;
+  });
+}
+
+at::Tensor* tf_other_handle(const at::Tensor* t) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    namespace impl = torch::autograd::impl;
+    at::Tensor other = t->detach();
+    if (t->requires_grad()) impl::set_gradient_edge(other, impl::gradient_edge(*t));
+    return new at::Tensor(std::move(other));
+  });
+}
+
+bool tf_has_hooks(const at::Tensor* leaf) noexcept {
+  return guarded(false, [&] {
+    namespace impl = torch::autograd::impl;
+    return !impl::hooks(*leaf).empty() || impl::post_acc_grad_hooks(*leaf) != nullptr;
   });
 }
 

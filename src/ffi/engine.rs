@@ -7,7 +7,10 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
+    fn tf_grad(leaf: *const C_tensor) -> *mut C_tensor;
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
+    fn tf_other_handle(t: *const C_tensor) -> *mut C_tensor;
+    fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_run_pass(
         outputs: *const *const C_tensor,
         seeds: *const *const C_tensor,
@@ -26,10 +29,31 @@ unsafe extern "C" {
     ) -> bool;
 }
 
-/// Makes `grad` the `.grad` of libtorch's leaf.
+/// Returns the `.grad` of libtorch's leaf.
+pub(crate) fn grad_of(leaf: &Tensor) -> Option<Tensor> {
+    // SAFETY: `leaf` owns a valid handle; the new one that the shim gives is ours.
+    let grad = unsafe { tf_grad(leaf.as_ptr()) };
+    // SAFETY: see above.
+    (!grad.is_null()).then(|| unsafe { Tensor::from_ptr(grad) })
+}
+
+/// Makes `grad`, which may be undefined, the `.grad` of libtorch's leaf.
 pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result<(), Error> {
     // SAFETY: both own valid handles; libtorch shares ownership of `grad`.
     check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
+}
+
+/// Returns another tensor with the values and the history of `t`, which keeps them
+/// whatever becomes of `t`.
+pub(crate) fn other_handle(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
+    // SAFETY: `t` owns a valid handle.
+    own(op, unsafe { tf_other_handle(t.as_ptr()) })
+}
+
+/// Returns whether libtorch calls hooks on the gradient of its leaf.
+pub(crate) fn has_hooks(leaf: &Tensor) -> bool {
+    // SAFETY: `leaf` owns a valid handle.
+    unsafe { tf_has_hooks(leaf.as_ptr()) }
 }
 
 /// One pass of libtorch's engine.

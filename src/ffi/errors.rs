@@ -15,19 +15,21 @@ unsafe extern "C-unwind" {
 unsafe extern "C" {
     fn tf_last_error() -> *const c_char;
     fn tf_take_error() -> *mut c_void;
+    safe fn tf_forget_error();
 }
 
-/// Returns the error behind this thread's last failure in the shim.
+/// Takes the error behind this thread's last failure in the shim.
 #[cold]
 pub(crate) fn last_error(op: &'static str) -> Error {
     // SAFETY: gives up the error that it returns.
-    if let Some(error) = take_error(unsafe { tf_take_error() }) {
-        return error;
-    }
-    // SAFETY: the shim keeps the text of this thread's last failure, always
-    // nul-terminated, until the next call into it.
-    let text = unsafe { CStr::from_ptr(tf_last_error()) };
-    Error::Torch { op, message: text.to_string_lossy().into_owned() }
+    let error = take_error(unsafe { tf_take_error() }).unwrap_or_else(|| {
+        // SAFETY: the shim keeps the text of this thread's last failure, always
+        // nul-terminated, until it is told to forget it.
+        let text = unsafe { CStr::from_ptr(tf_last_error()) };
+        Error::Torch { op, message: text.to_string_lossy().into_owned() }
+    });
+    tf_forget_error();
+    error
 }
 
 pub(super) fn check(op: &'static str, done: bool) -> Result<(), Error> {

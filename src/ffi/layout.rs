@@ -20,7 +20,7 @@ macro_rules! numbers {
 }
 
 use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source};
-use super::hooks::{Place, RawHook};
+use super::hooks::RawHook;
 use super::memory::{RawMemory, Unfit};
 use super::modes::RawAutocast;
 use super::node::{Callbacks, Output, RawRecording, Saved, SecondOrder};
@@ -31,6 +31,7 @@ structs! {
     Description<'_> as tf_meta, 40 {
         sizes: 0, dim: 8, identity: 16, version: 24, dtype: 28, device_type: 29,
         device_index: 30, requires_grad: 31, only_as_view: 32, symbolic: 33,
+        zero: 34, watched: 35,
     }
     Callbacks as tf_callbacks, 80 {
         backward: 0, name: 8, graph_freed: 16, saved_changed: 24, no_second_order: 32,
@@ -70,13 +71,13 @@ structs! {
 numbers! {
     SecondOrder::ThroughSaved as TF_THROUGH_SAVED = 0;
     SecondOrder::Recomputed as TF_RECOMPUTED = 1; SecondOrder::Once as TF_ONCE = 2;
-    Place::Tensor as TF_TENSOR = 0; Place::NodePre as TF_NODE_PRE = 1;
-    Place::NodePost as TF_NODE_POST = 2; Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
+    Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
     Unfit::Undefined as TF_UNDEFINED = 2; Unfit::NoData as TF_NO_DATA = 3;
     Unfit::OtherDevice as TF_OTHER_DEVICE = 4; Unfit::Quantised as TF_QUANTISED = 5;
     Unfit::NotStrided as TF_NOT_STRIDED = 6; Unfit::Lazy as TF_LAZY = 7;
     Unfit::Recorded as TF_RECORDED = 8; Unfit::Tangent as TF_TANGENT = 9;
     Unfit::Traced as TF_TRACED = 10; Unfit::Unaligned as TF_UNALIGNED = 11;
+    Unfit::Beyond as TF_BEYOND = 12;
     Tag::None as TF_NONE = 0; Tag::Tensor as TF_TENSOR_VALUE = 1; Tag::Tensors as TF_TENSORS = 2;
     Tag::Int as TF_INT = 3; Tag::Float as TF_FLOAT = 4; Tag::Bool as TF_BOOL = 5;
     Tag::Text as TF_TEXT = 6; Tag::Ints as TF_INTS = 7; Tag::Floats as TF_FLOATS = 8;

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod dispatcher;
+mod drops;
 mod engine;
 mod errors;
 mod forward_ad;
@@ -17,7 +18,8 @@ pub(crate) mod parallel;
 mod tensor;
 mod values;
 
-pub(crate) use engine::{Pass, graph_leaves, set_grad};
+pub(crate) use drops::drop_in_turn;
+pub(crate) use engine::{Pass, grad_of, graph_leaves, has_hooks, other_handle, set_grad};
 pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message};
 pub(crate) use forward_ad::{
     NoForwardMode, enter_dual_level, exit_dual_level, set_tangent, tangent,
@@ -25,8 +27,8 @@ pub(crate) use forward_ad::{
 pub(crate) use meta::{Meta, device_type, dtype_of, kind_of};
 pub(crate) use modes::{GradMode, grad_enabled};
 pub(crate) use tensor::{
-    Description, accumulate, bump_version, describe, describe_input, in_leaf, is_unique,
-    shares_storage, version, zeros,
+    Description, accumulate, as_leaf_gradient, bump_version, describe, describe_input, in_leaf,
+    is_unique, same_data, shares_storage, version, zeros, zeros_like,
 };
 
 use errors::check;

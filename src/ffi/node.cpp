@@ -232,6 +232,10 @@ void save(const tf_recording& what, FunctionNode& node, const Returned& returned
   }
 }
 
+// Makes the node fail for good. A hook on saved tensors (PyTorch's saved_tensors_hooks)
+// may fail once a changed input has this node as its history.
+void give_up(FunctionNode& node) { node.release_variables(); }
+
 }  // namespace
 
 bool tf_record(const tf_recording* what, bool* taken) noexcept {
@@ -248,8 +252,21 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept {
     } else {
       wrap_outputs(*what, node);
     }
-    if (what->n_saved > 0) save(*what, *node, returned);
+    try {
+      if (what->n_saved > 0) save(*what, *node, returned);
+    } catch (...) {
+      give_up(*node);
+      throw;
+    }
     return true;
+  });
+}
+
+at::Tensor* tf_constant(const at::Tensor* t) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    at::Tensor constant = tf::other_handle(*t);
+    torch::autograd::set_history(constant, tf::hold(new tf::Constant));
+    return new at::Tensor(std::move(constant));
   });
 }
 

@@ -27,10 +27,14 @@ struct tf_meta {
   bool requires_grad;
   bool only_as_view;  // requires a gradient because what it views does
   bool symbolic;      // its sizes are symbols, while torch.compile traces; no `sizes`
+  bool zero;          // libtorch's zeros without memory
+  bool watched;       // the counter moves when it is changed: no inference tensor
 };
 
-// The text of this thread's last failure; valid until its next failure.
+// The text of this thread's last failure; valid until its next failure, and until it is
+// forgotten.
 const char* tf_last_error() noexcept;
+void tf_forget_error() noexcept;
 
 // False (with an error) for tensors that have no sizes, such as nested ones.
 // `has_tangent`, if not null, is set if a forward-mode tangent is attached.
@@ -52,12 +56,27 @@ bool tf_in_leaf(const at::Tensor* t) noexcept;
 // True when both lie in the same memory, in whichever parts of it.
 bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept;
 
-// *sum += term. Writes into *sum or reuses `term`'s memory only where their
-// handle is the sole one; otherwise *sum becomes a new tensor.
+// *sum += term, of one shape, dtype and device. Writes into *sum or reuses `term`'s
+// memory only where their handle is the sole one; otherwise *sum becomes a new tensor.
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept;
 
-// Makes `grad` the .grad of a leaf of libtorch's.
+// A new handle to zeros in memory like `t`.
+at::Tensor* tf_zeros_like(const at::Tensor* t) noexcept;
+
+// A new handle to `grad` as a leaf's gradient: of the leaf's strides, and held by nobody
+// else if `grad` is the only handle to it.
+at::Tensor* tf_as_leaf_gradient(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
+
+// True if both show the same elements of the same memory, with one dtype.
+bool tf_same_data(const at::Tensor* a, const at::Tensor* b) noexcept;
+
+// The .grad of a leaf of libtorch's, whichever thread adds to it meanwhile. Reading
+// gives a new handle, null if there is none; setting an undefined one removes it.
+at::Tensor* tf_grad(const at::Tensor* leaf) noexcept;
 bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
+
+// True if a hook is registered on the leaf.
+bool tf_has_hooks(const at::Tensor* leaf) noexcept;
 
 // A pass of libtorch's engine. Writes one new handle per input to `grads`, null if no
 // gradient flows; or adds to the leaves, if `grads` is null. Undefined seeds are zeros.
@@ -138,6 +157,13 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size
                       const tf_callbacks* callbacks, const char* op, size_t op_len,
                       ptrdiff_t position) noexcept;
 
+// A new handle to the values of `t` whose derivatives are zero, though libtorch follows
+// it.
+at::Tensor* tf_constant(const at::Tensor* t) noexcept;
+
+// A new handle to a tensor of the values, the history and the in-place counter of `t`.
+at::Tensor* tf_other_handle(const at::Tensor* t) noexcept;
+
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;
 
@@ -172,21 +198,23 @@ struct tf_hook {
   void (*drop)(const void* state);
 };
 
-enum tf_hook_place : uint8_t {
-  TF_TENSOR = 0,    // on the gradient of a tensor
-  TF_NODE_PRE = 1,  // before the node that made it runs, on what the node gets
-  TF_NODE_POST = 2  // after that node ran, on what it returns
-};
+// Puts a hook on the gradient of a tensor. Takes the hook, on failure too.
+bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
 
-// Takes the hook, on failure too. A node's hooks need a grad_fn.
-bool tf_register_hook(const at::Tensor* t, tf_hook_place place, const tf_hook* what) noexcept;
+// The node that made a tensor, which the caller owns; null if there is none.
+void* tf_grad_fn(const at::Tensor* t) noexcept;
+void tf_drop_node(void* node) noexcept;
+
+// Puts a hook on a node, `before` it runs on what it gets, or after it ran on what it
+// returns. Takes the hook, on failure too.
+bool tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept;
 
 // Makes `to` a handle of the tensor of `from`.
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;
 
-// Calls take(data, name, length) if the tensor has a grad_fn.
-void tf_grad_fn_name(const at::Tensor* t, void (*take)(void*, const char*, size_t),
-                     void* data) noexcept;
+// Calls take(data, name, length).
+void tf_node_name(const void* node, void (*take)(void*, const char*, size_t),
+                  void* data) noexcept;
 
 // --- Modes ------------------------------------------------------------------
 
@@ -200,6 +228,12 @@ struct tf_autocast {
 bool tf_enter_autocast(int8_t device_type, int8_t dtype, tf_autocast* was) noexcept;
 void tf_exit_autocast(tf_autocast was) noexcept;
 
+// Whether libtorch converts the inputs of its op of this name ("pow.Tensor_Scalar") under
+// autocast for this type of device; and the dtype of autocast there.
+bool tf_autocast_knows(const char* op, int8_t device_type) noexcept;
+int8_t tf_autocast_dtype(int8_t device_type) noexcept;
+
+bool tf_is_autocast_on() noexcept;
 // The types of devices for which autocast is on, as bits.
 uint32_t tf_autocast_devices() noexcept;
 void tf_set_autocast_devices(uint32_t enabled) noexcept;
@@ -241,12 +275,18 @@ enum tf_unfit : uint8_t {
   TF_RECORDED,  // requires a gradient, and grad mode is on
   TF_TANGENT,   // carries a forward-mode tangent
   TF_TRACED,    // libtorch writes a TorchScript graph of what is done
-  TF_UNALIGNED  // memory from outside libtorch
+  TF_UNALIGNED,  // memory from outside libtorch
+  TF_BEYOND      // strides that no memory has room for
 };
 
 // `written`: the memory will be written, and is the tensor's own if it was
 // shared until then (copy on write).
 tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcept;
+
+// Holds the tensor's storage, which cannot be resized until the pin is given back. `pin`
+// may be null where there is no storage.
+bool tf_pin(const at::Tensor* t, void** pin) noexcept;
+void tf_unpin(void* pin) noexcept;
 
 // A new handle, owned by the caller, to a CPU tensor whose elements are not
 // initialised; null on failure. `strides` may be null: contiguous.

@@ -146,7 +146,8 @@ impl Ctx {
     /// per `forward`. Nothing is kept if no gradient can be asked for.
     ///
     /// # Errors
-    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor.
+    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor;
+    /// [`Error::SavedUnwatched`] for an inference tensor.
     pub fn save_for_backward<'a>(
         &mut self,
         tensors: impl IntoIterator<Item = &'a Tensor>,
@@ -160,6 +161,10 @@ impl Ctx {
             if !d.is_defined() {
                 let what = format!("tensor {position} given to save_for_backward");
                 return Err(Error::Undefined { op: self.op(), what });
+            }
+            if self.frame.recording && !d.watched {
+                let what = format!("saved tensor {position}");
+                return Err(Error::SavedUnwatched { op: self.op(), what });
             }
             if self.frame.recording || self.stage == Stage::Dual {
                 let (version, origin) = (d.version, self.origin_among_inputs(d.identity));
@@ -285,6 +290,19 @@ impl Ctx {
     fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
         let summed = grad.f_sum_to_size(meta.known_sizes(self.op())?);
         summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op()))
+    }
+
+    /// Declares that a gradient which `backward` returns is a constant, although it is not
+    /// zero: derivatives of it are zero. Without this, a gradient that libtorch did not
+    /// record is [`Error::UnrecordedBackward`] when it is differentiated.
+    ///
+    /// # Errors
+    /// What libtorch reports.
+    pub fn constant_gradient(&self, grad: &Tensor) -> Result<Tensor> {
+        match ffi::grad_enabled() {
+            true => ffi::node::constant(self.op(), grad),
+            false => Ok(grad.shallow_clone()),
+        }
     }
 
     fn input(&self, i: usize) -> Result<&Input> {

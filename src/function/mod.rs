@@ -1,12 +1,14 @@
 //! What a user implements and sees: [`Function`], an operator with its own
 //! backward, its [`Ctx`], and the shapes of its inputs and outputs.
 
+mod autocast;
 mod ctx;
 mod module;
 mod name;
 mod tensors;
 mod value;
 
+pub use autocast::Autocast;
 pub use ctx::Ctx;
 pub use module::FunctionModule;
 pub use tensors::{Grads, Of, Refs, Tensors};
@@ -170,6 +172,13 @@ pub trait Function: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Returns the rule that [`cast_inputs`](Function::cast_inputs) makes, and for this
+    /// crate's ops that of libtorch's.
+    #[doc(hidden)]
+    fn autocast(&self) -> Autocast {
+        self.cast_inputs().map_or(Autocast::Unchanged, Autocast::To)
+    }
+
     /// Applies the op: to [`Var`](crate::Var)s in this crate's graph, or
     /// to [`Tensor`](tch::Tensor)s in libtorch's. The type of `x` decides which, and
     /// the outputs have the same type.
@@ -298,6 +307,9 @@ macro_rules! delegate_function {
         }
         fn cast_inputs(&$this) -> Option<tch::Kind> {
             $f.cast_inputs()
+        }
+        fn autocast(&$this) -> $crate::function::Autocast {
+            $f.autocast()
         }
     };
 }

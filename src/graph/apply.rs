@@ -26,11 +26,12 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
         false if grad_mode.was => inherited_block(&vars),
         false => None,
     };
-    let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
-        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone());
+    let mut node = None;
+    if outputs.iter().any(|y| y.differentiable) {
+        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone())?;
         let recorded = Operation::new(Box::new(applied), edges(&vars), ctx);
-        Node::new(outputs.len() as u32, Role::Op(recorded))
-    });
+        node = Some(Node::new(outputs.len() as u32, Role::Op(recorded)));
+    }
     let count = outputs.len() as u32;
     let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
         if !y.differentiable {

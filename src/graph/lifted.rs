@@ -9,20 +9,33 @@ use std::sync::Mutex;
 use tch::Tensor;
 
 /// Makes what libtorch has recorded, from `leaves` to `outputs`, a node named `op`.
-/// `vars` are what the leaves stand for.
+/// `vars` are what the leaves stand for. Outputs that libtorch does not follow become
+/// constants.
 pub(crate) fn node_of(
     op: &'static str,
     mut vars: Vec<Var>,
     mut leaves: Vec<Tensor>,
     outputs: Vec<Tensor>,
 ) -> Result<Vec<Var>> {
+    if !ffi::grad_enabled() || !outputs.iter().any(Tensor::requires_grad) {
+        return Ok(outputs.into_iter().map(Var::constant).collect());
+    }
     for parameter in ffi::graph_leaves(op, &outputs)? {
         if !contains(op, &leaves, &parameter)? {
             vars.push(Var::try_leaf(&parameter)?);
             leaves.push(parameter);
         }
     }
-    Lift { op, recorded: Mutex::new(Some(TorchGraph { leaves, outputs })) }.apply(&vars)
+    let followed: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
+    let (recorded, constants): (Vec<_>, Vec<_>) =
+        outputs.into_iter().partition(Tensor::requires_grad);
+    // Handles that nobody else has: the user may detach_ theirs.
+    let recorded = recorded.iter().map(|y| ffi::other_handle(op, y)).collect::<Result<_>>()?;
+    let recorded = Mutex::new(Some(TorchGraph { leaves, outputs: recorded }));
+    let mut recorded = Lift { op, recorded }.apply(&vars)?.into_iter();
+    let mut constants = constants.into_iter().map(Var::constant);
+    let next = |is_followed| if is_followed { recorded.next() } else { constants.next() };
+    Ok(followed.into_iter().filter_map(next).collect())
 }
 
 /// Returns what stands for `x` inside libtorch: the parameter that `x` was made from,
@@ -71,11 +84,6 @@ impl Function for Lift {
         let TorchGraph { leaves, outputs } =
             lock(&self.recorded).take().expect("forward runs once");
         let values: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
-        for (output, value) in outputs.iter().zip(&values) {
-            if !output.requires_grad() {
-                ctx.mark_non_differentiable(value);
-            }
-        }
         if ctx.frame.recording {
             let saved = |(t, i): (&Tensor, u32)| Saved::of(t.shallow_clone(), Origin::LeafFor(i));
             ctx.saved = leaves.iter().zip(0..).map(saved).collect();
@@ -89,13 +97,21 @@ impl Function for Lift {
         let leaves = ctx.saved_tensors_vec()?;
         let recorded: Vec<Tensor> =
             lock(ctx.state::<Mutex<Vec<Tensor>>>()?).iter().map(Tensor::shallow_clone).collect();
-        let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
-        for (y, dy) in recorded.iter().zip(dy).filter(|(y, _)| y.requires_grad()) {
-            outputs.push(y);
-            seeds.push(dy.shallow_clone());
-        }
-        let wanted: Vec<usize> = (0..leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
+        let seeds: Vec<Tensor> = dy.iter().map(Tensor::shallow_clone).collect();
+        let outputs: Vec<&Tensor> = recorded.iter().collect();
+        // A parameter that was frozen since gets no gradient.
+        let is_wanted = |&i: &usize| ctx.needs_input_grad(i) && leaves[i].requires_grad();
+        let wanted: Vec<usize> = (0..leaves.len()).filter(is_wanted).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
+        if inputs.iter().any(|leaf| ffi::has_hooks(leaf)) {
+            anyhow::bail!(
+                "a parameter has a hook, which would be called for a part of its gradient and \
+                 again for the whole; put the hook on a Var's tensor, or remove it"
+            );
+        }
+        if inputs.is_empty() {
+            return Ok(leaves.iter().map(|_| None).collect());
+        }
         let pass = Pass {
             outputs: &outputs,
             seeds: &seeds,

@@ -7,7 +7,7 @@
 
 use super::lifted;
 use super::node::{Edge, Node, Operation, Role};
-use super::pass::{Seqs, relevant};
+use super::pass::{Seqs, relevant, with_stack};
 use super::sum::Sum;
 use super::var::Var;
 use crate::application::differentiate;
@@ -27,7 +27,16 @@ pub(crate) fn run(
     outputs: &[&Var],
     seeds: Vec<Var>,
     targets: &[&Var],
-    mut visit: impl FnMut(&Node, &[Option<Var>]),
+    visit: impl FnMut(&Node, &[Option<Var>]) -> Result<()>,
+) -> Result<()> {
+    with_stack(|| run_here(outputs, seeds, targets, visit))
+}
+
+fn run_here(
+    outputs: &[&Var],
+    seeds: Vec<Var>,
+    targets: &[&Var],
+    mut visit: impl FnMut(&Node, &[Option<Var>]) -> Result<()>,
 ) -> Result<()> {
     let _grad = ffi::GradMode::set(true);
     let relevant = relevant(outputs, targets);
@@ -36,7 +45,7 @@ pub(crate) fn run(
         add(&mut queue, output.edge(), seed)?;
     }
     while let Some((_, (node, grads))) = queue.pop_last() {
-        visit(&node, &grads);
+        visit(&node, &grads)?;
         let Role::Op(recorded) = &node.role else { continue };
         if recorded.edges.iter().flatten().any(|edge| relevant.contains(&edge.node.seq)) {
             for (i, grad) in Step::new(&node, recorded, &relevant)?.run(grads)? {

@@ -1,7 +1,8 @@
 //! [`Var`]: a value in this crate's graph.
 
 use super::gradients::{self, Gradients};
-use super::node::{self, Edge, Leaf, LeafState, Node, Role, Start, lock};
+use super::leaf::Leaf;
+use super::node::{Edge, Node, Role, Start};
 use crate::application::run_user;
 use crate::error::{Error, Result};
 use crate::ffi::{self, Meta};
@@ -56,14 +57,13 @@ impl Var {
         if !d.is_differentiable() {
             return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
-        let version = d.version;
+        let (version, value) = (d.version, outside_libtorch(given));
         let node = if d.requires_grad && given.is_leaf() {
-            node::parameter(d.identity, version, given.shallow_clone())
+            Leaf::of_parameter(d.identity, version, given)
         } else {
-            let leaf = Box::new(Leaf::new(version, None));
-            Node::new(1, Role::Start(Start::Leaf(leaf)))
+            Leaf::of_value(version, value.shallow_clone())
         };
-        Ok(Var::new(outside_libtorch(given), version, node, 0))
+        Ok(Var::new(value, version, node, 0))
     }
 
     /// Makes a value without a gradient. It shares memory with `value`.
@@ -122,18 +122,13 @@ impl Var {
 
     /// Returns the gradient that [`backward`](Var::backward) has added up in this leaf.
     pub fn grad(&self) -> Option<Tensor> {
-        lock(&self.node().leaf()?.state).grad()
+        self.node().leaf()?.grad()
     }
 
     /// Forgets the gradient added up in this leaf.
     pub fn zero_grad(&self) {
-        let Some(leaf) = self.node().leaf() else { return };
-        let mut state = lock(&leaf.state);
-        state.grad = None;
-        if let Some(source) = &state.source {
-            // None rather than zeros in place, as tch does: the user may hold the gradient.
-            let none = Tensor::new();
-            ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
+        if let Some(leaf) = self.node().leaf() {
+            leaf.zero_grad();
         }
     }
 
@@ -198,7 +193,7 @@ impl Var {
 
     /// Returns the tch parameter that this leaf stands for.
     pub(crate) fn parameter(&self) -> Option<Tensor> {
-        lock(&self.node().leaf()?.state).source.as_ref().map(Tensor::shallow_clone)
+        self.node().leaf()?.parameter()
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -213,7 +208,8 @@ impl Var {
     /// in-place counter.
     ///
     /// # Errors
-    /// [`Error::Superseded`], [`Error::ValueChanged`].
+    /// [`Error::Superseded`], [`Error::ValueChanged`]; [`Error::Argument`] for a parameter
+    /// that got other data.
     #[inline]
     pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
         if self.version == STAND_IN {
@@ -222,27 +218,10 @@ impl Var {
         if let Some(by) = self.node().superseded_by(self.edge.output) {
             return Err(Error::Superseded { op, input, by });
         }
-        let current = match self.node().leaf() {
-            Some(leaf) => leaf.is_current(found),
-            None => found == self.version,
-        };
-        if current { Ok(()) } else { Err(Error::ValueChanged { op, input }) }
-    }
-}
-
-impl Leaf {
-    /// Returns whether the leaf may have this version. A leaf that stands for a tch
-    /// parameter may have any, since tch's optimizers change it.
-    fn is_current(&self, version: u32) -> bool {
-        version == self.version.load(Relaxed) || lock(&self.state).source.is_some()
-    }
-}
-
-impl LeafState {
-    pub fn grad(&self) -> Option<Tensor> {
-        match &self.source {
-            Some(source) => Some(source.grad()).filter(Tensor::defined),
-            None => self.grad.as_ref().map(Tensor::shallow_clone),
+        match self.node().leaf() {
+            Some(leaf) => leaf.check(op, input, &self.value, found),
+            None if found == self.version => Ok(()),
+            None => Err(Error::ValueChanged { op, input }),
         }
     }
 }

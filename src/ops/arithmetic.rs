@@ -127,6 +127,10 @@ impl Function for Pow {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("pow.Tensor_Tensor")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
         let y = a.f_pow(b)?;
         match ctx.needs_input_grad(1) {

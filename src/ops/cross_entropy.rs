@@ -33,6 +33,10 @@ impl Function for CrossEntropy {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("nll_loss")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (x, targets): (&Tensor, &Tensor)) -> Result<Tensor> {
         let s = self.label_smoothing;
         anyhow::ensure!((0.0..=1.0).contains(&s), "label_smoothing is {s}; give 0 to 1");

@@ -13,7 +13,7 @@ fused! {
     ///
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value. Floating-point
     /// inputs of any shape; dtypes and devices as [`Log1pExp`](super::Log1pExp).
-    Gelu, gelu, GeluValue, GeluSlope, gelu_formula, gelu_slope_formula
+    Gelu, gelu as "gelu", GeluValue, GeluSlope, gelu_formula, gelu_slope_formula
 }
 
 struct GeluValue;
@@ -73,7 +73,7 @@ fused! {
     ///
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value. Floating-point
     /// inputs of any shape; dtypes and devices as [`Log1pExp`](super::Log1pExp).
-    GeluTanh, gelu_tanh, GeluTanhValue, GeluTanhSlope, gelu_tanh_formula, gelu_tanh_slope_formula
+    GeluTanh, gelu_tanh as "gelu", GeluTanhValue, GeluTanhSlope, gelu_tanh_formula, gelu_tanh_slope_formula
 }
 
 /// `2 sqrt(2 / pi)`
@@ -148,7 +148,7 @@ fused! {
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value.
     /// Floating-point inputs of any shape; dtypes and devices as
     /// [`Log1pExp`](super::Log1pExp).
-    Silu, silu, SiluValue, SiluSlope, silu_formula, silu_slope_formula
+    Silu, silu as "silu", SiluValue, SiluSlope, silu_formula, silu_slope_formula
 }
 
 struct SiluValue;

@@ -38,6 +38,10 @@ impl Function for HuberLoss {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("huber_loss")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (x, t): (&Tensor, &Tensor)) -> Result<Tensor> {
         let delta = self.delta;
         ensure!(delta > 0.0, "delta is {delta}; give a positive number");
@@ -45,7 +49,7 @@ impl Function for HuberLoss {
         let loss = Loss { delta };
         let done = match self.reduction {
             // In the dtype of `x`, as libtorch's loss.
-            Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
+            Reduction::None => simd::map_with_own(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
             _ => simd::sum_of(&loss, [x, t])
                 .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
         };
@@ -83,7 +87,7 @@ impl HuberLoss {
     /// `factor dl/dx dy`
     fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, factor: f64) -> Result<Tensor> {
         let delta = self.delta;
-        let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
+        let done = simd::map_with_own(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
         elsewhere(done, || {
             let d = wide(x)?.f_sub(&wide(t)?)?;
             // libtorch refuses scalars that the dtype cannot hold.

@@ -18,7 +18,7 @@ fused! {
     /// rounded once. On dense CPU tensors `forward` and `backward` are one pass
     /// over memory each; on others, and in a `backward` that is differentiated
     /// itself, the same formulas are composed of libtorch's operators.
-    Log1pExp, log1p_exp, Value, Slope, value, slope
+    Log1pExp, log1p_exp as "softplus", Value, Slope, value, slope
 }
 
 /// `y` of `x`.

@@ -22,6 +22,10 @@ impl Function for Sum {
     type Inputs = Tensor;
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("sum")
+    }
+
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_sum_dim_intlist(&self.dims[..], self.keepdim, None)?)
     }

@@ -28,6 +28,10 @@ impl Function for RmsNorm {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("rms_norm")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (x, w): (&Tensor, &Tensor)) -> Result<Tensor> {
         let (rows, weight) = (x.size(), w.size());
         let fits = weight.len() == 1 && rows.last() == weight.first();

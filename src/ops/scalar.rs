@@ -55,6 +55,10 @@ impl Function for ScalarDiv {
     type Inputs = Tensor;
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("reciprocal")
+    }
+
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let y = x.f_reciprocal()?.f_mul_scalar(self.c)?;
         ctx.save_for_backward([x, &y])?;
@@ -77,6 +81,10 @@ pub struct PowScalar {
 impl Function for PowScalar {
     type Inputs = Tensor;
     type Outputs = Tensor;
+
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("pow.Tensor_Scalar")
+    }
 
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         ctx.save_for_backward([x])?;

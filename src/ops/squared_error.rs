@@ -15,6 +15,10 @@ impl Function for SquaredError {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("mse_loss")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (y, t): (&Tensor, &Tensor)) -> Result<Tensor> {
         ctx.save_for_backward([y, t])?;
         Ok(t.f_sub(y)?.f_square()?.f_sum(None)?.f_div_scalar(2.0)?)
