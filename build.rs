@@ -87,10 +87,10 @@ fn check_version(include: &Path) -> Result<()> {
 /// The files that are compiled together: most of the time goes into libtorch's headers, which
 /// the files of a unit have in common.
 const UNITS: [(&str, &[&str]); 2] = [
-    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node"]),
+    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node", "scalar"]),
     (
         "others",
-        &["errors", "python", "dispatcher", "batched", "memory", "pin", "modes", "parallel"],
+        &["errors", "python", "dispatcher", "batched", "memory", "pin", "modes", "parallel", "rng"],
     ),
 ];
 

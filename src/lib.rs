@@ -190,9 +190,11 @@ pub mod ops;
 
 pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use function::Shareable;
 pub use function::{
-    Ctx, Differentiable, DoubleBackward, Function, FunctionModule, Grads, Of, Refs, Tensors, Value,
-    Vmap,
+    Constant, Ctx, Differentiable, DoubleBackward, Function, FunctionModule, Grads, Of, Refs,
+    Tensors, Value, Vmap,
 };
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};

@@ -37,8 +37,8 @@ pub(crate) fn differentiate(
     dy: &mut [Option<Tensor>],
     mut give: impl FnMut(usize, Tensor) -> Result<()>,
 ) -> Result<()> {
-    materialize(&ctx.frame, dy)?;
     let followed = are_followed(dy) && op.double_backward() != DoubleBackward::Once;
+    materialize(&ctx.frame, dy)?;
     op.backward(ctx, dy, &mut |i, grad| match grad {
         Some(grad) if ctx.needs(i) => give(i, checked_gradient(&ctx.frame, i, grad, followed)?),
         _ => Ok(()),
@@ -101,6 +101,7 @@ impl<F: Function> Backward for Applied<F> {
         if frame.state().is_some() {
             frame.set_state(None);
         }
+        let _replay = frame.generators().map(|before| before.replay()).transpose()?;
         let mut ctx = Ctx::new(frame, Stage::Recomputation);
         let x = F::Inputs::build(&self.inputs, &mut || inputs.next().flatten());
         run_user(ctx.op(), "forward", Error::forward, || {

@@ -41,10 +41,11 @@ fn is_nonzero(t: &Tensor) -> bool {
     count.is_ok_and(|n| n > 0)
 }
 
-/// Returns whether a recorded pass differentiates one of the gradients of the outputs.
+/// Returns whether a recorded pass differentiates each gradient of an output that has come.
+/// What depends on one of several is not known.
 #[inline]
 pub(super) fn are_followed(dy: &[Option<Tensor>]) -> bool {
-    ffi::grad_enabled() && dy.iter().flatten().any(Tensor::requires_grad)
+    ffi::grad_enabled() && dy.iter().flatten().all(Tensor::requires_grad)
 }
 
 fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {
@@ -60,6 +61,14 @@ fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Erro
     if expected.kind() != found.kind() {
         let (expected, found) = (expected.kind(), found.kind());
         return Error::GradientDtype { op, input, expected, found };
+    }
+    if !expected.has_tch_device() || !found.has_tch_device() {
+        let (expected, found) = (expected.device_name(), found.device_name());
+        let message = format!(
+            "backward returned a gradient on {found} for input {input} on {expected}; return it \
+             on the input's device"
+        );
+        return Error::Argument { op, message };
     }
     Error::GradientDevice { op, input, expected: expected.device(), found: found.device() }
 }

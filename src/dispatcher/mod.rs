@@ -52,6 +52,9 @@
 //! - `Tensor(a!)` is an argument that the op changes and marks dirty.
 //! - What a Function returns in an argument's memory is copied, since the schema
 //!   says that it is new.
+//! - An op that draws random numbers says so, or PyTorch's compiler may run it twice where
+//!   it thinks that it ran once: `"drop(Tensor x, float p) -> Tensor"
+//!   [NondeterministicSeeded] => ...`. [`Tag`] has the other tags.
 //! - An op without a backward is made by [`forward_only`](forward_only()).
 //! - A Rust program loads TorchScript modules that call the ops after `register()`,
 //!   with [`load_module`] or [`load_trainable_module`], whose errors say which
@@ -71,6 +74,7 @@ mod plan;
 mod reasons;
 mod signature;
 
+pub use crate::ffi::dispatcher::Tag;
 pub use argument::Argument;
 pub use constructor::Constructor;
 pub use forward_only::forward_only;
@@ -102,12 +106,26 @@ impl Ops {
         schema: &str,
         constructor: impl Constructor<A>,
     ) -> Result<()> {
-        self.define_one(schema, constructor)
+        self.define_one(schema, &[], constructor)
+    }
+
+    /// Does what [`define`](Ops::define) does, with tags for PyTorch's compiler.
+    ///
+    /// # Errors
+    /// Those of [`define`](Ops::define).
+    pub fn define_tagged<A: 'static>(
+        &mut self,
+        schema: &str,
+        tags: &[Tag],
+        constructor: impl Constructor<A>,
+    ) -> Result<()> {
+        self.define_one(schema, tags, constructor)
     }
 
     fn define_one<A: 'static, C: Constructor<A>>(
         &mut self,
         schema: &str,
+        tags: &[Tag],
         constructor: C,
     ) -> Result<()> {
         let signature = Signature::new::<C::Function>(self.namespace, schema, &C::parameters())?;
@@ -115,7 +133,7 @@ impl Ops {
         let signature = Arc::new(signature);
         let op =
             Registered { constructor, signature, plans: Plans::default(), parameters: PhantomData };
-        let defined = self.definitions.define(schema, Box::new(op));
+        let defined = self.definitions.define(schema, tags, Box::new(op));
         defined.map_err(|e| reasons::undefined(what, &e))
     }
 }
@@ -186,7 +204,7 @@ macro_rules! library {
     (
         $(#[$attribute:meta])*
         $visibility:vis fn $register:ident() for $namespace:literal {
-            $($schema:literal => $constructor:expr),+ $(,)?
+            $($schema:literal $([$($tag:ident),+ $(,)?])? => $constructor:expr),+ $(,)?
         }
     ) => {
         $(#[$attribute])*
@@ -194,7 +212,11 @@ macro_rules! library {
             static LIBRARY: $crate::dispatcher::Library =
                 $crate::dispatcher::Library::new($namespace);
             LIBRARY.register(|ops| {
-                $(ops.define($schema, $constructor)?;)+
+                $(ops.define_tagged(
+                    $schema,
+                    &[$($($crate::dispatcher::Tag::$tag),+)?],
+                    $constructor,
+                )?;)+
                 ::core::result::Result::Ok(())
             })
         }

@@ -87,6 +87,11 @@ const char* tf_last_error() noexcept {
 
 void tf_forget_error() noexcept { tf::forget(); }
 
+void tf_take_python_error(void (*take)(void*, const char*, size_t), void* data) noexcept {
+  const std::string text = tf::PythonError::take().text();
+  if (!text.empty()) take(data, text.data(), text.size());
+}
+
 bool tf_try(void (*body)(void*), void* data) {
   std::exception_ptr thrown;
   try {

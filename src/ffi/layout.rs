@@ -19,11 +19,12 @@ macro_rules! numbers {
     };
 }
 
-use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source};
+use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source, Tag as OpTag};
 use super::hooks::RawHook;
 use super::memory::{RawMemory, Unfit};
 use super::modes::RawAutocast;
 use super::node::{Callbacks, Output, RawRecording, Saved, SecondOrder};
+use super::scalar::Op;
 use super::tensor::Description;
 use super::values::{RawValue, Tag};
 
@@ -69,6 +70,19 @@ structs! {
 }
 
 numbers! {
+    OpTag::NondeterministicSeeded as TF_NONDETERMINISTIC_SEEDED = 0;
+    OpTag::NondeterministicBitwise as TF_NONDETERMINISTIC_BITWISE = 1;
+    OpTag::DynamicOutputShape as TF_DYNAMIC_OUTPUT_SHAPE = 2;
+    OpTag::DataDependentOutput as TF_DATA_DEPENDENT_OUTPUT = 3;
+    OpTag::Pointwise as TF_POINTWISE = 4;
+    OpTag::FlexibleLayout as TF_FLEXIBLE_LAYOUT = 5;
+    OpTag::NeedsFixedStrideOrder as TF_NEEDS_FIXED_STRIDE_ORDER = 6;
+    OpTag::NeedsExactStrides as TF_NEEDS_EXACT_STRIDES = 7;
+    OpTag::NeedsContiguousStrides as TF_NEEDS_CONTIGUOUS_STRIDES = 8;
+    OpTag::CudagraphUnsafe as TF_CUDAGRAPH_UNSAFE = 9;
+    Op::Add as TF_ADD = 0; Op::Sub as TF_SUB = 1; Op::Rsub as TF_RSUB = 2;
+    Op::Mul as TF_MUL = 3; Op::Div as TF_DIV = 4; Op::Pow as TF_POW = 5;
+    Op::Eq as TF_EQ = 6; Op::Gt as TF_GT = 7; Op::Ge as TF_GE = 8; Op::Lt as TF_LT = 9;
     SecondOrder::ThroughSaved as TF_THROUGH_SAVED = 0;
     SecondOrder::Recomputed as TF_RECOMPUTED = 1; SecondOrder::Once as TF_ONCE = 2;
     Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;

@@ -84,10 +84,40 @@ bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seed
                  const at::Tensor* const* inputs, size_t n_inputs, bool retain_graph,
                  bool create_graph, at::Tensor** grads) noexcept;
 
-// Calls `visit(data, handle)` with a new, owned handle for every leaf that
-// requires a gradient in the graphs behind `outputs`, each leaf once.
-bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
-                     void (*visit)(void*, at::Tensor*), void* data) noexcept;
+// A new handle to a tensor that stands for a parameter: its gradient is the one that
+// reaches the parameter, before the parameter's hooks. `known`, if not null, is what this
+// returned before.
+at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcept;
+
+// Calls `tap(data, leaf)` with a new, owned handle for every leaf that requires a gradient
+// in the graphs behind `outputs`, each leaf once. If it returns a new handle to the leaf's
+// tap, the graphs lead through that tap from now on.
+bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs,
+                     at::Tensor* (*tap)(void*, at::Tensor*), void* data) noexcept;
+
+// --- A tensor and a number ----------------------------------------------------
+
+enum tf_scalar_op : uint8_t {
+  TF_ADD = 0,
+  TF_SUB,
+  TF_RSUB,
+  TF_MUL,
+  TF_DIV,
+  TF_POW,
+  TF_EQ,
+  TF_GT,
+  TF_GE,
+  TF_LT
+};
+
+// New handles; null on failure. `integer`: `c` is an integer for libtorch's rules of
+// dtypes.
+at::Tensor* tf_with_scalar(tf_scalar_op op, const at::Tensor* x, double c, bool integer) noexcept;
+at::Tensor* tf_where_else(const at::Tensor* condition, const at::Tensor* x, double c,
+                          bool integer) noexcept;
+at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c,
+                           bool integer) noexcept;
+at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept;
 
 // --- A Rust Function as a node of libtorch's autograd ---------------------
 
@@ -163,6 +193,10 @@ at::Tensor* tf_constant(const at::Tensor* t) noexcept;
 
 // A new handle to a tensor of the values, the history and the in-place counter of `t`.
 at::Tensor* tf_other_handle(const at::Tensor* t) noexcept;
+
+// Calls take(data, text, length) with the exception that Python code left pending on this
+// thread, if there is one, and clears it.
+void tf_take_python_error(void (*take)(void*, const char*, size_t), void* data) noexcept;
 
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;
@@ -240,6 +274,14 @@ void tf_set_autocast_devices(uint32_t enabled) noexcept;
 
 void* tf_enter_inference_mode() noexcept;
 void tf_exit_inference_mode(void* mode) noexcept;
+
+// --- Random numbers -----------------------------------------------------------
+
+// Calls `take` with the state of a device's default generator, and sets it.
+bool tf_rng_state(int8_t device_type, int8_t device_index,
+                  void (*take)(void*, const uint8_t*, size_t), void* data) noexcept;
+bool tf_set_rng_state(int8_t device_type, int8_t device_index, const uint8_t* bytes,
+                      size_t n) noexcept;
 
 // --- C++ exceptions in Rust's own callbacks ---------------------------------
 

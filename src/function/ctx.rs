@@ -10,6 +10,7 @@ pub(crate) use saved::{Origin, Saved};
 
 use crate::error::{self, Error, Result};
 use crate::ffi::{self, Meta};
+use crate::function::Shareable;
 use smallvec::SmallVec;
 use std::any::Any;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tch::{Kind, Tensor};
 /// let ctx = tch_function::Ctx::new("Mine"); // not constructible by users
 /// ```
 ///
-/// Save inputs and outputs through the context, not in a field: a tensor that the
-/// Function holds itself is neither freed nor checked.
+/// Save inputs and outputs through the context, not in a field. A tensor that the
+/// Function holds itself is a [`Constant`](crate::Constant).
 ///
 /// ```
 /// # use anyhow::Result;
@@ -218,6 +219,14 @@ impl Ctx {
         }
     }
 
+    /// Returns whether `forward` runs again on the same inputs, for
+    /// [`DoubleBackward::Recompute`](crate::DoubleBackward::Recompute). It draws the same
+    /// random numbers as before; what it does besides its result (running statistics, say)
+    /// should be left out.
+    pub fn is_recomputation(&self) -> bool {
+        self.stage == Stage::Recomputation
+    }
+
     /// Sets whether missing output gradients reach `backward` as zeros (`true`,
     /// the default) or as undefined tensors (`!dy.defined()`).
     pub fn set_materialize_grads(&mut self, materialize: bool) {
@@ -225,11 +234,12 @@ impl Ctx {
     }
 
     /// Keeps state that is not a tensor for `backward`, at most once per
-    /// `forward`. Second derivatives treat it as a constant.
+    /// `forward`. Second derivatives treat it as a constant. A tensor in it is a
+    /// [`Constant`](crate::Constant), which notices changes in place.
     ///
     /// # Errors
     /// [`Error::StateTwice`].
-    pub fn save<T: Any + Send + Sync>(&mut self, state: T) -> Result<()> {
+    pub fn save<T: Any + Shareable>(&mut self, state: T) -> Result<()> {
         let op = self.op();
         if self.frame.state().is_some() {
             return Err(Error::StateTwice { op });

@@ -2,6 +2,7 @@
 //! backward, its [`Ctx`], and the shapes of its inputs and outputs.
 
 mod autocast;
+mod constant;
 mod ctx;
 mod module;
 mod name;
@@ -9,6 +10,7 @@ mod tensors;
 mod value;
 
 pub use autocast::Autocast;
+pub use constant::{Constant, Shareable};
 pub use ctx::Ctx;
 pub use module::FunctionModule;
 pub use tensors::{Grads, Of, Refs, Tensors};
@@ -75,7 +77,7 @@ use std::sync::Arc;
 ///     }
 /// }
 /// ```
-pub trait Function: Send + Sync + Sized + 'static {
+pub trait Function: Shareable + Sized + 'static {
     /// The input tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
     type Inputs: Tensors;
     /// The output tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
@@ -259,7 +261,9 @@ pub enum DoubleBackward {
     ThroughSaved = 0,
     /// `forward` runs again, recorded, so that derivatives of any order go
     /// through everything that it saves. Costs the memory of the inputs, and for second
-    /// derivatives the time of a second `forward`.
+    /// derivatives the time of a second `forward`. Random numbers are the same ones as
+    /// before: if `forward` draws any, the state of libtorch's generators is kept (5 KB on
+    /// the CPU). [`Ctx::is_recomputation`] tells the second run.
     Recompute = 1,
     /// Not at all: asking for a second derivative is an error
     /// (`once_differentiable` in PyTorch).

@@ -24,6 +24,8 @@ struct State {
     /// The sum of a leaf that is no parameter. That of a parameter is its `.grad`, which
     /// tch's optimizers read.
     grad: Option<Tensor>,
+    /// What stands for a parameter in graphs of libtorch's that this crate differentiates.
+    tap: Option<Tensor>,
 }
 
 /// The leaves that stand for parameters, by the parameter's identity. However often one
@@ -48,7 +50,7 @@ impl Leaf {
     }
 
     fn node(version: u32, tensor: Tensor, is_parameter: bool) -> Arc<Node> {
-        let state = Mutex::new(State { tensor, grad: None });
+        let state = Mutex::new(State { tensor, grad: None, tap: None });
         let leaf = Leaf { version: version.into(), is_parameter, state };
         Node::new(1, Role::Start(Start::Leaf(Box::new(leaf))))
     }
@@ -56,6 +58,14 @@ impl Leaf {
     /// Returns the parameter that the leaf stands for.
     pub fn parameter(&self) -> Option<Tensor> {
         self.is_parameter.then(|| lock(&self.state).tensor.shallow_clone())
+    }
+
+    /// Returns the tensor that stands for the parameter in graphs of libtorch's.
+    pub fn tap(&self) -> Result<Tensor> {
+        let mut state = lock(&self.state);
+        let tap = ffi::tap(OP, &state.tensor, state.tap.as_ref())?;
+        state.tap = Some(tap.shallow_clone());
+        Ok(tap)
     }
 
     /// Returns whether the leaf gets gradients: a parameter may be frozen.

@@ -18,22 +18,37 @@ pub(crate) fn node_of(
     outputs: Vec<Tensor>,
 ) -> Result<Vec<Var>> {
     if !ffi::grad_enabled() || !outputs.iter().any(Tensor::requires_grad) {
-        return Ok(outputs.into_iter().map(Var::constant).collect());
+        return Ok(outputs.into_iter().map(|y| constant(op, y)).collect());
     }
-    for parameter in ffi::graph_leaves(op, &outputs)? {
-        if !contains(op, &leaves, &parameter)? {
-            vars.push(Var::try_leaf(&parameter)?);
-            leaves.push(parameter);
+    // A parameter's place is taken by its tap, where its gradient has not met its hooks.
+    for (leaf, var) in leaves.iter_mut().zip(&vars) {
+        if let Some(parameter) = var.parameter()
+            && same(op, leaf, &parameter)?
+        {
+            *leaf = var.tap()?;
         }
     }
     let followed: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
     let (recorded, constants): (Vec<_>, Vec<_>) =
         outputs.into_iter().partition(Tensor::requires_grad);
     // Handles that nobody else has: the user may detach_ theirs.
-    let recorded = recorded.iter().map(|y| ffi::other_handle(op, y)).collect::<Result<_>>()?;
+    let mut recorded: Vec<Tensor> =
+        recorded.iter().map(|y| ffi::other_handle(op, y)).collect::<Result<_>>()?;
+    ffi::graph_leaves(op, &mut recorded, &mut |leaf| {
+        if contains(op, &leaves, &leaf)? {
+            return Ok(None); // a stand-in
+        }
+        let var = Var::try_leaf(&leaf)?;
+        let tap = var.tap()?;
+        if !contains(op, &leaves, &tap)? {
+            vars.push(var);
+            leaves.push(tap.shallow_clone());
+        }
+        Ok(Some(tap))
+    })?;
     let recorded = Mutex::new(Some(TorchGraph { leaves, outputs: recorded }));
     let mut recorded = Lift { op, recorded }.apply(&vars)?.into_iter();
-    let mut constants = constants.into_iter().map(Var::constant);
+    let mut constants = constants.into_iter().map(|y| constant(op, y));
     let next = |is_followed| if is_followed { recorded.next() } else { constants.next() };
     Ok(followed.into_iter().filter_map(next).collect())
 }
@@ -50,14 +65,26 @@ pub(crate) fn torch_leaf(op: &'static str, x: &Var, others: &[Tensor]) -> Result
     Ok(if x.requires_grad() { leaf.set_requires_grad(true) } else { leaf })
 }
 
+/// Makes an output that libtorch does not follow a Var.
+fn constant(op: &'static str, y: Tensor) -> Var {
+    let is_number = y.is_floating_point() || y.is_complex();
+    let version = ffi::version(&y);
+    // Only what can have no gradient is blocked; another one was detached, say.
+    Var::blocked(y.detach(), version, (!is_number).then_some(op))
+}
+
 fn contains(op: &'static str, tensors: &[Tensor], t: &Tensor) -> Result<bool> {
-    let wanted = ffi::describe(op, t)?.identity;
     for other in tensors {
-        if ffi::describe(op, other)?.identity == wanted {
+        if same(op, other, t)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Returns whether both are handles of one tensor.
+fn same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<bool> {
+    Ok(ffi::describe(op, a)?.identity == ffi::describe(op, b)?.identity)
 }
 
 /// A graph that libtorch has recorded, from leaves to outputs.
@@ -99,16 +126,9 @@ impl Function for Lift {
             lock(ctx.state::<Mutex<Vec<Tensor>>>()?).iter().map(Tensor::shallow_clone).collect();
         let seeds: Vec<Tensor> = dy.iter().map(Tensor::shallow_clone).collect();
         let outputs: Vec<&Tensor> = recorded.iter().collect();
-        // A parameter that was frozen since gets no gradient.
         let is_wanted = |&i: &usize| ctx.needs_input_grad(i) && leaves[i].requires_grad();
         let wanted: Vec<usize> = (0..leaves.len()).filter(is_wanted).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
-        if inputs.iter().any(|leaf| ffi::has_hooks(leaf)) {
-            anyhow::bail!(
-                "a parameter has a hook, which would be called for a part of its gradient and \
-                 again for the whole; put the hook on a Var's tensor, or remove it"
-            );
-        }
         if inputs.is_empty() {
             return Ok(leaves.iter().map(|_| None).collect());
         }

@@ -196,6 +196,12 @@ impl Var {
         self.node().leaf()?.parameter()
     }
 
+    /// Returns the tensor that stands for the parameter in graphs of libtorch's; the value
+    /// if there is none.
+    pub(crate) fn tap(&self) -> Result<Tensor> {
+        self.node().leaf().map_or_else(|| Ok(self.value.shallow_clone()), Leaf::tap)
+    }
+
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.edge.node
     }

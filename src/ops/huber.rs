@@ -2,6 +2,7 @@
 
 use super::fused::elsewhere;
 use super::gradient;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{self, Float, Lanes};
 use crate::{Ctx, Function, Var};
 use anyhow::{Result, ensure};
@@ -77,7 +78,7 @@ impl Function for HuberLoss {
         let dl = self.times_slope(x, t, &d, 1.0)?;
         let dl = match self.reduction {
             Reduction::None => dl,
-            _ => wide(&dl)?.f_sum(None)?.f_mul_scalar(self.factor(x, t))?,
+            _ => wide(&dl)?.f_sum(None)?.mul_number(self.factor(x, t))?,
         };
         Ok(dl.f_to_kind(d.kind())?)
     }
@@ -92,7 +93,7 @@ impl HuberLoss {
             let d = wide(x)?.f_sub(&wide(t)?)?;
             // libtorch refuses scalars that the dtype cannot hold.
             let held = if d.kind() == Kind::Double { delta } else { f64::from(delta as f32) };
-            Ok(d.f_clamp(-held, held)?.f_mul_scalar(factor)?.f_mul(dy)?)
+            Ok(d.clamped(-held, held)?.mul_number(factor)?.f_mul(dy)?)
         })
     }
 
