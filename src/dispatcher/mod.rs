@@ -86,7 +86,9 @@ use op::Registered;
 use plan::Plans;
 use signature::Signature;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{ThreadId, current};
 
 /// The ops of a namespace while they are defined.
 pub struct Ops {
@@ -141,14 +143,26 @@ impl Ops {
 /// The ops that one [`library!`](crate::library) defines.
 pub struct Library {
     namespace: &'static str,
-    /// The result of the registration.
-    outcome: Mutex<Option<Result<(), (String, String)>>>,
+    state: Mutex<State>,
+    /// Is told when the registration is done.
+    done: Condvar,
 }
+
+enum State {
+    New,
+    /// One thread registers the ops. The lock is free meanwhile, since what it runs is the
+    /// user's code.
+    Open(ThreadId),
+    Done(Outcome),
+}
+
+/// The result of a registration, in words.
+type Outcome = Result<(), (String, String)>;
 
 impl Library {
     /// Makes a library of a namespace, without ops.
     pub const fn new(namespace: &'static str) -> Library {
-        Library { namespace, outcome: Mutex::new(None) }
+        Library { namespace, state: Mutex::new(State::New), done: Condvar::new() }
     }
 
     /// Registers all ops that `define` defines, or none, until the process ends. Later
@@ -157,13 +171,27 @@ impl Library {
     /// # Errors
     /// [`Error::Registration`].
     pub fn register(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = outcome.get_or_insert_with(|| self.open(define).map_err(in_words));
-        let failed = |(what, message): &mut (String, String)| Error::Registration {
-            what: what.clone(),
-            message: message.clone(),
-        };
-        outcome.as_mut().map(|_| ()).map_err(failed)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*state {
+                State::New => break,
+                State::Done(outcome) => return in_an_error(outcome.clone()),
+                State::Open(thread) if *thread == current().id() => {
+                    return Err(reasons::inside_itself(self.namespace));
+                }
+                State::Open(_) => {
+                    state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        *state = State::Open(current().id());
+        drop(state);
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open(define)));
+        let outcome = opened.unwrap_or_else(|panic| Err(reasons::panicked(self.namespace, panic)));
+        let outcome = outcome.map_err(in_words);
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Done(outcome.clone());
+        self.done.notify_all();
+        in_an_error(outcome)
     }
 
     fn open(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
@@ -176,6 +204,10 @@ impl Library {
         ops.definitions.keep();
         Ok(())
     }
+}
+
+fn in_an_error(outcome: Outcome) -> Result<()> {
+    outcome.map_err(|(what, message)| Error::Registration { what, message })
 }
 
 fn in_words(error: Error) -> (String, String) {

@@ -134,19 +134,19 @@ class Walk {
   void from(at::Tensor& output) {
     namespace impl = torch::autograd::impl;
     Edge edge = impl::gradient_edge(output);
-    if (visit(edge)) impl::set_gradient_edge(output, edge);
+    if (visit(edge, nullptr)) impl::set_gradient_edge(output, edge);
     while (!todo_.empty()) {
       Node* const node = todo_.back();
       todo_.pop_back();
       // No method sets an edge of a node that has a consumer. A tap is no deeper than the
       // consumers of its leaf, so their depths stay true.
-      for (const Edge& next : node->next_edges()) visit(const_cast<Edge&>(next));
+      for (const Edge& next : node->next_edges()) visit(const_cast<Edge&>(next), node);
     }
   }
 
  private:
-  // Returns whether it leads the edge to a tap.
-  bool visit(Edge& edge) {
+  // Returns whether it leads the edge of `from` to a tap, which may be `from` itself.
+  bool visit(Edge& edge, const Node* from) {
     Node* const node = edge.function.get();
     if (!node) return false;
     auto* const leaf = dynamic_cast<AccumulateGrad*>(node);
@@ -159,8 +159,7 @@ class Walk {
       const std::unique_ptr<at::Tensor> tap(tap_(data_, new at::Tensor(leaf->variable)));
       if (tap) found->second = torch::autograd::impl::gradient_edge(*tap);
     }
-    if (!found->second.is_valid() || dynamic_cast<Tap*>(found->second.function.get()) == nullptr)
-      return false;
+    if (!found->second.is_valid() || found->second.function.get() == from) return false;
     edge = found->second;
     return true;
   }

@@ -57,7 +57,7 @@ impl Var {
         if !d.is_differentiable() {
             return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
-        let (version, value) = (d.version, outside_libtorch(given));
+        let (version, value) = (d.version, outside_libtorch(given, &d));
         let node = if d.requires_grad && given.is_leaf() {
             Leaf::of_parameter(d.identity, version, given)
         } else {
@@ -73,7 +73,7 @@ impl Var {
     pub fn constant(value: impl Borrow<Tensor>) -> Var {
         let value = value.borrow();
         let d = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
-        Var::blocked(outside_libtorch(value), d.version, None)
+        Var::blocked(outside_libtorch(value, &d), d.version, None)
     }
 
     /// Makes a constant; `blocked_by` is the op that took the gradient away.
@@ -241,9 +241,10 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
 }
 
 /// Returns a tensor with the same memory and in-place counter that libtorch's autograd
-/// does not follow, whatever becomes of `t`.
-fn outside_libtorch(t: &Tensor) -> Tensor {
-    t.detach()
+/// does not follow, whatever becomes of `t`. An inference tensor stays one: a view of it
+/// would have a counter, which does not see its changes.
+fn outside_libtorch(t: &Tensor, d: &ffi::Description<'_>) -> Tensor {
+    if d.watched { t.detach() } else { t.shallow_clone() }
 }
 
 impl Clone for Var {
