@@ -225,13 +225,13 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     }
 }
 
-/// Returns whether a tensor among the values has no data: a tracer looks at shapes.
+/// Returns whether a tensor among the values may have no data: a tracer looks at shapes.
 fn are_traced(values: &[Value<'_>]) -> bool {
+    let is_traced =
+        |t: Tensor| has_no_data(&t) || ffi::describe("dispatcher", &t).is_ok_and(|d| d.python);
     values.iter().any(|value| match value {
-        Value::Tensor(t) => t.handle().is_some_and(|t| has_no_data(&t)),
-        Value::Tensors(list) => {
-            list.iter().copied().filter_map(TensorRef::handle).any(|t| has_no_data(&t))
-        }
+        Value::Tensor(t) => t.handle().is_some_and(is_traced),
+        Value::Tensors(list) => list.iter().copied().filter_map(TensorRef::handle).any(is_traced),
         _ => false,
     })
 }
@@ -290,10 +290,12 @@ fn sort(
 fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>, before: Generators) -> Result<Tensor> {
     let bytes = before.bytes();
     let flat = call.flat();
-    let first = flat.into_iter().flatten().next();
-    let state = match first {
+    let state = match flat.into_iter().flatten().next() {
         Some(x) if call.is_traced() => {
-            x.f_new_zeros([bytes.len() as i64], (Kind::Uint8, x.device()))
+            // tch cannot name the meta device.
+            let d = ffi::describe(ctx.op(), x)?;
+            let device = (d.device_type, d.device_index);
+            return ffi::zeros(ctx.op(), &[bytes.len() as i64], ffi::dtype_of(Kind::Uint8), device);
         }
         Some(x) => Tensor::f_from_slice(&bytes).and_then(|state| state.f_to(x.device())),
         None => Tensor::f_from_slice(&bytes),

@@ -126,10 +126,12 @@ pub(super) fn in_one_line(source: &anyhow::Error) -> String {
     text.split_off(2)
 }
 
-/// Returns the text without libtorch's C++ frames. The second form is how the first one
-/// looks in the `Debug` text of a panic's message.
+/// Returns the text without libtorch's C++ frames, and without Python's, which pybind11
+/// adds. The later forms are how the first ones look in the `Debug` text of a panic's
+/// message.
 pub(crate) fn without_cpp_stack(text: &str) -> &str {
-    const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
+    const STACK: [&str; 4] =
+        ["\nException raised from ", "\n\nAt:\n  ", "\\nException raised from ", "\\n\\nAt:\\n  "];
     STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
 }
 

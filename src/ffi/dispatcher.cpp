@@ -179,7 +179,7 @@ void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula)
   void* const error =
       rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
   // tch's calls turn an exception of Python's into an `Err`, and leave it pending.
-  if (kernel != TF_APPLY) PythonError::take();
+  PythonError::take();
   return error;
 }
 

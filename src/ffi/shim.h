@@ -29,6 +29,7 @@ struct tf_meta {
   bool symbolic;      // its sizes are symbols, while torch.compile traces; no `sizes`
   bool zero;          // libtorch's zeros without memory
   bool watched;       // the counter moves when it is changed: no inference tensor
+  bool python;        // a tensor of Python's, such as a fake one
 };
 
 // The text of this thread's last failure; valid until its next failure, and until it is

@@ -47,6 +47,8 @@ pub(crate) struct Description<'t> {
     pub zero: bool,
     /// The in-place counter moves when the tensor is changed: it is no inference tensor.
     pub watched: bool,
+    /// It is a tensor of Python's, such as a fake one.
+    pub python: bool,
     pub(super) tensor: PhantomData<&'t Tensor>,
 }
 
@@ -77,6 +79,7 @@ impl<'t> Description<'t> {
             symbolic: false,
             zero: false,
             watched: true,
+            python: false,
             tensor: PhantomData,
         }
     }
