@@ -1,5 +1,8 @@
 //! Ops of every kind, for the Python tests beside this.
 
+#[path = "fuzzed.rs"]
+mod fuzzed;
+
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 use tch_function::dispatcher::forward_only;
