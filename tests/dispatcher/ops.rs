@@ -2,6 +2,8 @@
 
 #[path = "random_ops.rs"]
 pub mod random;
+#[path = "fuzzed.rs"]
+mod fuzzed;
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
