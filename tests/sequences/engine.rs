@@ -5,13 +5,15 @@ use super::call::Scope;
 use super::op::Op;
 use std::fmt::Display;
 use tch::Tensor;
-use tch_function::{GradOptions, Var, inference_mode, lift};
+use tch_function::{Error, GradOptions, Var, inference_mode, lift};
 
 /// The text of an error, which nothing is done with but to print it.
 pub type Done<T> = Result<T, String>;
 
+/// Without the stack of C++.
 pub fn text(e: impl Display) -> String {
-    e.to_string()
+    let text = e.to_string();
+    text.split("\nException raised").next().unwrap_or("").to_owned()
 }
 
 /// A value of one engine.
@@ -35,6 +37,10 @@ pub trait Engine: Sized + Send + 'static {
     fn apply(op: Op, x: &[&Self], captured: &Tensor) -> Done<Vec<Self>>;
     fn backward(pass: Pass<'_, Self>) -> Done<()>;
     fn grad(pass: Pass<'_, Self>, x: &[&Self], how: How) -> Done<Vec<Option<Self>>>;
+    /// Whether an op has changed the value, and ops refuse this handle.
+    fn is_superseded(&self) -> bool {
+        false
+    }
 }
 
 /// What a pass starts from.
@@ -108,11 +114,18 @@ impl Engine for Var {
         let seeds: Vec<Var> = pass.seeds.iter().map(Var::constant).collect();
         let options = GradOptions::new().seeds(&seeds).retain_graph(pass.retain);
         if how.all {
+            // It has nothing for them, where `grad` says what is wrong.
+            if x.iter().any(|x| !x.requires_grad()) {
+                return Err("an input without a gradient".to_owned());
+            }
             let found = options.gradients(&pass.y[..]).map_err(text)?;
             return Ok(x.iter().map(|x| found.get(x).map(Var::constant)).collect());
         }
         let options = options.create_graph(how.create).allow_unused(true);
         options.grad(&pass.y[..], x).map_err(text)
+    }
+    fn is_superseded(&self) -> bool {
+        matches!(tch::no_grad(|| self.sum()), Err(Error::Superseded { .. }))
     }
 }
 

@@ -25,7 +25,7 @@ impl Drop for Live {
 }
 
 /// A Function that is counted, and what its context keeps is too.
-pub struct Counted<F>(F, #[expect(dead_code, reason = "its drop counts")] Live);
+pub struct Counted<F>(F, Live);
 
 impl<F: Function> Counted<F> {
     pub fn new(f: F) -> Counted<F> {
@@ -128,7 +128,7 @@ impl Function for ScaleInPlace {
     type Outputs = Tensor;
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         ctx.mark_dirty(x)?;
-        let y = x.shallow_clone().f_mul_scalar_(self.c)?;
+        let y = x.shallow_clone().f_mul_(&Tensor::from(self.c))?;
         Ok(if self.fails { y.copy() } else { y })
     }
     fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -178,7 +178,7 @@ impl Function for ShiftAndSum {
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
         ctx.mark_dirty(x)?;
         let sum = x.sum(Kind::Double);
-        Ok((x.shallow_clone().f_add_scalar_(self.c)?, sum))
+        Ok((x.shallow_clone().f_add_(&Tensor::from(self.c))?, sum))
     }
     fn backward(&self, _: &Ctx, (dy, dsum): (&Tensor, &Tensor)) -> Result<Option<Tensor>> {
         Ok(Some(dy + dsum))
@@ -215,12 +215,11 @@ impl Function for Nested {
     type Inputs = Tensor;
     type Outputs = Tensor;
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        let y = x.exp();
-        ctx.save_for_backward([x, &y])?;
-        Ok(y)
+        ctx.save_for_backward([x])?;
+        Ok(x.exp())
     }
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        let [x, _] = ctx.saved_tensors()?;
+        let [x] = ctx.saved_tensors()?;
         let slope = if self.on_vars {
             let x = Var::leaf(x.detach());
             tch::with_grad(|| Ok(grad(&x.exp()?.sum()?, &x)?.value().shallow_clone()))

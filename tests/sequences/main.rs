@@ -7,6 +7,7 @@ mod compare;
 mod draw;
 mod engine;
 mod functions;
+mod known;
 mod op;
 mod plain;
 mod shrink;

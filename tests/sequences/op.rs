@@ -1,6 +1,7 @@
 //! What `Call::Apply` applies, as a Function and in plain tch. The plain formulas
 //! save what the Functions save, so that a change of a saved tensor that one of
-//! them notices is noticed by the other.
+//! them notices is noticed by the other. tch's calls with a scalar panic where they
+//! should return an error, so that numbers are tensors here.
 
 use super::functions::*;
 use std::sync::atomic::AtomicBool;
@@ -102,11 +103,13 @@ impl Op {
         Ok(vec![match self {
             Op::Add => a.f_add(x[1])?,
             Op::Mul => a.f_mul(x[1])?,
-            Op::MulScalar(c) => a.f_mul_scalar(c)?,
-            Op::Exp | Op::NestedVars | Op::NestedTensors => a.f_exp()?,
+            Op::MulScalar(c) => a.f_mul(&Tensor::from(c))?,
+            Op::Exp => a.f_exp()?,
+            // The exponential function, but with the input saved.
+            Op::NestedVars | Op::NestedTensors => a.f_sinh()?.f_add(&a.f_cosh()?)?,
             Op::Tanh => a.f_tanh()?,
             // softplus is linear from 20 on, which is too coarse here.
-            Op::Log1pExp => a.f_exp()?.f_log1p()?,
+            Op::Log1pExp => a.f_logaddexp(&a.detach().zeros_like())?,
             Op::Sum => a.f_sum(Kind::Double)?,
             Op::Reshape => a.f_reshape([1, -1])?,
             Op::SinCos => return Ok(vec![a.f_sin()?, a.f_cos()?]),
@@ -115,13 +118,14 @@ impl Op {
                 return Ok(vec![a.f_mul(&open)?, open]);
             }
             Op::Silu | Op::SiluRecomputed => a.f_mul(&a.f_sigmoid()?)?,
-            Op::Same => a.f_view_as(a)?,
-            Op::ScaleInPlace(c) | Op::FailInPlace(c) => changed.f_mul_scalar_(c)?,
+            Op::Same if a.requires_grad() => a.f_view_as(a)?,
+            Op::Same => a.shallow_clone(),
+            Op::ScaleInPlace(c) | Op::FailInPlace(c) => changed.f_mul_(&Tensor::from(c))?,
             Op::TanhInPlace => changed.f_tanh_()?,
             Op::AddInPlace => changed.f_add_(x[1])?,
             Op::ShiftAndSum(c) => {
                 let sum = a.f_sum(Kind::Double)?;
-                return Ok(vec![changed.f_add_scalar_(c)?, sum]);
+                return Ok(vec![changed.f_add_(&Tensor::from(c))?, sum]);
             }
             Op::Errs | Op::Panics => a.f_mul(a)?,
             Op::TimesCaptured => captured.f_mul(a)?,

@@ -100,7 +100,10 @@ impl<E: Engine> World<E> {
             Call::Apply { op, x, scope } => {
                 let x = self.all(x)?;
                 let y = within(*scope, || E::apply(*op, &x, &self.parameters[0]))?;
-                return Ok(y.into_iter().map(Some).collect());
+                // What a Function returns has no history then, also where it is an input
+                // or a view.
+                let plain = |y: E| if E::PLAIN && *scope != Scope::Plain { y.detach() } else { y };
+                return Ok(y.into_iter().map(|y| Some(plain(y))).collect());
             }
             Call::Detach(x) => return Ok(vec![Some(self.get(*x)?.detach())]),
             Call::Clone(x) => return Ok(vec![Some(self.get(*x)?.share())]),
@@ -127,11 +130,11 @@ impl<E: Engine> World<E> {
                 let mut x = self.tensor(*place)?;
                 let inside = E::PLAIN && self.is_inside(*place);
                 let scope = if *recorded && !inside { Scope::Plain } else { Scope::NoGrad };
-                within(scope, || x.f_mul_scalar_(*c)).map(drop).map_err(text)
+                within(scope, || x.f_mul_(&Tensor::from(*c))).map(drop).map_err(text)
             }
             Call::Update { leaf, c } => {
                 let leaf = self.get(Place::Leaf(*leaf))?;
-                leaf.update(|x| drop(x.g_mul_scalar_(*c)))
+                leaf.update(|x| drop(x.g_mul_(&Tensor::from(*c))))
             }
             Call::Resize { x, size } => resize(&mut self.tensor(*x)?, *size, seed, i),
             Call::SetData { x, size } => {
