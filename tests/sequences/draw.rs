@@ -10,6 +10,8 @@ struct Draw {
     made: Vec<Place>,
     /// Those of ops with one output.
     single: Vec<Place>,
+    /// Those that likely have a gradient, and whose graph is likely not freed.
+    live: Vec<Place>,
     /// The calls that set a hook.
     hooks: Vec<usize>,
 }
@@ -17,7 +19,8 @@ struct Draw {
 /// The program of a seed.
 pub fn program(seed: u64) -> Program {
     let random = Random::new(&seed.to_string());
-    let mut draw = Draw { random, made: Vec::new(), single: Vec::new(), hooks: Vec::new() };
+    let mut draw =
+        Draw { random, made: Vec::new(), single: Vec::new(), live: Vec::new(), hooks: Vec::new() };
     // The first numbers of seeds that are close to each other are close too.
     for _ in 0..8 {
         draw.random.unit();
@@ -28,9 +31,7 @@ pub fn program(seed: u64) -> Program {
     for i in 0..count {
         let call = draw.call(i, count, size);
         draw.made.extend((0..call.results()).map(|result| Place::Made(i, result)));
-        if matches!(&call, Call::Apply { op, .. } if op.results() == 1) {
-            draw.single.push(Place::Made(i, 0));
-        }
+        draw.note(i, &call);
         if matches!(call, Call::Hook { .. }) {
             draw.hooks.push(i);
         }
@@ -82,8 +83,36 @@ impl Draw {
         if self.chance(leaf) { Place::Leaf(self.below(LEAVES.len())) } else { self.one_made() }
     }
 
+    fn note(&mut self, i: usize, call: &Call) {
+        match call {
+            Call::Apply { op, x, scope } => {
+                let has_grad = |x: &Place| match x {
+                    Place::Leaf(leaf) => *leaf < WITH_GRAD,
+                    made => self.live.contains(made),
+                };
+                if *scope == Scope::Plain && x.iter().any(has_grad) {
+                    self.live.push(Place::Made(i, 0));
+                }
+                if op.is_in_place() {
+                    self.live.retain(|live| live != &x[0]);
+                }
+                if op.results() == 1 {
+                    self.single.push(Place::Made(i, 0));
+                }
+            }
+            Call::Scale { x, .. } | Call::DetachInPlace(x) | Call::Drop { x, .. } => {
+                self.live.retain(|live| live != x);
+            }
+            Call::Grad { create: true, .. } => self.live.push(Place::Made(i, 0)),
+            Call::Backward { retain: false, .. } | Call::Grad { retain: false, .. } => {
+                self.live.clear();
+            }
+            _ => {}
+        }
+    }
+
     fn scope(&mut self) -> Scope {
-        match self.below(20) {
+        match self.below(24) {
             0 => Scope::NoGrad,
             1 => Scope::Inference,
             _ => Scope::Plain,
@@ -138,15 +167,22 @@ impl Draw {
 
     /// One or two values to differentiate.
     fn outputs(&mut self) -> Vec<Place> {
-        let mut y = vec![self.place()];
+        let mut y = vec![self.output()];
         if self.chance(0.2) {
-            y.push(self.place());
+            y.push(self.output());
         }
         y
     }
 
+    fn output(&mut self) -> Place {
+        match self.live.len() {
+            n if n > 0 && self.chance(0.9) => one_of(&mut self.random, &self.live[n - n.min(4)..]),
+            _ => self.place(),
+        }
+    }
+
     fn backward(&mut self) -> Call {
-        let (retain, elsewhere) = (self.chance(0.5), self.chance(0.2));
+        let (retain, elsewhere) = (self.chance(0.7), self.chance(0.2));
         Call::Backward { y: self.outputs(), retain, elsewhere, scope: self.scope() }
     }
 
@@ -156,7 +192,7 @@ impl Draw {
         if self.chance(0.4) {
             x.push(self.leaf_or_made(0.7));
         }
-        let (retain, create, all) = (self.chance(0.5), self.chance(0.4), self.chance(0.2));
+        let (retain, create, all) = (self.chance(0.7), self.chance(0.4), self.chance(0.2));
         Call::Grad { y, x, retain, create, all: all && !create }
     }
 
@@ -203,7 +239,7 @@ impl Draw {
             77..79 => Call::Drop { x: self.one_made(), elsewhere: self.chance(0.5) },
             79..89 => self.backward(),
             89..99 => self.grad(),
-            _ => Call::Twice(self.place()),
+            _ => Call::Twice(self.output()),
         }
     }
 }

@@ -32,12 +32,12 @@ pub trait Engine: Sized + Send + 'static {
     fn requires_grad(&self) -> bool;
     /// What passes have added up in it, if it is a leaf.
     fn added(&self) -> Option<Tensor>;
-    fn zero_grad(&self);
+    fn zero_grad(&self) -> Done<()>;
     fn update(&self, change: impl FnOnce(&mut Tensor)) -> Done<()>;
     fn apply(op: Op, x: &[&Self], captured: &Tensor) -> Done<Vec<Self>>;
     fn backward(pass: Pass<'_, Self>) -> Done<()>;
     fn grad(pass: Pass<'_, Self>, x: &[&Self], how: How) -> Done<Vec<Option<Self>>>;
-    /// Whether an op has changed the value, and ops refuse this handle.
+    /// Whether the value was changed in place, so that ops refuse this handle.
     fn is_superseded(&self) -> bool {
         false
     }
@@ -92,8 +92,9 @@ impl Engine for Var {
     fn added(&self) -> Option<Tensor> {
         self.grad()
     }
-    fn zero_grad(&self) {
+    fn zero_grad(&self) -> Done<()> {
         Var::zero_grad(self);
+        Ok(())
     }
     fn update(&self, change: impl FnOnce(&mut Tensor)) -> Done<()> {
         Var::update(self, change).map_err(text)
@@ -125,7 +126,8 @@ impl Engine for Var {
         options.grad(&pass.y[..], x).map_err(text)
     }
     fn is_superseded(&self) -> bool {
-        matches!(tch::no_grad(|| self.sum()), Err(Error::Superseded { .. }))
+        let sum = tch::no_grad(|| self.sum());
+        matches!(sum, Err(Error::Superseded { .. } | Error::ValueChanged { .. }))
     }
 }
 
@@ -156,8 +158,13 @@ impl Engine for Tensor {
         // Of others libtorch warns.
         self.is_leaf().then(|| self.grad()).filter(Tensor::defined)
     }
-    fn zero_grad(&self) {
-        Tensor::zero_grad(&mut self.shallow_clone());
+    /// What tch's own does, which panics where it fails.
+    fn zero_grad(&self) -> Done<()> {
+        let mut grad = self.grad();
+        if grad.defined() {
+            let _ = grad.f_detach_().and_then(|mut grad| grad.f_zero_()).map_err(text)?;
+        }
+        Ok(())
     }
     fn update(&self, change: impl FnOnce(&mut Tensor)) -> Done<()> {
         tch::no_grad(|| change(&mut self.shallow_clone()));

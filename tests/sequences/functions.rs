@@ -3,33 +3,46 @@
 //! the same tensors saved.
 
 use anyhow::{Result, bail};
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use tch::{Kind, Tensor};
 use tch_function::{Ctx, DoubleBackward, Function, Grads, Of, Refs, Var, grad};
 
-/// How many Functions and contexts live: none once a program is over.
-pub static LIVE: AtomicIsize = AtomicIsize::new(0);
+/// How many Functions, contexts and hooks of the present program live, and the number
+/// of this program: what an earlier one left behind does not count.
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+static PROGRAM: AtomicUsize = AtomicUsize::new(0);
 
-pub struct Live;
+pub struct Live(usize);
 
 impl Live {
     pub fn new() -> Live {
         LIVE.fetch_add(1, SeqCst);
-        Live
+        Live(PROGRAM.load(SeqCst))
+    }
+
+    /// Begins with the next program, and returns how many the last one has left.
+    pub fn next_program() -> isize {
+        PROGRAM.fetch_add(1, SeqCst);
+        LIVE.swap(0, SeqCst)
     }
 }
 impl Drop for Live {
     fn drop(&mut self) {
-        LIVE.fetch_sub(1, SeqCst);
+        if self.0 == PROGRAM.load(SeqCst) {
+            LIVE.fetch_sub(1, SeqCst);
+        }
     }
 }
 
 /// A Function that is counted, and what its context keeps is too.
-pub struct Counted<F>(F, Live);
+pub struct Counted<F> {
+    f: F,
+    _live: Live,
+}
 
 impl<F: Function> Counted<F> {
     pub fn new(f: F) -> Counted<F> {
-        Counted(f, Live::new())
+        Counted { f, _live: Live::new() }
     }
 }
 
@@ -38,17 +51,17 @@ impl<F: Function> Function for Counted<F> {
     type Outputs = F::Outputs;
     fn forward(&self, ctx: &mut Ctx, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
         ctx.save(Live::new())?;
-        self.0.forward(ctx, x)
+        self.f.forward(ctx, x)
     }
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, F::Outputs>) -> Result<Grads<F::Inputs>> {
         ctx.state::<Live>()?;
-        self.0.backward(ctx, dy)
+        self.f.backward(ctx, dy)
     }
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.f.name()
     }
     fn double_backward(&self) -> DoubleBackward {
-        self.0.double_backward()
+        self.f.double_backward()
     }
 }
 
@@ -207,7 +220,7 @@ impl Function for Flaky {
     }
 }
 
-/// `exp x`, whose backward runs a pass of its own, on Vars or on tensors.
+/// `x^3`, whose backward runs a pass of its own, on Vars or on tensors.
 pub struct Nested {
     pub on_vars: bool,
 }
@@ -216,16 +229,16 @@ impl Function for Nested {
     type Outputs = Tensor;
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         ctx.save_for_backward([x])?;
-        Ok(x.exp())
+        Ok(x.pow_tensor_scalar(3))
     }
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
         let [x] = ctx.saved_tensors()?;
         let slope = if self.on_vars {
             let x = Var::leaf(x.detach());
-            tch::with_grad(|| Ok(grad(&x.exp()?.sum()?, &x)?.value().shallow_clone()))
+            tch::with_grad(|| Ok(grad(&x.pow_scalar(3.0)?.sum()?, &x)?.value().shallow_clone()))
         } else {
             let x = x.detach().set_requires_grad(true);
-            tch::with_grad(|| anyhow::Ok(grad(&x.exp().sum(Kind::Double), &x)?))
+            tch::with_grad(|| anyhow::Ok(grad(&x.pow_tensor_scalar(3).sum(Kind::Double), &x)?))
         };
         Ok(Some(dy * slope?))
     }

@@ -9,7 +9,8 @@ pub enum Known {
     /// Kept leaves of a parameter that is frozen, detached in place, resized, or given
     /// other data go on with what it was.
     ChangedParameter,
-    /// A pass from or to a Var that was changed in place takes the graph of the old value.
+    /// A pass from or to a Var that was changed in place, itself or through a view, takes
+    /// the graph of the old value.
     PassFromSuperseded,
 }
 

@@ -42,11 +42,12 @@ impl<const VARS: bool> Engine for Plain<VARS> {
     fn added(&self) -> Option<Tensor> {
         self.0.added()
     }
-    fn zero_grad(&self) {
-        match VARS {
-            true => forget_gradient(&self.0),
-            false => Engine::zero_grad(&self.0),
+    fn zero_grad(&self) -> Done<()> {
+        if VARS {
+            forget_gradient(&self.0);
+            return Ok(());
         }
+        Engine::zero_grad(&self.0)
     }
     fn update(&self, change: impl FnOnce(&mut Tensor)) -> Done<()> {
         self.0.update(change)

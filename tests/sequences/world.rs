@@ -30,7 +30,8 @@ pub type Made<E> = Done<Vec<Option<E>>>;
 pub fn numbers(seed: u64, call: usize, which: usize, size: &[i64]) -> Tensor {
     let mut random = Random::new(&format!("{seed} {call} {which}"));
     random.unit();
-    random.tensor(size, ANY)
+    // No view, to whose base libtorch would send gradients.
+    random.tensor(size, ANY).copy()
 }
 
 impl<E: Engine> World<E> {
@@ -102,7 +103,8 @@ impl<E: Engine> World<E> {
                 let y = within(*scope, || E::apply(*op, &x, &self.parameters[0]))?;
                 // What a Function returns has no history then, also where it is an input
                 // or a view.
-                let plain = |y: E| if E::PLAIN && *scope != Scope::Plain { y.detach() } else { y };
+                let recorded = |y: &E| E::PLAIN && *scope != Scope::Plain && y.requires_grad();
+                let plain = |y: E| if recorded(&y) { y.detach() } else { y };
                 return Ok(y.into_iter().map(|y| Some(plain(y))).collect());
             }
             Call::Detach(x) => return Ok(vec![Some(self.get(*x)?.detach())]),
@@ -205,10 +207,10 @@ impl<E: Engine> World<E> {
 
     fn zero(&mut self, leaf: usize, how: Zero) -> Done<()> {
         match how {
-            Zero::Var => self.get(Place::Leaf(leaf))?.zero_grad(),
+            Zero::Var => self.get(Place::Leaf(leaf))?.zero_grad()?,
             Zero::Optimizer => self.optimizer.zero_grad(),
             Zero::Tch if self.is_inside(Place::Leaf(leaf)) => {}
-            Zero::Tch => Tensor::zero_grad(&mut self.tensor(Place::Leaf(leaf))?),
+            Zero::Tch => Engine::zero_grad(&self.tensor(Place::Leaf(leaf))?)?,
         }
         Ok(())
     }
