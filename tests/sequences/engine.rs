@@ -160,8 +160,7 @@ impl Engine for Tensor {
     }
     /// What tch's own does, which panics where it fails.
     fn zero_grad(&self) -> Done<()> {
-        let mut grad = self.grad();
-        if grad.defined() {
+        if let Some(mut grad) = self.added() {
             let _ = grad.f_detach_().and_then(|mut grad| grad.f_zero_()).map_err(text)?;
         }
         Ok(())

@@ -2,7 +2,10 @@
 //! that gets to one is compared no further. Take a line out once it is mended; with
 //! `TCH_FUNCTION_SEQUENCES_STRICT=1` none is left out.
 
-use super::call::{Call, PARAMETERS, Place};
+use super::call::{Call, PARAMETERS, Place, Program};
+use super::engine::Engine;
+use super::op::Op;
+use super::world::World;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Known {
@@ -12,21 +15,78 @@ pub enum Known {
     /// A pass from or to a Var that was changed in place, itself or through a view, takes
     /// the graph of the old value.
     PassFromSuperseded,
+    /// A constant whose own tensor the user lets require a gradient counts as a captured
+    /// parameter in passes that are recorded.
+    FlagInside,
+    /// Inside libtorch: a leaf that no longer requires a gradient is changed in place by a
+    /// Function. A pass over an older graph of it aborts the process, and its gradient is
+    /// gone.
+    DirtyAfterFreezing,
 }
 
 /// Whether programs stop at known faults.
-pub fn is_left_out(_: Known) -> bool {
+pub fn is_left_out(_: &Known) -> bool {
     std::env::var_os("TCH_FUNCTION_SEQUENCES_STRICT").is_none()
 }
 
-/// The fault that a call on Vars runs into, as far as the call alone tells.
-pub fn of(call: &Call) -> Option<Known> {
-    let (Call::DetachInPlace(x)
-    | Call::RequiresGrad(x, _)
-    | Call::Resize { x, .. }
-    | Call::SetData { x, .. }) = call
-    else {
-        return None;
+impl Known {
+    /// Whether the process would not survive the fault.
+    pub fn aborts(self) -> bool {
+        self == Known::DirtyAfterFreezing
+    }
+}
+
+/// The fault that a call runs into.
+pub fn of<E: Engine>(ours: &World<E>, program: &Program, call: &Call) -> Option<Known> {
+    if E::VARS { on_vars(ours, call) } else { on_tensors(ours, program, call) }
+}
+
+fn on_vars<E: Engine>(ours: &World<E>, call: &Call) -> Option<Known> {
+    let superseded = |x: &Place| ours.values.get(x).is_some_and(E::is_superseded);
+    let from_old = match call {
+        Call::Backward { y, .. } => y.iter().any(superseded),
+        Call::Twice(y) => superseded(y),
+        Call::Grad { y, x, .. } => y.iter().chain(x).any(superseded),
+        _ => false,
     };
-    matches!(x, Place::Leaf(i) if *i < PARAMETERS).then_some(Known::ChangedParameter)
+    let changed = match call {
+        Call::DetachInPlace(x) | Call::RequiresGrad(x, _) => Some(x),
+        Call::Resize { x, .. } | Call::SetData { x, .. } => Some(x),
+        _ => None,
+    };
+    match (changed, call) {
+        _ if from_old => Some(Known::PassFromSuperseded),
+        (Some(Place::Leaf(i)), _) if *i < PARAMETERS => Some(Known::ChangedParameter),
+        (_, Call::RequiresGrad(_, true)) => Some(Known::FlagInside),
+        _ => None,
+    }
+}
+
+fn on_tensors<E: Engine>(ours: &World<E>, program: &Program, call: &Call) -> Option<Known> {
+    let Call::Apply { op, x, .. } = call else { return None };
+    let freezes = |call: &Call| matches!(call, Call::RequiresGrad(..) | Call::DetachInPlace(_));
+    if !op.is_in_place() || !program.calls.iter().any(|(_, call)| freezes(call)) {
+        return None;
+    }
+    let x = ours.tensor(x[0]).ok()?;
+    (x.is_leaf() && !x.requires_grad()).then_some(Known::DirtyAfterFreezing)
+}
+
+/// Whether plain tch is no measure from a call on. A flag that is taken from a saved
+/// tensor counts for its history there, and not here. And what is recomputed takes what a
+/// change has left that libtorch's counter does not see, as by tch's optimizers, where
+/// plain tch has saved its intermediates.
+pub fn is_beyond_tch(program: &Program, i: usize, call: &Call) -> bool {
+    let all = || program.calls.iter().map(|(_, call)| call);
+    let before = || program.calls.iter().take_while(|(k, _)| *k < i).map(|(_, call)| call);
+    match call {
+        Call::Grad { create: true, .. } => before()
+            .any(|call| matches!(call, Call::RequiresGrad(_, false) | Call::DetachInPlace(_))),
+        Call::Step | Call::SetData { .. } => {
+            let again = Op::SiluRecomputed;
+            before().any(|call| matches!(call, Call::Apply { op, .. } if *op == again))
+                && all().any(|call| matches!(call, Call::Grad { create: true, .. }))
+        }
+        _ => false,
+    }
 }

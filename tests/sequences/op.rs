@@ -42,6 +42,34 @@ pub enum Op {
 }
 
 impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Add => "Add",
+            Op::Mul => "Mul",
+            Op::MulScalar(_) => "MulScalar",
+            Op::Exp => "Exp",
+            Op::Tanh => "Tanh",
+            Op::Log1pExp => "Log1pExp",
+            Op::Sum => "Sum",
+            Op::Reshape => "Reshape",
+            Op::SinCos => "SinCos",
+            Op::Gate => "Gate",
+            Op::Silu => "Silu",
+            Op::SiluRecomputed => "SiluRecomputed",
+            Op::Same => "Same",
+            Op::ScaleInPlace(_) => "ScaleInPlace",
+            Op::FailInPlace(_) => "FailInPlace",
+            Op::TanhInPlace => "TanhInPlace",
+            Op::AddInPlace => "AddInPlace",
+            Op::ShiftAndSum(_) => "ShiftAndSum",
+            Op::Errs => "Errs",
+            Op::Panics => "Panics",
+            Op::NestedVars => "NestedVars",
+            Op::NestedTensors => "NestedTensors",
+            Op::TimesCaptured => "TimesCaptured",
+        }
+    }
+
     pub fn arity(self) -> usize {
         match self {
             Op::Add | Op::Mul | Op::AddInPlace => 2,

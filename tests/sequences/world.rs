@@ -145,6 +145,12 @@ impl<E: Engine> World<E> {
             Call::RequiresGrad(x, on) => {
                 self.tensor(*x)?.f_requires_grad_(*on).map(drop).map_err(text)
             }
+            // libtorch warns of them.
+            Call::Step | Call::Zero { how: Zero::Optimizer, .. }
+                if self.parameters.iter().any(|p| !p.is_leaf()) =>
+            {
+                Err("a parameter that was computed".to_owned())
+            }
             Call::Step => {
                 let step = catch_unwind(AssertUnwindSafe(|| self.optimizer.step()));
                 step.map_err(|_| "libtorch's optimizer failed".to_owned())
@@ -265,6 +271,9 @@ fn seeds<E: Engine>(y: &[&E], seed: u64, i: usize) -> Vec<Tensor> {
 /// New memory has any numbers, so that it is filled.
 fn resize(x: &mut Tensor, size: i64, seed: u64, i: usize) -> Done<()> {
     let grows = size > x.numel() as i64;
+    if grows && x.is_inference() {
+        return Err("libtorch would change it and not fill it".to_owned());
+    }
     let _ = x.f_resize_([size]).map_err(text)?;
     if grows {
         tch::no_grad(|| x.f_copy_(&numbers(seed, i, 0, &[size]))).map_err(text)?;
