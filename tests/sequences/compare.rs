@@ -5,7 +5,7 @@
 use super::call::{Call, Place, Program};
 use super::engine::Engine;
 use super::functions::Live;
-use super::known;
+use super::known::{self, Known};
 use super::op::Op;
 use super::plain::Plain;
 use super::tally::{ENGINES, Tally};
@@ -168,7 +168,12 @@ impl<E: Engine, R: Engine> Lockstep<'_, E, R> {
                     return Err(format!("fails with {e}, and not in plain tch"));
                 }
             }
-            Call::Backward { .. } | Call::Twice(_) if E::VARS => self.ended |= e.starts_with(HALF),
+            Call::Backward { .. } | Call::Twice(_) if E::VARS => {
+                let lost =
+                    e.contains("inference tensor") && known::is_left_out(&Known::LostGradient);
+                *self.tally.known.entry(Known::LostGradient).or_default() += usize::from(lost);
+                self.ended |= lost || e.starts_with(HALF);
+            }
             // libtorch adds to leaves as the pass goes.
             Call::Backward { .. } | Call::Twice(_) => {
                 self.ours.forget_gradients();
@@ -208,8 +213,10 @@ impl<E: Engine, R: Engine> Lockstep<'_, E, R> {
                 return Ok(());
             }
             (Ok(expected), _) => expected,
-            // A pass in inference mode leaves a gradient that libtorch cannot add to.
-            (Err(e), Call::Backward { .. } | Call::Twice(_)) if e.contains("inference tensor") => {
+            // A pass in inference mode may leave a gradient that libtorch cannot change.
+            (Err(e), Call::Backward { .. } | Call::Twice(_) | Call::Zero { .. })
+                if e.contains("inference tensor") =>
+            {
                 self.ended = true;
                 return Ok(());
             }

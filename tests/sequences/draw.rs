@@ -161,7 +161,10 @@ impl Draw {
 
     fn apply(&mut self) -> Call {
         let op = self.op();
-        let x = (0..op.arity()).map(|_| self.place()).collect();
+        let mut x: Vec<Place> = (0..op.arity()).map(|_| self.place()).collect();
+        if op.is_in_place() && self.chance(0.8) {
+            x[0] = self.one_made();
+        }
         Call::Apply { op, x, scope: self.scope() }
     }
 

@@ -55,6 +55,9 @@ pub struct Pass<'a, V> {
 pub struct How {
     pub create: bool,
     pub all: bool,
+    /// A base may require a gradient of which there are views from before, on which tch's
+    /// own pass reads through a null pointer.
+    pub odd: bool,
 }
 
 /// Runs `f` in a scope.

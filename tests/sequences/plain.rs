@@ -70,6 +70,11 @@ impl<const VARS: bool> Engine for Plain<VARS> {
         let loss = loss(&pass).map_err(text)?;
         let x: Vec<&Tensor> = x.iter().map(|x| &x.0).collect();
         let keep = pass.retain || how.create;
+        if how.odd {
+            let options = GradOptions::new().retain_graph(keep).create_graph(how.create);
+            let grads = options.allow_unused(true).grad(&loss, &x[..]).map_err(text)?;
+            return Ok(grads.into_iter().map(|grad| grad.map(Plain)).collect());
+        }
         let grads = Tensor::f_run_backward(&[&loss], &x, keep, how.create).map_err(text)?;
         Ok(grads.into_iter().map(|grad| grad.defined().then(|| Plain(grad))).collect())
     }

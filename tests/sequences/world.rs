@@ -19,6 +19,8 @@ pub struct World<E> {
     hooks: BTreeMap<usize, HookHandle>,
     /// The gradients that hooks were called with, each with the hook's call.
     pub seen: Arc<Mutex<Vec<(usize, Tensor)>>>,
+    /// As `How` says.
+    odd: bool,
     #[expect(dead_code, reason = "it keeps the parameters")]
     store: nn::VarStore,
 }
@@ -48,7 +50,8 @@ impl<E: Engine> World<E> {
         }
         values.insert(Place::Leaf(2), E::leaf(&start(2)).expect("a tensor of f64"));
         values.insert(Place::Leaf(3), E::constant(&start(3)));
-        World { parameters, optimizer, values, hooks: BTreeMap::new(), seen: Arc::default(), store }
+        let (hooks, seen) = (BTreeMap::new(), Arc::default());
+        World { parameters, optimizer, values, hooks, seen, odd: false, store }
     }
 
     fn get(&self, x: Place) -> Done<&E> {
@@ -63,13 +66,13 @@ impl<E: Engine> World<E> {
     pub fn has(&self, call: &Call) -> bool {
         match call {
             Call::Apply { x, .. } => self.all(x).is_ok(),
+            Call::Hook { x, .. } => !E::VARS && self.get(*x).is_ok(),
             Call::Detach(x)
             | Call::DetachInPlace(x)
             | Call::Scale { x, .. }
             | Call::Resize { x, .. }
             | Call::SetData { x, .. }
             | Call::RequiresGrad(x, _)
-            | Call::Hook { x, .. }
             | Call::Clone(x)
             | Call::Drop { x, .. }
             | Call::Twice(x) => self.get(*x).is_ok(),
@@ -117,7 +120,11 @@ impl<E: Engine> World<E> {
                 let y = self.all(y)?;
                 let seeds = seeds(&y, seed, i);
                 let pass = Pass { y, seeds: &seeds, retain: *retain, scope: Scope::Plain };
-                return E::grad(pass, &self.all(x)?, How { create: *create, all: *all });
+                return E::grad(
+                    pass,
+                    &self.all(x)?,
+                    How { create: *create, all: *all, odd: self.odd },
+                );
             }
             Call::Backward { y, retain, elsewhere, scope } => {
                 self.backward(seed, i, y, (*retain, *scope), *elsewhere)
@@ -143,6 +150,7 @@ impl<E: Engine> World<E> {
                 self.tensor(*x)?.f_set_data(&numbers(seed, i, 0, &[*size])).map_err(text)
             }
             Call::RequiresGrad(x, on) => {
+                self.odd = true;
                 self.tensor(*x)?.f_requires_grad_(*on).map(drop).map_err(text)
             }
             // libtorch warns of them.
@@ -222,9 +230,6 @@ impl<E: Engine> World<E> {
     }
 
     fn hook(&mut self, i: usize, x: Place, on: HookOn, factor: f64) -> Done<()> {
-        if E::VARS {
-            return Err("Vars take no hooks".to_owned());
-        }
         let (x, seen, live) = (self.tensor(x)?, self.seen.clone(), Live::new());
         let scaled = move |grads: &[Option<Tensor>]| -> Vec<Option<Tensor>> {
             let _ = &live;
