@@ -203,8 +203,9 @@ pub enum Error {
     DirtyNotInput { op: &'static str },
     /// `mark_dirty` of a leaf that requires a gradient, or of a view of one.
     #[error(
-        "{op}: input {input} is a leaf that requires a gradient, or shares the memory of one, and \
-         cannot be changed in place; nothing was changed; use a copy of it"
+        "{op}: input {input} is a leaf that requires a gradient (or did when it was used), or \
+         shares the memory of one, and cannot be changed in place; nothing was changed; use a copy \
+         of it"
     )]
     DirtyLeaf { op: &'static str, input: usize },
     /// A dirty input is not among the outputs.

@@ -37,7 +37,7 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 class GradLock {
  public:
   explicit GradLock(const at::Tensor& leaf)
-      : node_(torch::autograd::impl::gradient_edge(leaf).function) {
+      : node_(leaf.is_leaf() ? torch::autograd::impl::grad_accumulator(leaf) : nullptr) {
     if (node_) lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
   }
 

@@ -111,6 +111,8 @@ void tf_set_autocast_devices(uint32_t enabled) noexcept {
                                        (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
 }
 
-void* tf_enter_inference_mode() noexcept { return new c10::InferenceMode(true); }
+bool tf_is_inference_mode() noexcept { return c10::InferenceMode::is_enabled(); }
+
+void* tf_enter_inference_mode(bool enabled) noexcept { return new c10::InferenceMode(enabled); }
 
 void tf_exit_inference_mode(void* mode) noexcept { delete static_cast<c10::InferenceMode*>(mode); }

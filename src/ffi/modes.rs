@@ -24,7 +24,8 @@ unsafe extern "C" {
     safe fn tf_is_autocast_on() -> bool;
     safe fn tf_autocast_devices() -> u32;
     safe fn tf_set_autocast_devices(enabled: u32);
-    safe fn tf_enter_inference_mode() -> *mut c_void;
+    safe fn tf_is_inference_mode() -> bool;
+    safe fn tf_enter_inference_mode(enabled: bool) -> *mut c_void;
     fn tf_exit_inference_mode(mode: *mut c_void);
 }
 
@@ -124,7 +125,7 @@ impl Drop for NoAutocast {
     }
 }
 
-/// Puts this thread into libtorch's inference mode, while it lives.
+/// Puts this thread into libtorch's inference mode, or out of it, while it lives.
 pub(crate) struct InferenceMode {
     /// An owned C++ guard that belongs to this thread, as raw pointers do.
     mode: *mut c_void,
@@ -132,7 +133,12 @@ pub(crate) struct InferenceMode {
 
 impl InferenceMode {
     pub fn enter() -> InferenceMode {
-        InferenceMode { mode: tf_enter_inference_mode() }
+        InferenceMode { mode: tf_enter_inference_mode(true) }
+    }
+
+    /// Leaves the mode, if the thread is in it.
+    pub fn leave() -> Option<InferenceMode> {
+        tf_is_inference_mode().then(|| InferenceMode { mode: tf_enter_inference_mode(false) })
     }
 }
 

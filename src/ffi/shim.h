@@ -273,7 +273,8 @@ bool tf_is_autocast_on() noexcept;
 uint32_t tf_autocast_devices() noexcept;
 void tf_set_autocast_devices(uint32_t enabled) noexcept;
 
-void* tf_enter_inference_mode() noexcept;
+bool tf_is_inference_mode() noexcept;
+void* tf_enter_inference_mode(bool enabled) noexcept;
 void tf_exit_inference_mode(void* mode) noexcept;
 
 // --- Random numbers -----------------------------------------------------------

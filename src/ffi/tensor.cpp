@@ -141,7 +141,9 @@ bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
 bool tf_in_leaf(const at::Tensor* t) noexcept {
   return guarded(false, [&] {
     const at::TensorBase& base = t->is_view() ? t->_base() : *t;
-    return base.is_leaf() && base.requires_grad();
+    // The graph of a leaf that was frozen since may still be there.
+    return base.is_leaf() &&
+           (base.requires_grad() || torch::autograd::impl::try_get_grad_accumulator(base));
   });
 }
 

@@ -69,6 +69,20 @@ fn inherited_block(vars: &[Option<&Var>]) -> Option<&'static str> {
     vars.iter().flatten().find_map(|v| v.node().blocked_by())
 }
 
+/// Makes the error about an input of an op one about an output of a pass.
+fn about_output(i: usize, error: &crate::Error) -> crate::Error {
+    let message = match error {
+        crate::Error::Superseded { by, .. } => {
+            format!("output {i} was changed in place by {by}; use the output of {by} in its place")
+        }
+        _ => format!(
+            "the tensor of output {i} was changed in place after the Var was made; compute the \
+             output anew"
+        ),
+    };
+    crate::Error::Argument { op: "a pass", message }
+}
+
 impl Operand for Var {
     #[inline]
     fn describe(&self, op: &'static str, i: usize, grad_mode: bool, _: &mut bool) -> Result<Input> {
@@ -83,10 +97,13 @@ impl Operand for Var {
 
     fn check_output(&self, i: usize) -> Result<&'static str> {
         self.check_requires_grad(|| crate::Error::NoGraph { output: i })?;
+        self.check_current("a pass", i, ffi::version(self.value()))
+            .map_err(|e| about_output(i, &e))?;
         Ok(self.node().name())
     }
 
     fn check_input(&self, input: usize) -> Result<()> {
-        self.check_requires_grad(|| crate::Error::InputNoGrad { input })
+        self.check_requires_grad(|| crate::Error::InputNoGrad { input })?;
+        self.check_current("grad", input, ffi::version(self.value()))
     }
 }

@@ -7,6 +7,7 @@ use super::recorded;
 use super::var::Var;
 use crate::application::{Operand, all_used, seeds};
 use crate::error::{Error, Result};
+use crate::ffi;
 use crate::function::PassOptions;
 use std::collections::HashMap;
 use tch::Tensor;
@@ -31,8 +32,10 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Returns the gradient with respect to `x`; `None` if none flows to it.
+    /// Returns the gradient with respect to `x`; `None` if none flows to it, and if `x` was
+    /// changed in place, after which every op refuses it.
     pub fn get(&self, x: &Var) -> Option<&Tensor> {
+        x.check_current("Gradients", 0, ffi::version(x.value())).ok()?;
         self.by_output.get(&key(x))
     }
 

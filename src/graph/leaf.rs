@@ -10,6 +10,10 @@ use tch::Tensor;
 
 const OP: &str = "leaf";
 
+const OTHER_DATA: &str = "stands for a parameter that got other data after the Var was made (by \
+                          set_data, resize_, or a conversion to another dtype or device); make \
+                          the Var anew with Var::leaf";
+
 pub(crate) struct Leaf {
     /// The version that the leaf's tensor should have.
     pub version: AtomicU32,
@@ -90,15 +94,26 @@ impl Leaf {
             let known = version == self.version.load(Relaxed);
             return if known { Ok(()) } else { Err(Error::ValueChanged { op, input }) };
         }
-        if ffi::same_data(value, &lock(&self.state).tensor) {
+        if self.has_data_of(value) {
             return Ok(());
         }
-        let message = format!(
-            "the parameter of input {input} got another tensor's data after the Var was made \
-             (set_data, resize_, or a conversion to another dtype or device); make the Var anew \
-             with Var::leaf"
-        );
-        Err(Error::Argument { op, message })
+        Err(Error::Argument { op, message: format!("input {input} {OTHER_DATA}") })
+    }
+
+    /// Checks that `value` may be changed in the place of the leaf.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub fn check_update(&self, op: &'static str, value: &Tensor) -> Result<()> {
+        match !self.is_parameter || self.has_data_of(value) {
+            true => Ok(()),
+            false => Err(Error::Argument { op, message: format!("the Var {OTHER_DATA}") }),
+        }
+    }
+
+    /// Returns whether `value` shows the memory that the parameter has now.
+    fn has_data_of(&self, value: &Tensor) -> bool {
+        ffi::same_data(value, &lock(&self.state).tensor)
     }
 
     /// Returns the gradient so far.
@@ -187,6 +202,7 @@ impl Leaf {
 /// [`Error::Argument`] for a gradient that does not fit its leaf; nothing is added then.
 /// Those of the hooks of parameters.
 pub(super) fn accumulate(gradients: Vec<(&Leaf, Tensor)>) -> Result<()> {
+    let _normal = ffi::modes::InferenceMode::leave();
     let gradients: Vec<_> =
         gradients.into_iter().filter(|(leaf, _)| leaf.requires_grad()).collect();
     gradients.iter().try_for_each(|(leaf, grad)| leaf.check_gradient(grad))?;

@@ -98,8 +98,10 @@ impl<'g> Pass<'g> {
 }
 
 /// Runs a pass with room on the stack: a `backward` may run a pass, in which one runs
-/// another one, and so on.
+/// another one, and so on. And outside inference mode: gradients that are added up must
+/// not be tensors that cannot be changed later.
 pub(super) fn with_stack<T>(pass: impl FnOnce() -> T) -> T {
+    let _normal = ffi::modes::InferenceMode::leave();
     const LEAST: usize = 256 << 10;
     const MORE: usize = 4 << 20;
     stacker::maybe_grow(LEAST, MORE, pass)

@@ -164,7 +164,9 @@ impl<'a> Step<'a> {
                     let behind = behind.as_deref().unwrap_or_default();
                     ffi::node::refuse(self.ctx.op(), &kept.tensor, behind, Some(position))?
                 }
-                None => kept.tensor.shallow_clone(),
+                // A captured parameter brings its history; an input or an output has none here.
+                None if kept.origin == Origin::Intermediate => kept.tensor.shallow_clone(),
+                None => kept.tensor.detach(),
             });
         }
         let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
@@ -210,7 +212,7 @@ impl<'a> Step<'a> {
             kept.check(self.ctx.op(), position)?;
             leaves[position] = Some(match self.var_of(kept) {
                 Some(var) => self.leaf(&kept.tensor, var),
-                None => kept.tensor.shallow_clone(),
+                None => kept.tensor.detach(),
             });
         }
         let mut ctx = self.recorded.op.recompute(&context, &mut leaves.into_iter())?;

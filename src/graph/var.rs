@@ -156,7 +156,8 @@ impl Var {
     ///
     /// # Errors
     /// [`Error::Argument`] when it is no leaf, and when the closure assigns
-    /// another tensor (`*t = ...`), which would leave the leaf as it was;
+    /// another tensor (`*t = ...`), which would leave the leaf as it was, and when the
+    /// parameter that the leaf stands for got other data;
     /// [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
@@ -164,6 +165,7 @@ impl Var {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
+        leaf.check_update(OP, &self.value)?;
         let mut value = self.value.shallow_clone();
         let done = run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);

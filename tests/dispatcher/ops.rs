@@ -1,9 +1,9 @@
 //! Ops of every kind, for the Python tests beside this.
 
-#[path = "random_ops.rs"]
-pub mod random;
 #[path = "fuzzed.rs"]
 mod fuzzed;
+#[path = "random_ops.rs"]
+pub mod random;
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};

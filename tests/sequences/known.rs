@@ -97,7 +97,9 @@ pub fn is_beyond_tch(program: &Program, i: usize, call: &Call) -> bool {
         Call::RequiresGrad(Place::Made(made, _), _) => is_gradient(made),
         Call::Grad { create: true, .. } => before()
             .any(|call| matches!(call, Call::RequiresGrad(_, false) | Call::DetachInPlace(_))),
-        Call::Step | Call::SetData { .. } => {
+        // A graph keeps the data that it was computed from; libtorch's gets the new data.
+        Call::SetData { .. } => before().any(|call| matches!(call, Call::Apply { .. })),
+        Call::Step => {
             let again = Op::SiluRecomputed;
             before().any(|call| matches!(call, Call::Apply { op, .. } if *op == again))
                 && all().any(|call| matches!(call, Call::Grad { create: true, .. }))
