@@ -2,7 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
-.PHONY: example-python test-python graphs valgrind miri fuzz fuzz-python mutants
+.PHONY: example-python test-python graphs sequences valgrind miri fuzz fuzz-python mutants
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -16,8 +16,8 @@ help:
 	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
-	@echo "make graphs, make fuzz, make fuzz-python, make valgrind, make miri,"
-	@echo "make mutants"
+	@echo "make graphs, make sequences, make fuzz, make fuzz-python, make valgrind,"
+	@echo "make miri, make mutants"
 	@echo "               longer checks: docs/checks.md"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
 	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
@@ -64,6 +64,9 @@ ci:
 # The longer checks: docs/checks.md has what they found.
 graphs: libtorch
 	TCH_FUNCTION_GRAPHS=$${GRAPHS:-100000} cargo test --test random_graphs
+
+sequences: libtorch
+	TCH_FUNCTION_SEQUENCES=$${SEQUENCES:-100000} cargo test --test sequences -- --nocapture
 
 fuzz: libtorch
 	PROPTEST_CASES=$${CASES:-100000} cargo test --test fuzz_shapes

@@ -48,10 +48,12 @@ struct SavingNode : torch::autograd::Node {
   }
 
   // Saves a tensor. `input` is its position among the inputs, or -1. The history of
-  // an `intermediate` is not known.
-  void save(const at::Tensor& t, bool is_output, ptrdiff_t input, bool intermediate) {
+  // an `intermediate` is not known. An output that `is_changed_view` has another node as
+  // its history, which holds this one: it must not be held in turn.
+  void save(const at::Tensor& t, bool is_output, ptrdiff_t input, bool intermediate,
+            bool is_changed_view = false) {
     if (!saved) saved = std::make_unique<std::vector<Saved>>();
-    saved->push_back({torch::autograd::SavedVariable(t, is_output), version_of(t),
+    saved->push_back({torch::autograd::SavedVariable(t, is_output, is_changed_view), version_of(t),
                       static_cast<int32_t>(input), is_output, intermediate});
   }
 
