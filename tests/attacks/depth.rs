@@ -28,7 +28,7 @@ impl Function for Nest {
     type Inputs = Tensor;
     type Outputs = Tensor;
     fn name(&self) -> &'static str {
-        if self.depth % 2 == 0 { "Even" } else { "Odd" }
+        if self.depth.is_multiple_of(2) { "Even" } else { "Odd" }
     }
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         Ok(x * 2.0)
@@ -74,7 +74,7 @@ fn a_failing_nest_of_passes() -> Result<()> {
 
 /// y = 2 x, which keeps a value as its state.
 struct Holds<T>(Mutex<Option<T>>);
-struct State<T>(#[expect(dead_code, reason = "it is dropped")] Mutex<T>);
+struct State<T>(#[allow(dead_code, reason = "it is dropped")] Mutex<T>);
 
 impl<T: Send + 'static> Function for Holds<T> {
     type Inputs = Tensor;

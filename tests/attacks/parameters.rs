@@ -106,7 +106,7 @@ fn a_parameter_that_is_changed_in_place_is_followed() -> Result<()> {
 
 fn vs_with(value: f64) -> nn::VarStore {
     let vs = nn::VarStore::new(Device::Cpu);
-    vs.root().var("w", &[1], nn::Init::Const(value));
+    let _ = vs.root().var("w", &[1], nn::Init::Const(value));
     vs
 }
 
