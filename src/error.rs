@@ -153,7 +153,7 @@ pub enum Error {
         "{op}: {what} is an inference tensor, whose changes in place cannot be seen; save a clone \
          that was made outside inference mode"
     )]
-    SavedUnwatched {
+    SavedInference {
         op: &'static str,
         /// The tensor's name.
         what: String,

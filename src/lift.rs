@@ -59,11 +59,12 @@ pub fn lift_all<'a>(
         x.check_current(OP, i, ffi::version(x.value()))?;
         leaves.push(lifted::torch_leaf(OP, x, &leaves)?);
     }
+    let start = ffi::next_sequence_number();
     let outputs = run_user(OP, "forward", Error::forward, || f(&leaves))?;
     if let Some(i) = outputs.iter().position(|y| !y.defined()) {
         return Err(Error::Undefined { op: OP, what: format!("output {i} of the closure") });
     }
 
     let vars = inputs.into_iter().cloned().collect();
-    lifted::node_of(OP, vars, leaves, outputs)
+    lifted::node_of(OP, vars, leaves, outputs, start)
 }

@@ -62,25 +62,19 @@ impl<F: Function> Applied<F> {
         x: Refs<'_, F::Inputs, V>,
         inputs: &[Option<&V>],
         y: <F::Outputs as Shape>::Layout,
-    ) -> Result<Applied<F>> {
+    ) -> Applied<F> {
         if f.double_backward() == DoubleBackward::Recompute {
-            keep_inputs(ctx, inputs)?;
+            keep_inputs(ctx, inputs);
         }
-        Ok(Applied { f, inputs: F::Inputs::layout(x), outputs: y })
+        Applied { f, inputs: F::Inputs::layout(x), outputs: y }
     }
 }
 
-fn keep_inputs<V: Value>(ctx: &mut Ctx, inputs: &[Option<&V>]) -> Result<()> {
+fn keep_inputs<V: Value>(ctx: &mut Ctx, inputs: &[Option<&V>]) {
     let saved = ctx.saved.len();
-    for (x, i) in inputs.iter().zip(0..).filter_map(|(x, i)| Some(((*x)?, i))) {
-        if !ffi::describe(ctx.op(), x.tensor())?.watched {
-            let what = format!("input {i}, which DoubleBackward::Recompute keeps,");
-            return Err(Error::SavedUnwatched { op: ctx.op(), what });
-        }
-        ctx.saved.push(Saved::of(x.tensor().shallow_clone(), Origin::Input(i)));
-    }
+    let present = inputs.iter().zip(0..).filter_map(|(x, i)| Some(((*x)?, i)));
+    ctx.saved.extend(present.map(|(x, i)| Saved::of(x.tensor().shallow_clone(), Origin::Input(i))));
     ctx.kept_inputs = (ctx.saved.len() - saved) as u32;
-    Ok(())
 }
 
 impl<F: Function> Backward for Applied<F> {

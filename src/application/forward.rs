@@ -45,9 +45,9 @@ pub(crate) fn run<F: Function>(
     x: Refs<'_, F::Inputs>,
 ) -> Result<Of<F::Outputs, Tensor>> {
     let recomputed = ctx.frame.recording && f.double_backward() == DoubleBackward::Recompute;
-    let generators = recomputed.then(|| generators(ctx)).transpose()?;
+    let before = recomputed.then(|| before_recomputed::<F>(ctx, x)).transpose()?;
     let done = run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x));
-    if let Some(before) = generators
+    if let Some(before) = before.filter(|_| done.is_ok())
         && before != before.again()?
     {
         ctx.frame.set_generators(before);
@@ -55,6 +55,17 @@ pub(crate) fn run<F: Function>(
     done.map_err(|e| {
         if ctx.dirty().is_empty() { e } else { half_done(ctx, &flatten::<F::Inputs, Tensor>(x), e) }
     })
+}
+
+/// Checks that the inputs can be kept, and reads the random number generators.
+fn before_recomputed<F: Function>(ctx: &Ctx, x: Refs<'_, F::Inputs>) -> Result<Generators> {
+    for (i, x) in flatten::<F::Inputs, Tensor>(x).into_iter().enumerate() {
+        if x.map_or(Ok(false), |x| Ok(ffi::describe(ctx.op(), x)?.is_inference))? {
+            let what = format!("input {i}, which DoubleBackward::Recompute keeps,");
+            return Err(Error::SavedInference { op: ctx.op(), what });
+        }
+    }
+    generators(ctx)
 }
 
 /// Reads the random number generators that `forward` may draw from.

@@ -38,14 +38,16 @@ pub(super) fn checked_gradient(
 fn is_nonzero(t: &Tensor) -> bool {
     let _unrecorded = ffi::GradMode::set(false);
     let count = t.f_count_nonzero(None::<i64>).and_then(|n| n.f_int64_value(&[]));
-    count.is_ok_and(|n| n > 0)
+    // What a mode of Python's raised must not stay pending.
+    count.map_err(|_| ffi::take_python_error()).is_ok_and(|n| n > 0)
 }
 
 /// Returns whether a recorded pass differentiates each gradient of an output that has come.
 /// What depends on one of several is not known.
 #[inline]
 pub(super) fn are_followed(dy: &[Option<Tensor>]) -> bool {
-    ffi::grad_enabled() && dy.iter().flatten().all(Tensor::requires_grad)
+    let mut came = dy.iter().flatten().filter(|dy| dy.defined());
+    ffi::grad_enabled() && came.all(Tensor::requires_grad)
 }
 
 fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {

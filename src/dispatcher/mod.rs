@@ -133,8 +133,14 @@ impl Ops {
         let signature = Signature::new::<C::Function>(self.namespace, schema, &C::parameters())?;
         let what = signature.name;
         let signature = Arc::new(signature);
-        let op =
-            Registered { constructor, signature, plans: Plans::default(), parameters: PhantomData };
+        let is_random = tags.contains(&Tag::NondeterministicSeeded);
+        let op = Registered {
+            constructor,
+            signature,
+            plans: Plans::default(),
+            is_random,
+            parameters: PhantomData,
+        };
         let defined = self.definitions.define(schema, tags, Box::new(op));
         defined.map_err(|e| reasons::undefined(what, &e))
     }

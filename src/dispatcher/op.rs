@@ -8,7 +8,6 @@ use super::signature::{Signature, arranged};
 use crate::application::{self, Applied, Backward, Output, converted, differentiate, jvp, run};
 use crate::error::{Error, Result, torch};
 use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, TensorRef, Value};
-use crate::ffi::rng::Generators;
 use crate::ffi::{self, modes::NoAutocast};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Shape, Stage, Vmap};
 use std::marker::PhantomData;
@@ -19,6 +18,8 @@ pub(super) struct Registered<C, A> {
     pub constructor: C,
     pub signature: Arc<Signature>,
     pub plans: Plans,
+    /// Whether its tags say that it draws random numbers.
+    pub is_random: bool,
     pub parameters: PhantomData<fn(A)>,
 }
 
@@ -68,7 +69,6 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let (f, x) = (&call.f, call.inputs());
         let mut ctx = context(f.name(), &call.flat(), needs)?;
         let _no_autocast = application::off_for(f);
-        let before = application::generators(&ctx)?;
         let y = run(f, &mut ctx, x)?;
         let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
         let mut outputs = application::collect::<Outputs<C, A>>(y);
@@ -77,10 +77,13 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(ctx.op()));
         }
-        let drawn_from = match second_order {
-            DoubleBackward::Recompute => Some(generator_state(&ctx, &call, before)?),
-            _ => None,
-        };
+        let draws = ctx.frame.generators().is_some();
+        if draws && !self.is_random {
+            return Err(untagged(self.name()));
+        }
+        let recomputed = second_order == DoubleBackward::Recompute;
+        let drawn_from = (recomputed && self.is_random).then(|| generator_state(&ctx, &call));
+        let drawn_from = drawn_from.transpose()?;
         let (mut intermediates, mut saved) = sort(ctx.op(), ctx.saved, &outputs)?;
         if let Some(state) = drawn_from {
             saved.push((Source::Constant, intermediates.len()));
@@ -183,11 +186,12 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let saved = saved.iter().filter_map(|t| t.handle()).zip(origins);
         ctx.saved = saved.map(|(t, origin)| Saved::of(t, origin)).collect();
         if call.f.double_backward() == DoubleBackward::Recompute
+            && self.is_random
             && let Some(state) = ctx.saved.pop().map(|saved| saved.tensor)
             && !call.is_traced()
         {
-            let bytes = Vec::<u8>::try_from(state.f_to(Device::Cpu).map_err(torch(self.name()))?);
-            let bytes = bytes.map_err(torch(self.name()))?;
+            let bytes = state.f_to(Device::Cpu).and_then(|state| Vec::<u8>::try_from(&state));
+            let bytes = bytes.map_err(|_| levels_of_random_numbers(self.name()))?;
             let generators = application::generators(&ctx)?.of_bytes(&bytes)?;
             ctx.frame.set_generators(generators);
         }
@@ -240,7 +244,11 @@ fn are_traced(values: &[Value<'_>]) -> bool {
 /// what to do.
 fn without_data(error: Error) -> Error {
     let op = match &error {
-        Error::Forward { op, .. } | Error::Panic { op, .. } if !error.is_about_kernels() => *op,
+        Error::Forward { op, .. } | Error::Panic { op, stage: "forward", .. }
+            if !error.is_about_kernels() =>
+        {
+            *op
+        }
         _ => return error,
     };
     let told = ffi::take_python_error().map_or_else(String::new, |text| format!(" ({text})"));
@@ -287,8 +295,10 @@ fn sort(
 
 /// Returns the state of the random number generators as a tensor on the device of the
 /// first input, as which it goes to the backward op. Without data it only has the length.
-fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>, before: Generators) -> Result<Tensor> {
-    let bytes = before.bytes();
+fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>) -> Result<Tensor> {
+    // A trace has the length that a run has, on whichever device.
+    let now = application::generators(ctx)?;
+    let bytes = ctx.frame.generators().map_or(&now, |drawn| drawn).padded_bytes();
     let flat = call.flat();
     let state = match flat.into_iter().flatten().next() {
         Some(x) if call.is_traced() => {
@@ -301,6 +311,18 @@ fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>, before: Generators) -
         None => Tensor::f_from_slice(&bytes),
     };
     state.map_err(torch(ctx.op()))
+}
+
+fn untagged(op: &'static str) -> Error {
+    let message = "it draws random numbers, which its second run must draw again: write \
+                   [NondeterministicSeeded] behind its schema in library!";
+    Error::Argument { op, message: message.to_owned() }
+}
+
+fn levels_of_random_numbers(op: &'static str) -> Error {
+    let message = "it draws random numbers, and runs again at a level of torch.func that hides \
+                   which; use torch.autograd.grad with create_graph=True";
+    Error::Argument { op, message: message.to_owned() }
 }
 
 fn misused(op: &'static str) -> Error {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -307,13 +308,21 @@ void tf_raise_in_python(const char* message) noexcept {
     fprintf(stderr, "%s\n", message);
     return;
   }
-  const auto raise = [](void* text) {
+  // One exception for all libraries of a file: a second one would be raised elsewhere.
+  static std::mutex mutex;
+  static std::string texts;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const bool first = texts.empty();
+  texts += first ? message : std::string("\n") + message;
+  if (!first) return;
+  const auto raise = [](void*) {
+    const std::lock_guard<std::mutex> lock(mutex);
     using SetString = void (*)(void*, const char*);
     const auto set = reinterpret_cast<SetString>(dlsym(RTLD_DEFAULT, "PyErr_SetString"));
     const auto type = static_cast<void**>(dlsym(RTLD_DEFAULT, "PyExc_RuntimeError"));
-    if (set && type) set(*type, static_cast<std::string*>(text)->c_str());
-    delete static_cast<std::string*>(text);
+    if (set && type) set(*type, texts.c_str());
+    texts.clear();
     return -1;
   };
-  add(raise, new std::string(message));
+  add(raise, nullptr);
 }

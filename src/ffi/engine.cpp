@@ -4,12 +4,15 @@
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/SequenceNumber.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,12 +36,13 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 
 }  // namespace
 
-// Whoever adds to a leaf's .grad is its AccumulateGrad, and holds the node's mutex.
+// Whoever adds to a leaf's .grad is its AccumulateGrad, and holds the node's mutex; on
+// this thread that is so if one of its hooks is running.
 class GradLock {
  public:
   explicit GradLock(const at::Tensor& leaf)
       : node_(leaf.is_leaf() ? torch::autograd::impl::grad_accumulator(leaf) : nullptr) {
-    if (node_) lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
+    if (node_ && torch::autograd::get_current_node() != node_) lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
   }
 
  private:
@@ -66,7 +70,7 @@ bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
   });
 }
 
-at::Tensor* tf_other_handle(const at::Tensor* t) noexcept {
+at::Tensor* tf_with_same_history(const at::Tensor* t) noexcept {
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
     namespace impl = torch::autograd::impl;
     at::Tensor other = t->detach();
@@ -77,8 +81,7 @@ at::Tensor* tf_other_handle(const at::Tensor* t) noexcept {
 
 bool tf_has_hooks(const at::Tensor* leaf) noexcept {
   return guarded(false, [&] {
-    namespace impl = torch::autograd::impl;
-    return !impl::hooks(*leaf).empty() || impl::post_acc_grad_hooks(*leaf) != nullptr;
+    return !torch::autograd::impl::hooks(*leaf).empty();
   });
 }
 
@@ -125,50 +128,73 @@ struct Tap : Node {
   std::string name() const override { return "TapBackward"; }
 };
 
-// Every node behind some tensors, and the way from the nodes to the leaves' taps.
+// Every node behind some tensors, and the way from the nodes to the leaves' taps. Only
+// nodes that this thread has recorded since `start` are led to taps: nobody else has seen
+// them yet, while other threads may run any older node.
 class Walk {
  public:
-  Walk(at::Tensor* (*tap)(void*, at::Tensor*), void* data)
-      : tap_(tap), data_(data) {}
+  explicit Walk(uint64_t start)
+      : start_(start) {}
 
   void from(at::Tensor& output) {
-    namespace impl = torch::autograd::impl;
-    Edge edge = impl::gradient_edge(output);
-    if (visit(edge, nullptr)) impl::set_gradient_edge(output, edge);
+    roots_.push_back(torch::autograd::impl::gradient_edge(output));
+    reach(roots_.back(), true);
     while (!todo_.empty()) {
       Node* const node = todo_.back();
       todo_.pop_back();
-      // No method sets an edge of a node that has a consumer. A tap is no deeper than the
-      // consumers of its leaf, so their depths stay true.
-      for (const Edge& next : node->next_edges()) visit(const_cast<Edge&>(next), node);
+      const bool own = is_own(*node);
+      coming_from_tap_ = dynamic_cast<Tap*>(node) != nullptr;
+      // No method sets an edge of a node that has a consumer.
+      for (const Edge& edge : node->next_edges()) reach(const_cast<Edge&>(edge), own);
     }
   }
+
+  // Calls `tap(data, leaf, alone)` for each leaf; `alone` if an older node leads to it, so
+  // that it keeps its place. Then leads the edges to the taps.
+  void lead(at::Tensor* (*tap)(void*, at::Tensor*, bool), void* data) {
+    for (auto& [node, leaf] : leaves_) {
+      const auto& variable = static_cast<AccumulateGrad*>(node)->variable;
+      const std::unique_ptr<at::Tensor> found(
+          tap(data, new at::Tensor(variable), leaf.has_old_consumer));
+      if (!found || leaf.has_old_consumer) continue;
+      const Edge edge = torch::autograd::impl::gradient_edge(*found);
+      for (Edge* own : leaf.edges) *own = edge;
+    }
+  }
+
+  const Edge& root(size_t i) const { return roots_[i]; }
 
  private:
-  // Returns whether it leads the edge of `from` to a tap, which may be `from` itself.
-  bool visit(Edge& edge, const Node* from) {
-    Node* const node = edge.function.get();
-    if (!node) return false;
-    auto* const leaf = dynamic_cast<AccumulateGrad*>(node);
-    if (!leaf) {
-      if (seen_.insert(node).second) todo_.push_back(node);
-      return false;
-    }
-    auto [found, fresh] = taps_.try_emplace(node);
-    if (fresh) {
-      const std::unique_ptr<at::Tensor> tap(tap_(data_, new at::Tensor(leaf->variable)));
-      if (tap) found->second = torch::autograd::impl::gradient_edge(*tap);
-    }
-    if (!found->second.is_valid() || found->second.function.get() == from) return false;
-    edge = found->second;
-    return true;
+  struct Leaf {
+    std::vector<Edge*> edges;  // of own nodes
+    bool has_old_consumer = false;
+  };
+
+  bool is_own(const Node& node) const {
+    return node.sequence_nr() >= start_ &&
+           node.thread_id() == at::RecordFunction::currentThreadId() &&
+           dynamic_cast<const Tap*>(&node) == nullptr;
   }
 
-  at::Tensor* (*const tap_)(void*, at::Tensor*);
-  void* const data_;
+  void reach(Edge& edge, bool own) {
+    Node* const node = edge.function.get();
+    if (!node) return;
+    if (dynamic_cast<AccumulateGrad*>(node)) {
+      Leaf& leaf = leaves_[node];
+      if (own) leaf.edges.push_back(&edge);
+      // A tap leads to its leaf by itself.
+      else if (!coming_from_tap_) leaf.has_old_consumer = true;
+      return;
+    }
+    if (seen_.insert(node).second) todo_.push_back(node);
+  }
+
+  const uint64_t start_;
+  std::deque<Edge> roots_;  // whose addresses stay
   std::unordered_set<Node*> seen_;
   std::vector<Node*> todo_;
-  std::unordered_map<Node*, Edge> taps_;  // by the leaf's node
+  std::unordered_map<Node*, Leaf> leaves_;  // by the leaf's node
+  bool coming_from_tap_ = false;
 };
 
 }  // namespace
@@ -186,11 +212,16 @@ at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcep
   });
 }
 
-bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs,
-                     at::Tensor* (*tap)(void*, at::Tensor*), void* data) noexcept {
+uint64_t tf_next_sequence_number() noexcept { return at::sequence_number::peek(); }
+
+bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs, uint64_t start,
+                     at::Tensor* (*tap)(void*, at::Tensor*, bool), void* data) noexcept {
   return guarded(false, [&] {
-    Walk walk(tap, data);
+    Walk walk(start);
     for (size_t i = 0; i < n_outputs; ++i) walk.from(*outputs[i]);
+    walk.lead(tap, data);
+    for (size_t i = 0; i < n_outputs; ++i)
+      torch::autograd::impl::set_gradient_edge(*outputs[i], walk.root(i));
     return true;
   });
 }

@@ -10,7 +10,7 @@ use torch_sys::C_tensor;
 unsafe extern "C" {
     fn tf_grad(leaf: *const C_tensor) -> *mut C_tensor;
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
-    fn tf_other_handle(t: *const C_tensor) -> *mut C_tensor;
+    fn tf_with_same_history(t: *const C_tensor) -> *mut C_tensor;
     fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_run_pass(
         outputs: *const *const C_tensor,
@@ -22,11 +22,13 @@ unsafe extern "C" {
         create_graph: bool,
         grads: *mut *mut C_tensor,
     ) -> bool;
+    safe fn tf_next_sequence_number() -> u64;
     fn tf_tap(parameter: *const C_tensor, known: *const C_tensor) -> *mut C_tensor;
     fn tf_graph_leaves(
         outputs: *const *mut C_tensor,
         n_outputs: usize,
-        tap: extern "C" fn(*mut c_void, *mut C_tensor) -> *mut C_tensor,
+        start: u64,
+        tap: extern "C" fn(*mut c_void, *mut C_tensor, bool) -> *mut C_tensor,
         data: *mut c_void,
     ) -> bool;
 }
@@ -47,9 +49,9 @@ pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result
 
 /// Returns another tensor with the values and the history of `t`, which keeps them
 /// whatever becomes of `t`.
-pub(crate) fn other_handle(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
+pub(crate) fn with_same_history(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
     // SAFETY: `t` owns a valid handle.
-    own(op, unsafe { tf_other_handle(t.as_ptr()) })
+    own(op, unsafe { tf_with_same_history(t.as_ptr()) })
 }
 
 /// Returns whether libtorch calls hooks on the gradient of its leaf.
@@ -114,21 +116,31 @@ pub(crate) fn tap(
     own(op, unsafe { tf_tap(parameter.as_ptr(), known) })
 }
 
+/// Returns the number that the next node gets which this thread records in libtorch.
+pub(crate) fn next_sequence_number() -> u64 {
+    tf_next_sequence_number()
+}
+
+/// Returns the tap of a leaf, or `None` for the leaf itself. The second argument says that
+/// an older node leads to the leaf, so that it keeps its place.
+type TapOf<'a> = dyn FnMut(Tensor, bool) -> Result<Option<Tensor>, Error> + 'a;
+
 /// Calls `tap_of` with each leaf that requires a gradient in libtorch's graphs behind
-/// `outputs`; the graphs then lead through the tap that it returns.
+/// `outputs`; what this thread has recorded since `start` leads to the taps from now on.
 pub(crate) fn graph_leaves(
     op: &'static str,
     outputs: &mut [Tensor],
-    tap_of: &mut dyn FnMut(Tensor) -> Result<Option<Tensor>, Error>,
+    start: u64,
+    tap_of: &mut TapOf<'_>,
 ) -> Result<(), Error> {
-    struct Call<'a> {
-        tap_of: &'a mut dyn FnMut(Tensor) -> Result<Option<Tensor>, Error>,
+    struct Call<'a, 'b> {
+        tap_of: &'a mut TapOf<'b>,
         failed: Result<(), Error>,
     }
-    extern "C" fn visit(data: *mut c_void, leaf: *mut C_tensor) -> *mut C_tensor {
+    extern "C" fn visit(data: *mut c_void, leaf: *mut C_tensor, alone: bool) -> *mut C_tensor {
         // SAFETY: `data` is the Call below, and the handle a new one that is ours.
-        let (call, leaf) = unsafe { (&mut *data.cast::<Call<'_>>(), Tensor::from_ptr(leaf)) };
-        let tap = (call.tap_of)(leaf).unwrap_or_else(|e| {
+        let (call, leaf) = unsafe { (&mut *data.cast::<Call<'_, '_>>(), Tensor::from_ptr(leaf)) };
+        let tap = (call.tap_of)(leaf, alone).unwrap_or_else(|e| {
             call.failed = Err(e);
             None
         });
@@ -138,7 +150,7 @@ pub(crate) fn graph_leaves(
     let outputs: Vec<_> = outputs.iter_mut().map(Tensor::as_mut_ptr).collect();
     // SAFETY: the handles are valid; `call` outlives the call of the shim.
     check(op, unsafe {
-        tf_graph_leaves(outputs.as_ptr(), outputs.len(), visit, (&raw mut call).cast())
+        tf_graph_leaves(outputs.as_ptr(), outputs.len(), start, visit, (&raw mut call).cast())
     })?;
     call.failed
 }

@@ -14,8 +14,7 @@ namespace {
 
 struct Failure {
   std::string text;
-  std::exception_ptr rust;     // a RustError, or null
-  std::exception_ptr foreign;  // neither Rust's nor libtorch's
+  std::exception_ptr rust;  // a RustError, or null
 };
 
 // This thread's failure, null if it was taken. A plain pointer, because destructors of
@@ -27,36 +26,39 @@ Failure*& untaken() noexcept {
 
 void forget() noexcept { delete std::exchange(untaken(), nullptr); }
 
-Failure told(const std::exception_ptr& thrown) {
+// Returns what is kept of an exception; `foreign` if it is neither Rust's nor libtorch's.
+Failure told(const std::exception_ptr& thrown, bool& foreign) {
   try {
     std::rethrow_exception(thrown);
   } catch (const RustError& e) {
-    return {e.what(), thrown, nullptr};
+    return {e.what(), thrown};
   } catch (const c10::Error& e) {
-    return {e.what_without_backtrace(), nullptr, nullptr};
+    return {e.what_without_backtrace(), nullptr};
   } catch (const std::exception& e) {
-    return {e.what(), nullptr, thrown};
+    foreign = true;
+    return {e.what(), nullptr};
   } catch (...) {
-    return {"a C++ exception that is not a std::exception", nullptr, thrown};
+    foreign = true;
+    return {"a C++ exception that is not a std::exception", nullptr};
   }
 }
 
 }  // namespace
 
 void keep_failure(const std::exception_ptr& thrown) noexcept {
-  Failure failure = told(thrown);
-  if (failure.foreign) {
+  bool foreign = false;
+  Failure failure = told(thrown, foreign);
+  if (foreign) {
     // Left pending, it would make Python fail at the next call that succeeds.
     PythonError pending = PythonError::take();
     if (failure.text.empty()) failure.text = pending.text();
     if (Foreign* const scope = Foreign::innermost()) {
       scope->text_ = failure.text;
-      scope->exception_ = std::move(failure.foreign);
+      scope->exception_ = thrown;
       scope->pending_ = std::move(pending);
     }
   }
-  forget();
-  untaken() = new Failure(std::move(failure));
+  delete std::exchange(untaken(), new Failure(std::move(failure)));
 }
 
 void Foreign::rethrow(const std::string& text) {

@@ -32,7 +32,7 @@ structs! {
     Description<'_> as tf_meta, 40 {
         sizes: 0, dim: 8, identity: 16, version: 24, dtype: 28, device_type: 29,
         device_index: 30, requires_grad: 31, only_as_view: 32, symbolic: 33,
-        zero: 34, watched: 35, python: 36,
+        zero: 34, is_inference: 35, python: 36,
     }
     Callbacks as tf_callbacks, 80 {
         backward: 0, name: 8, graph_freed: 16, saved_changed: 24, no_second_order: 32,

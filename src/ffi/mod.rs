@@ -21,7 +21,9 @@ mod tensor;
 mod values;
 
 pub(crate) use drops::drop_in_turn;
-pub(crate) use engine::{Pass, grad_of, graph_leaves, has_hooks, other_handle, set_grad, tap};
+pub(crate) use engine::{
+    Pass, grad_of, graph_leaves, has_hooks, next_sequence_number, set_grad, tap, with_same_history,
+};
 pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message, take_python_error};
 pub(crate) use forward_ad::{
     NoForwardMode, enter_dual_level, exit_dual_level, set_tangent, tangent,

@@ -227,7 +227,7 @@ void save(const tf_recording& what, FunctionNode& node, const Returned& returned
     const at::Tensor& t = *what.saved[i].tensor;
     const bool output =
         std::find(returned.begin(), returned.end(), t.unsafeGetTensorImpl()) != returned.end();
-    const bool is_changed_view = output && t.is_view() && is_dirty(t, what);
+    const bool is_changed_view = output && t.is_view() && !t.is_leaf() && is_dirty(t, what);
     const bool is_output = is_changed_view || t.grad_fn().get() == &node;
     const ptrdiff_t input = is_output ? -1 : position_of(t, what);
     // A tensor with a history of its own (a captured parameter) brings it.
@@ -238,9 +238,14 @@ void save(const tf_recording& what, FunctionNode& node, const Returned& returned
   }
 }
 
-// Makes the node fail for good. A hook on saved tensors (PyTorch's saved_tensors_hooks)
-// may fail once a changed input has this node as its history.
-void give_up(FunctionNode& node) { node.release_variables(); }
+// Makes the node fail for good where saving fails: a hook on saved tensors (PyTorch's
+// saved_tensors_hooks) may, once a changed input has the node as its history.
+struct GiveUp {
+  FunctionNode* node;
+  ~GiveUp() {
+    if (node) node->release_variables();
+  }
+};
 
 }  // namespace
 
@@ -258,12 +263,9 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept {
     } else {
       wrap_outputs(*what, node);
     }
-    try {
-      if (what->n_saved > 0) save(*what, *node, returned);
-    } catch (...) {
-      give_up(*node);
-      throw;
-    }
+    GiveUp unless_saved{node.get()};
+    if (what->n_saved > 0) save(*what, *node, returned);
+    unless_saved.node = nullptr;
     return true;
   });
 }

@@ -31,7 +31,8 @@ class Pins {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto entry = pinned_.find(&storage);
     if (--entry->second.count > 0) return;
-    storage.set_resizable(entry->second.was_resizable);
+    // What another thread has moved to shared memory meanwhile has no allocator.
+    if (entry->second.was_resizable && storage.allocator()) storage.set_resizable(true);
     pinned_.erase(entry);
   }
 

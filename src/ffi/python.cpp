@@ -10,6 +10,7 @@ namespace {
 struct Python {
   int (*is_initialized)();
   int (*is_finalizing)();  // null in old ones
+  void* (*thread_state)();
   int (*ensure)();
   void (*release)(int);
   void (*fetch)(void**, void**, void**);
@@ -38,6 +39,7 @@ struct Python {
     Python p{};
     look_up(p.is_initialized, "Py_IsInitialized");
     look_up(p.is_finalizing, "Py_IsFinalizing", "_Py_IsFinalizing");
+    look_up(p.thread_state, "PyGILState_GetThisThreadState");
     look_up(p.ensure, "PyGILState_Ensure");
     look_up(p.release, "PyGILState_Release");
     look_up(p.fetch, "PyErr_Fetch");
@@ -76,7 +78,10 @@ std::string text_of(const Python& python, void* text) {
 
 PythonError PythonError::take() noexcept {
   PythonError error;
-  if (const Python* const python = Python::running()) {
+  const Python* const python = Python::running();
+  // A thread that Python does not know has nothing pending, and may run for one that holds
+  // the GIL and waits.
+  if (python && python->thread_state && python->thread_state()) {
     const Gil gil(*python);
     python->fetch(&error.type_, &error.value_, &error.trace_);
   }

@@ -7,6 +7,8 @@ use std::ffi::c_void;
 const OP: &str = "random numbers";
 const CPU: (i8, i8) = (0, -1);
 const CUDA: i8 = 1;
+/// Bytes of a CUDA generator's state: the seed and the offset.
+const CUDA_STATE: usize = 16;
 
 unsafe extern "C" {
     fn tf_rng_state(
@@ -56,15 +58,19 @@ impl Generators {
         Ok(was)
     }
 
-    /// Returns the states as one list of bytes.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|(_, state)| state).copied().collect()
+    /// Returns the states of the CPU's generator and of one device's as one list of bytes,
+    /// of the same length whether there is a device or not.
+    pub fn padded_bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            self.0.iter().take(2).flat_map(|(_, state)| state).copied().collect();
+        bytes.resize(self.0[0].1.len() + CUDA_STATE, 0);
+        bytes
     }
 
-    /// Reads what [`bytes`](Generators::bytes) wrote, for the same generators.
+    /// Reads what [`padded_bytes`](Generators::padded_bytes) wrote, for the same generators.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a list of another length.
+    /// [`Error::Argument`] for a list that is too short.
     pub fn of_bytes(&self, mut bytes: &[u8]) -> Result<Generators> {
         let message = "the state of the random number generators does not fit this machine's";
         let misfit = || Error::Argument { op: OP, message: message.to_owned() };
@@ -74,7 +80,7 @@ impl Generators {
             states.push((*device, own.to_vec()));
             bytes = rest;
         }
-        if bytes.is_empty() { Ok(Generators(states)) } else { Err(misfit()) }
+        Ok(Generators(states))
     }
 
     fn set(&self) -> Result<()> {
@@ -88,6 +94,11 @@ impl Generators {
     }
 }
 
+extern "C" fn take(data: *mut c_void, bytes: *const u8, n: usize) {
+    // SAFETY: `data` is the Vec of the caller; there are `n` bytes.
+    unsafe { (*data.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes, n)) }
+}
+
 /// The states that come back on drop.
 pub(crate) struct Replay(Generators);
 
@@ -99,10 +110,6 @@ impl Drop for Replay {
 }
 
 fn state((device_type, index): (i8, i8)) -> Result<Vec<u8>> {
-    extern "C" fn take(data: *mut c_void, bytes: *const u8, n: usize) {
-        // SAFETY: `data` is the Vec below; there are `n` bytes.
-        unsafe { (*data.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes, n)) }
-    }
     let mut state = Vec::<u8>::new();
     // SAFETY: `take` gets the Vec during the call alone.
     check(OP, unsafe { tf_rng_state(device_type, index, take, (&raw mut state).cast()) })?;

@@ -28,7 +28,7 @@ struct tf_meta {
   bool only_as_view;  // requires a gradient because what it views does
   bool symbolic;      // its sizes are symbols, while torch.compile traces; no `sizes`
   bool zero;          // libtorch's zeros without memory
-  bool watched;       // the counter moves when it is changed: no inference tensor
+  bool is_inference;  // made in inference mode: has no in-place counter
   bool python;        // a tensor of Python's, such as a fake one
 };
 
@@ -90,11 +90,15 @@ bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seed
 // returned before.
 at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcept;
 
-// Calls `tap(data, leaf)` with a new, owned handle for every leaf that requires a gradient
-// in the graphs behind `outputs`, each leaf once. If it returns a new handle to the leaf's
-// tap, the graphs lead through that tap from now on.
-bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs,
-                     at::Tensor* (*tap)(void*, at::Tensor*), void* data) noexcept;
+// The number that the next node gets which this thread records.
+uint64_t tf_next_sequence_number() noexcept;
+
+// Calls `tap(data, leaf, alone)` with a new, owned handle for every leaf that requires a
+// gradient in the graphs behind `outputs`, each leaf once. If it returns a new handle to
+// the leaf's tap, the nodes that this thread has recorded from number `start` on lead to
+// that tap from now on; none does if it is `alone`, since an older node leads to the leaf.
+bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs, uint64_t start,
+                     at::Tensor* (*tap)(void*, at::Tensor*, bool), void* data) noexcept;
 
 // --- A tensor and a number ----------------------------------------------------
 
@@ -193,7 +197,7 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size
 at::Tensor* tf_constant(const at::Tensor* t) noexcept;
 
 // A new handle to a tensor of the values, the history and the in-place counter of `t`.
-at::Tensor* tf_other_handle(const at::Tensor* t) noexcept;
+at::Tensor* tf_with_same_history(const at::Tensor* t) noexcept;
 
 // Calls take(data, text, length) with the exception that Python code left pending on this
 // thread, if there is one, and clears it.

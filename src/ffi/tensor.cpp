@@ -46,7 +46,7 @@ bool describe(const at::Tensor& t, tf_meta& out) {
          as_view,
          symbolic,
          impl.key_set().has(c10::DispatchKey::ZeroTensor),
-         impl.version_counter().enabled(),
+         !impl.version_counter().enabled(),
          impl.key_set().has(c10::DispatchKey::Python)};
   return true;
 }

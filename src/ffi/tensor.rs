@@ -45,8 +45,8 @@ pub(crate) struct Description<'t> {
     pub symbolic: bool,
     /// It is one of libtorch's zeros without memory.
     pub zero: bool,
-    /// The in-place counter moves when the tensor is changed: it is no inference tensor.
-    pub watched: bool,
+    /// It was made in inference mode: it has no in-place counter.
+    pub is_inference: bool,
     /// It is a tensor of Python's, such as a fake one.
     pub python: bool,
     pub(super) tensor: PhantomData<&'t Tensor>,
@@ -78,7 +78,7 @@ impl<'t> Description<'t> {
             only_as_view: false,
             symbolic: false,
             zero: false,
-            watched: true,
+            is_inference: false,
             python: false,
             tensor: PhantomData,
         }

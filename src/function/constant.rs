@@ -50,7 +50,7 @@ impl Constant {
     ///
     /// # Errors
     /// [`Error::Argument`] for a tensor that requires a gradient, which would silently get
-    /// none; [`Error::Undefined`]; [`Error::SavedUnwatched`] for an inference tensor, whose
+    /// none; [`Error::Undefined`]; [`Error::SavedInference`] for an inference tensor, whose
     /// changes cannot be seen.
     pub fn new(t: &Tensor) -> Result<Constant> {
         if t.defined() && t.requires_grad() {
@@ -65,14 +65,14 @@ impl Constant {
     /// Holds a tensor, which may require a gradient, as a constant.
     ///
     /// # Errors
-    /// [`Error::Undefined`], [`Error::SavedUnwatched`].
+    /// [`Error::Undefined`], [`Error::SavedInference`].
     pub fn detached(t: &Tensor) -> Result<Constant> {
         let d = ffi::describe(OP, t)?;
         if !d.is_defined() {
             return Err(Error::Undefined { op: OP, what: "the tensor".to_owned() });
         }
-        if !d.watched {
-            return Err(Error::SavedUnwatched { op: OP, what: "the tensor".to_owned() });
+        if d.is_inference {
+            return Err(Error::SavedInference { op: OP, what: "the tensor".to_owned() });
         }
         Ok(Constant { version: d.version, tensor: Mutex::new(t.detach()) })
     }

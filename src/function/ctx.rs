@@ -148,7 +148,7 @@ impl Ctx {
     ///
     /// # Errors
     /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor;
-    /// [`Error::SavedUnwatched`] for an inference tensor.
+    /// [`Error::SavedInference`] for an inference tensor.
     pub fn save_for_backward<'a>(
         &mut self,
         tensors: impl IntoIterator<Item = &'a Tensor>,
@@ -163,9 +163,9 @@ impl Ctx {
                 let what = format!("tensor {position} given to save_for_backward");
                 return Err(Error::Undefined { op: self.op(), what });
             }
-            if self.frame.recording && !d.watched {
+            if self.frame.recording && d.is_inference {
                 let what = format!("saved tensor {position}");
-                return Err(Error::SavedUnwatched { op: self.op(), what });
+                return Err(Error::SavedInference { op: self.op(), what });
             }
             if self.frame.recording || self.stage == Stage::Dual {
                 let (version, origin) = (d.version, self.origin_among_inputs(d.identity));

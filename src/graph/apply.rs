@@ -28,7 +28,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
     };
     let mut node = None;
     if outputs.iter().any(|y| y.differentiable) {
-        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone())?;
+        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone());
         let recorded = Operation::new(Box::new(applied), edges(&vars), ctx);
         node = Some(Node::new(outputs.len() as u32, Role::Op(recorded)));
     }

@@ -129,7 +129,8 @@ pub(crate) fn backward(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Resu
         }
         Ok(())
     })?;
-    // At the end, so that a pass that fails changes no leaf.
+    // At the end, so that a pass that fails changes no leaf (a hook of a parameter may fail
+    // then, as in libtorch).
     leaf::accumulate(leaves)
 }
 

@@ -66,9 +66,13 @@ impl Leaf {
 
     /// Returns the tensor that stands for the parameter in graphs of libtorch's.
     pub fn tap(&self) -> Result<Tensor> {
-        let mut state = lock(&self.state);
-        let tap = ffi::tap(OP, &state.tensor, state.tap.as_ref())?;
-        state.tap = Some(tap.shallow_clone());
+        let (parameter, known) = {
+            let state = lock(&self.state);
+            (state.tensor.shallow_clone(), state.tap.as_ref().map(Tensor::shallow_clone))
+        };
+        // Without the lock: in some modes libtorch calls Python for each node that it makes.
+        let tap = ffi::tap(OP, &parameter, known.as_ref())?;
+        let _was = lock(&self.state).tap.replace(tap.shallow_clone());
         Ok(tap)
     }
 

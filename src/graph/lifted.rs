@@ -5,27 +5,33 @@ use super::var::Var;
 use crate::error::Result;
 use crate::ffi::{self, Pass};
 use crate::function::{Ctx, Function, Origin, Saved};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use tch::Tensor;
 
-/// Makes what libtorch has recorded, from `leaves` to `outputs`, a node named `op`.
-/// `vars` are what the leaves stand for. Outputs that libtorch does not follow become
-/// constants.
+/// Makes what libtorch has recorded, from `leaves` to `outputs`, since the number `start`, a
+/// node named `op`. `vars` are what the leaves stand for. Outputs that libtorch does not
+/// follow become constants.
 pub(crate) fn node_of(
     op: &'static str,
     mut vars: Vec<Var>,
     mut leaves: Vec<Tensor>,
     outputs: Vec<Tensor>,
+    start: u64,
 ) -> Result<Vec<Var>> {
     if !ffi::grad_enabled() || !outputs.iter().any(Tensor::requires_grad) {
         return Ok(outputs.into_iter().map(|y| constant(op, y)).collect());
     }
-    // A parameter's place is taken by its tap, where its gradient has not met its hooks.
-    for (leaf, var) in leaves.iter_mut().zip(&vars) {
+    // The place of each leaf. A parameter's is taken by its tap, where its gradient has not
+    // met its hooks.
+    let mut places = HashMap::new();
+    for (i, (leaf, var)) in leaves.iter_mut().zip(&vars).enumerate() {
+        places.insert(identity(op, leaf)?, i);
         if let Some(parameter) = var.parameter()
-            && same(op, leaf, &parameter)?
+            && identity(op, leaf)? == identity(op, &parameter)?
         {
             *leaf = var.tap()?;
+            places.insert(identity(op, leaf)?, i);
         }
     }
     let followed: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
@@ -33,18 +39,24 @@ pub(crate) fn node_of(
         outputs.into_iter().partition(Tensor::requires_grad);
     // Handles that nobody else has: the user may detach_ theirs.
     let mut recorded: Vec<Tensor> =
-        recorded.iter().map(|y| ffi::other_handle(op, y)).collect::<Result<_>>()?;
-    ffi::graph_leaves(op, &mut recorded, &mut |leaf| {
-        if contains(op, &leaves, &leaf)? {
+        recorded.iter().map(|y| ffi::with_same_history(op, y)).collect::<Result<_>>()?;
+    ffi::graph_leaves(op, &mut recorded, start, &mut |leaf, alone| {
+        let known = places.get(&identity(op, &leaf)?).copied();
+        if known.is_some_and(|i| vars[i].parameter().is_none()) {
             return Ok(None); // a stand-in
         }
         let var = Var::try_leaf(&leaf)?;
-        let tap = var.tap()?;
-        if !contains(op, &leaves, &tap)? {
-            vars.push(var);
-            leaves.push(tap.shallow_clone());
+        // Where an older node leads to the parameter, its gradient is there alone.
+        let end = if alone { leaf } else { var.tap()? };
+        match known.or_else(|| places.get(&identity(op, &end).ok()?).copied()) {
+            Some(i) => leaves[i] = end.shallow_clone(),
+            None => {
+                places.insert(identity(op, &end)?, leaves.len());
+                vars.push(var);
+                leaves.push(end.shallow_clone());
+            }
         }
-        Ok(Some(tap))
+        Ok((!alone).then_some(end))
     })?;
     let recorded = Mutex::new(Some(TorchGraph { leaves, outputs: recorded }));
     let mut recorded = Lift { op, recorded }.apply(&vars)?.into_iter();
@@ -56,10 +68,12 @@ pub(crate) fn node_of(
 /// Returns what stands for `x` inside libtorch: the parameter that `x` was made from,
 /// or a new leaf.
 pub(crate) fn torch_leaf(op: &'static str, x: &Var, others: &[Tensor]) -> Result<Tensor> {
-    if let Some(parameter) = x.parameter()
-        && !contains(op, others, &parameter)?
-    {
-        return Ok(parameter);
+    if let Some(parameter) = x.parameter() {
+        let own = identity(op, &parameter)?;
+        let others = others.iter().map(|other| identity(op, other)).collect::<Result<Vec<_>>>()?;
+        if !others.contains(&own) {
+            return Ok(parameter);
+        }
     }
     let leaf = x.value().detach();
     Ok(if x.requires_grad() { leaf.set_requires_grad(true) } else { leaf })
@@ -73,18 +87,9 @@ fn constant(op: &'static str, y: Tensor) -> Var {
     Var::blocked(y.detach(), version, (!is_number).then_some(op))
 }
 
-fn contains(op: &'static str, tensors: &[Tensor], t: &Tensor) -> Result<bool> {
-    for other in tensors {
-        if same(op, other, t)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Returns whether both are handles of one tensor.
-fn same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<bool> {
-    Ok(ffi::describe(op, a)?.identity == ffi::describe(op, b)?.identity)
+/// Returns what is equal for handles of one tensor.
+fn identity(op: &'static str, t: &Tensor) -> Result<usize> {
+    Ok(ffi::describe(op, t)?.identity)
 }
 
 /// A graph that libtorch has recorded, from leaves to outputs.
@@ -129,6 +134,13 @@ impl Function for Lift {
         let is_wanted = |&i: &usize| ctx.needs_input_grad(i) && leaves[i].requires_grad();
         let wanted: Vec<usize> = (0..leaves.len()).filter(is_wanted).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
+        if inputs.iter().any(|leaf| leaf.is_leaf() && ffi::has_hooks(leaf)) {
+            anyhow::bail!(
+                "a parameter has a hook, and the closure used it through a value that was \
+                 computed outside; the hook would be called for a part of the gradient; compute \
+                 the value inside, or remove the hook"
+            );
+        }
         if inputs.is_empty() {
             return Ok(leaves.iter().map(|_| None).collect());
         }

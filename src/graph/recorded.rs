@@ -89,6 +89,7 @@ impl<'a> Step<'a> {
 
     /// Returns the gradients of the inputs that need one, with their positions.
     fn run(mut self, grads: Vec<Option<Var>>) -> Result<Vec<(usize, Var)>> {
+        let start = ffi::next_sequence_number();
         let mut dy: Vec<Option<Tensor>> = Vec::new();
         for grad in grads {
             dy.push(grad.map(|grad| self.leaf(grad.value(), grad.clone())));
@@ -107,7 +108,7 @@ impl<'a> Step<'a> {
             }
         }
         let (positions, grads): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
-        let grads = lifted::node_of(self.ctx.op(), self.vars, self.leaves, grads)?;
+        let grads = lifted::node_of(self.ctx.op(), self.vars, self.leaves, grads, start)?;
         Ok(positions.into_iter().zip(grads).collect())
     }
 

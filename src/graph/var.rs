@@ -246,7 +246,7 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
 /// does not follow, whatever becomes of `t`. An inference tensor stays one: a view of it
 /// would have a counter, which does not see its changes.
 fn outside_libtorch(t: &Tensor, d: &ffi::Description<'_>) -> Tensor {
-    if d.watched { t.detach() } else { t.shallow_clone() }
+    if d.is_inference { t.shallow_clone() } else { t.detach() }
 }
 
 impl Clone for Var {

@@ -91,10 +91,10 @@ fn inference_tensors_are_not_saved() -> Result<()> {
     let (x, t) = (Var::leaf(vector(&[3.0])), leaf(&[3.0]));
     let text = "is an inference tensor";
     let vars = (&x, &Var::constant(&frozen));
-    assert_error!(ops::Mul.apply(vars), Error::SavedUnwatched { op: "Mul", .. }, text);
-    assert_error!(ops::Mul.apply((&t, &frozen)), Error::SavedUnwatched { op: "Mul", .. }, text);
+    assert_error!(ops::Mul.apply(vars), Error::SavedInference { op: "Mul", .. }, text);
+    assert_error!(ops::Mul.apply((&t, &frozen)), Error::SavedInference { op: "Mul", .. }, text);
     let y = Var::leaf(&frozen);
-    assert_error!(y.exp().and_then(|_| ops::Log.apply(&y)), Error::SavedUnwatched { .. }, text);
+    assert_error!(y.exp().and_then(|_| ops::Log.apply(&y)), Error::SavedInference { .. }, text);
     // What saves nothing works on it.
     assert_eq!(numbers(grad(&(&y * 3.0), &y)?.value()), [3.0]);
     Ok(())
@@ -113,7 +113,7 @@ fn a_constant_in_a_field_is_checked() -> Result<()> {
     assert!(!Constant::detached(&p)?.get()?.requires_grad());
     assert_error!(Constant::new(&Tensor::new()), Error::Undefined { .. }, "undefined");
     let frozen = inference_mode(|| vector(&[2.0]) * 1.0);
-    assert_error!(Constant::new(&frozen), Error::SavedUnwatched { .. }, "inference tensor");
+    assert_error!(Constant::new(&frozen), Error::SavedInference { .. }, "inference tensor");
     fn is_shared<T: Send + Sync>(_: &T) {}
     is_shared(&constant);
     Ok(())
