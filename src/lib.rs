@@ -147,7 +147,7 @@
 //! | situation | PyTorch 2.13 | here |
 //! |---|---|---|
 //! | an intermediate is saved, and differentiated through a second time | a wrong number | error; with `DoubleBackward::Recompute` the right number |
-//! | a `backward` that libtorch does not record (under `no_grad`, on detached copies, through numbers) is differentiated again | a wrong number, which its gradgradcheck sees | error, unless `Once`, zero, or declared with [`Ctx::constant_gradient`] |
+//! | a `backward` that libtorch does not record (under `no_grad`, on detached copies, through numbers) is differentiated again, from a `dy` that has a history | a wrong number, which its gradgradcheck sees | error, unless `Once`, zero, or declared with [`Ctx::constant_gradient`] |
 //! | `DoubleBackward::Recompute` of an op that draws random numbers | a checkpoint keeps the generator's state | the same; [`Ctx::is_recomputation`] tells the second run |
 //! | a gradient whose shape only broadcasts to the input's | summed silently | error |
 //! | a gradient of another dtype or device | converted silently (1e300 becomes infinite in f32) | error |

@@ -64,6 +64,10 @@ impl Error {
         Error::Backward { op, source: shortened(source) }
     }
 
+    pub(crate) fn hook(on: &str, source: anyhow::Error) -> Error {
+        Error::Hook { on: on.to_owned(), source: shortened(source) }
+    }
+
     fn source_mut(&mut self) -> Option<&mut anyhow::Error> {
         match self {
             Error::Forward { source, .. }
@@ -126,12 +130,17 @@ pub(super) fn in_one_line(source: &anyhow::Error) -> String {
     text.split_off(2)
 }
 
-/// Returns the text without libtorch's C++ frames, and without Python's, which pybind11
-/// adds. The later forms are how the first ones look in the `Debug` text of a panic's
+/// Returns the text without libtorch's C++ frames and lists of backends, and without
+/// Python's frames, which pybind11 adds. The later forms are how the first ones look in the `Debug` text of a panic's
 /// message.
 pub(crate) fn without_cpp_stack(text: &str) -> &str {
-    const STACK: [&str; 4] =
-        ["\nException raised from ", "\n\nAt:\n  ", "\\nException raised from ", "\\n\\nAt:\\n  "];
+    const STACK: [&str; 5] = [
+        " is only available for these backends:",
+        "\nException raised from ",
+        "\n\nAt:\n  ",
+        "\\nException raised from ",
+        "\\n\\nAt:\\n  ",
+    ];
     STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
 }
 

@@ -96,7 +96,16 @@ pub(crate) fn panic_message(payload: Box<dyn Any + Send>) -> String {
 /// Drops `value`, and with it whatever its Drop panics with or throws: neither may
 /// reach C++, and no caller is left to report it to. The panic hook has printed it.
 pub(crate) fn drop_quietly<T>(value: T) {
-    let _ = catch_unwind(AssertUnwindSafe(|| catch_cpp(|| drop(value))));
+    /// Payloads of panics that panic when they are dropped, one inside the other.
+    const MOST: usize = 16;
+    let mut thrown = catch_unwind(AssertUnwindSafe(|| {
+        catch_cpp(|| drop(value));
+    }));
+    for _ in 0..MOST {
+        let Err(payload) = thrown else { return };
+        thrown = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    }
+    std::mem::forget(thrown);
 }
 
 /// Runs a callback's body; the error or panic in it becomes an error in C++'s
@@ -120,7 +129,10 @@ struct Failure {
 pub(super) fn into_raw(error: Error) -> *mut c_void {
     // The text may come from user code (an error's Display), which may panic.
     let text = catch_unwind(AssertUnwindSafe(|| error.to_string().replace('\0', " ")));
-    let text = text.unwrap_or_else(|_| "an error whose text panicked".to_owned());
+    let text = text.unwrap_or_else(|payload| {
+        drop_quietly(payload);
+        "an error whose text panicked".to_owned()
+    });
     let text = CString::new(text).unwrap_or_default();
     Box::into_raw(Box::new(Failure { text, error })).cast()
 }

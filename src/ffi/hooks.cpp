@@ -78,6 +78,9 @@ bool tf_register_node_hook(const void* node, bool before, const tf_hook* what) n
   auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
   return tf::guarded(false, [&] {
     const NodePtr& held = *static_cast<const NodePtr*>(node);
+    // libtorch goes through the node's list of hooks, which must not grow meanwhile.
+    TORCH_CHECK(torch::autograd::get_current_node() != held,
+                "a hook is added to a node that runs on this thread; add it before the pass");
     if (before)
       held->add_pre_hook(std::make_unique<PreHook>(std::move(hook)));
     else

@@ -1,7 +1,7 @@
 //! Hooks: Rust closures that libtorch's engine calls in its passes.
 
 use super::check;
-use super::drop_quietly;
+use super::drop_in_turn;
 use super::errors::call_back;
 use super::node::{Callbacks, ERRORS};
 use crate::error::Result;
@@ -128,5 +128,5 @@ extern "C" fn call(
 
 extern "C" fn drop_hook(hook: *const c_void) {
     // SAFETY: made by `register`; the shim gives it back once.
-    drop_quietly(unsafe { Box::from_raw(hook.cast::<Box<Hook>>().cast_mut()) });
+    drop_in_turn(unsafe { Box::from_raw(hook.cast::<Box<Hook>>().cast_mut()) });
 }

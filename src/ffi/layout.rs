@@ -91,7 +91,7 @@ numbers! {
     Unfit::NotStrided as TF_NOT_STRIDED = 6; Unfit::Lazy as TF_LAZY = 7;
     Unfit::Recorded as TF_RECORDED = 8; Unfit::Tangent as TF_TANGENT = 9;
     Unfit::Traced as TF_TRACED = 10; Unfit::Unaligned as TF_UNALIGNED = 11;
-    Unfit::Beyond as TF_BEYOND = 12;
+    Unfit::Beyond as TF_BEYOND = 12; Unfit::Inference as TF_INFERENCE = 13;
     Tag::None as TF_NONE = 0; Tag::Tensor as TF_TENSOR_VALUE = 1; Tag::Tensors as TF_TENSORS = 2;
     Tag::Int as TF_INT = 3; Tag::Float as TF_FLOAT = 4; Tag::Bool as TF_BOOL = 5;
     Tag::Text as TF_TEXT = 6; Tag::Ints as TF_INTS = 7; Tag::Floats as TF_FLOATS = 8;

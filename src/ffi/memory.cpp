@@ -10,6 +10,7 @@
 #include <c10/core/AutogradState.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -237,6 +238,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcep
     if (is_recorded(*t)) return TF_RECORDED;
     if (has_tangent(*t)) return TF_TANGENT;
     if (!is_countable(*t)) return TF_BEYOND;
+    if (written && t->is_inference() && !c10::InferenceMode::is_enabled()) return TF_INFERENCE;
     const int64_t count = t->numel();
     const void* data = written ? t->mutable_data_ptr() : t->const_data_ptr();
     const bool contiguous = t->is_contiguous();

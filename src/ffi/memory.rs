@@ -79,6 +79,7 @@ pub(crate) enum Unfit {
     Traced,
     Unaligned,
     Beyond,
+    Inference,
 }
 
 /// Holds a tensor's storage, which cannot be resized meanwhile.

@@ -39,7 +39,8 @@ enum tf_unfit : uint8_t {
   TF_TANGENT,   // carries a forward-mode tangent
   TF_TRACED,    // libtorch writes a TorchScript graph of what is done
   TF_UNALIGNED,  // memory from outside libtorch
-  TF_BEYOND      // strides that no memory has room for
+  TF_BEYOND,     // strides that no memory has room for
+  TF_INFERENCE   // would be changed outside inference mode, where it was made
 };
 
 // `written`: the memory will be written, and is the tensor's own if it was

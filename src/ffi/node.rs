@@ -1,7 +1,7 @@
 //! A node of libtorch's graph that calls back into Rust.
 
 use super::errors::{call_back, drop_error, error_text, into_raw};
-use super::{check, drop_in_turn, drop_quietly, handles, own};
+use super::{check, handles, own};
 use crate::error::{Error, Result};
 use smallvec::SmallVec;
 use std::ffi::{c_char, c_void};
@@ -19,6 +19,8 @@ pub(crate) trait Callback: Send + Sync + 'static {
     fn second_order(&self) -> SecondOrder;
     /// Returns whether dropping this may run user code.
     fn drops_user_code(&self) -> bool;
+    /// Drops this, each part that may panic apart: two panics at once end the process.
+    fn dispose(self);
     /// Turns the gradients of the outputs into those of the inputs. `saved` are the
     /// tensors that were recorded as saved; `needs` says which inputs' gradients the
     /// pass needs; `give` takes each with its position.
@@ -194,7 +196,7 @@ pub(crate) fn record<C: Callback>(what: Recording<'_>, callback: C) -> Result<()
     // `state` into its node.
     let done = unsafe { tf_record(&raw, &mut taken) };
     if !taken {
-        drop_quietly(ManuallyDrop::into_inner(state));
+        ManuallyDrop::into_inner(state).dispose();
     }
     check(op, done)
 }
@@ -243,6 +245,7 @@ impl Callback for Never {
     fn op(&self) -> &'static str { match *self {} }
     fn second_order(&self) -> SecondOrder { match *self {} }
     fn drops_user_code(&self) -> bool { match *self {} }
+    fn dispose(self) { match self {} }
     fn backward(&self, _: OptionalTensors, _: OptionalTensors, _: &[bool],
                 _: &mut dyn FnMut(usize, Tensor)) -> Result<()> { match *self {} }
 }
@@ -253,7 +256,7 @@ extern "C" fn drop_state<C: Callback>(state: *mut c_void) {
     // and forgets it. The same holds below.
     if unsafe { &*state }.drops_user_code() {
         // SAFETY: see above.
-        drop_in_turn(unsafe { state.read() });
+        unsafe { state.read() }.dispose();
     } else if needs_drop::<C>() {
         // SAFETY: see above.
         unsafe { state.drop_in_place() };

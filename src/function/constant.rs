@@ -82,7 +82,8 @@ impl Constant {
     /// # Errors
     /// [`Error::Argument`] if it was changed in place since.
     pub fn get(&self) -> Result<Tensor> {
-        let t = self.tensor.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone();
+        // Another tensor of the same memory, so that no flag or data of this one can be set.
+        let t = self.tensor.lock().unwrap_or_else(PoisonError::into_inner).detach();
         let (expected, found) = (self.version, ffi::version(&t));
         if expected == found {
             return Ok(t);

@@ -90,6 +90,8 @@ pub(crate) fn grad(
     inputs: &[&Var],
     options: &PassOptions<'_, Var>,
 ) -> Result<Vec<Option<Var>>> {
+    // Before the seeds are made, which the pass may save.
+    let _normal = ffi::modes::InferenceMode::leave();
     inputs.iter().enumerate().try_for_each(|(i, x)| x.check_input(i))?;
     let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
     inputs.iter().enumerate().for_each(|(i, x)| wanted.entry(key(x)).or_default().push(i));

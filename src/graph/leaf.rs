@@ -161,7 +161,7 @@ impl Leaf {
         match self.parameter() {
             Some(parameter) if ffi::has_hooks(&parameter) => Err(Error::NotYet {
                 what: "create_graph with the Var of a parameter that has a hook",
-                instead: "remove the hook, or use tensors instead of Vars",
+                instead: "use tensors instead of Vars (a hook that was removed counts too)",
             }),
             _ => Ok(()),
         }

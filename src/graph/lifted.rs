@@ -2,7 +2,7 @@
 
 use super::node::lock;
 use super::var::Var;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffi::{self, Pass};
 use crate::function::{Ctx, Function, Origin, Saved};
 use std::collections::HashMap;
@@ -75,8 +75,18 @@ pub(crate) fn torch_leaf(op: &'static str, x: &Var, others: &[Tensor]) -> Result
             return Ok(parameter);
         }
     }
-    let leaf = x.value().detach();
-    Ok(if x.requires_grad() { leaf.set_requires_grad(true) } else { leaf })
+    stand_in(op, x.value(), x.requires_grad())
+}
+
+/// Returns a leaf of libtorch's with these values.
+///
+/// # Errors
+/// [`Error::SavedInference`]: an inference tensor can be no leaf.
+pub(crate) fn stand_in(op: &'static str, value: &Tensor, requires_grad: bool) -> Result<Tensor> {
+    if requires_grad && ffi::describe(op, value)?.is_inference {
+        return Err(Error::SavedInference { op, what: "a value to be differentiated".to_owned() });
+    }
+    Ok(value.detach().set_requires_grad(requires_grad))
 }
 
 /// Makes an output that libtorch does not follow a Var.

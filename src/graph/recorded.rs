@@ -92,7 +92,7 @@ impl<'a> Step<'a> {
         let start = ffi::next_sequence_number();
         let mut dy: Vec<Option<Tensor>> = Vec::new();
         for grad in grads {
-            dy.push(grad.map(|grad| self.leaf(grad.value(), grad.clone())));
+            dy.push(grad.map(|grad| self.leaf(grad.value(), grad.clone())).transpose()?);
         }
         let double_backward = self.recorded.op.double_backward();
         let ctx = match double_backward {
@@ -128,10 +128,10 @@ impl<'a> Step<'a> {
     }
 
     /// Makes a leaf of libtorch's graph that stands for `var`.
-    fn leaf(&mut self, value: &Tensor, var: Var) -> Tensor {
-        let leaf = value.detach().set_requires_grad(var.requires_grad());
+    fn leaf(&mut self, value: &Tensor, var: Var) -> Result<Tensor> {
+        let leaf = lifted::stand_in(self.ctx.op(), value, var.requires_grad())?;
         self.adopt(leaf.shallow_clone(), var);
-        leaf
+        Ok(leaf)
     }
 
     fn adopt(&mut self, leaf: Tensor, var: Var) {
@@ -157,7 +157,7 @@ impl<'a> Step<'a> {
                     self.adopt(kept.tensor.shallow_clone(), var);
                     kept.tensor.shallow_clone()
                 }
-                Some(var) => self.leaf(&kept.tensor, var),
+                Some(var) => self.leaf(&kept.tensor, var)?,
                 None if self.is_refused(kept)? => {
                     if behind.is_none() {
                         behind = Some(self.leaves_for_inputs()?);
@@ -196,7 +196,7 @@ impl<'a> Step<'a> {
             if let Some(edge) = edge {
                 let nothing = self.ctx.frame.inputs[i].meta.expanded_zero(self.ctx.op())?;
                 let var = Var::stand_in(nothing.shallow_clone(), edge);
-                leaves.push(self.leaf(&nothing, var));
+                leaves.push(self.leaf(&nothing, var)?);
             }
         }
         Ok(leaves)
@@ -212,7 +212,7 @@ impl<'a> Step<'a> {
             let position = position as usize;
             kept.check(self.ctx.op(), position)?;
             leaves[position] = Some(match self.var_of(kept) {
-                Some(var) => self.leaf(&kept.tensor, var),
+                Some(var) => self.leaf(&kept.tensor, var)?,
                 None => kept.tensor.detach(),
             });
         }

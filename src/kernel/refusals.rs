@@ -42,6 +42,9 @@ pub(super) fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> E
             "lies at an address that is no multiple of its elements' size",
             "call copy() on it first",
         ),
+        Unfit::Inference => {
+            ("was made in inference mode, and cannot be changed outside", "call copy() on it first")
+        }
         Unfit::Beyond => (
             "has strides that are negative or reach further than memory can",
             "call contiguous() on it first",

@@ -133,7 +133,7 @@ where
         // A clone, so that the hook may remove itself.
         let hook = called.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(hook) = hook else { return Ok(()) };
-        let failed = |source| Error::Hook { on: on.clone(), source };
+        let failed = |source| Error::hook(&on, source);
         let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
         changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
     };

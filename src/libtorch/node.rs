@@ -31,6 +31,11 @@ impl<F: Function> Callback for FunctionNode<F> {
         needs_drop::<F>() || self.frame.state().is_some()
     }
 
+    fn dispose(self) {
+        ffi::drop_in_turn(self.frame);
+        ffi::drop_in_turn(self.applied);
+    }
+
     fn backward(
         &self,
         dy: OptionalTensors,

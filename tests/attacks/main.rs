@@ -2,6 +2,7 @@
 //! says what to do, never in a crash, a hang or a wrong number.
 
 mod depth;
+mod drops;
 mod gradients;
 mod handles;
 mod kernels;

@@ -184,3 +184,58 @@ fn a_module_trains_as_in_libtorch() -> Result<()> {
     assert_eq!(run(true)?, run(false)?);
     Ok(())
 }
+
+/// A closure that uses what was computed outside, from the same parameter.
+#[test]
+fn a_value_from_outside_the_closure_keeps_its_graph() -> Result<()> {
+    let w = leaf(&[2.0]);
+    let outside = &w * 5.0;
+    let v = Var::leaf(&w);
+    let hook = register_hook(&outside, |dy| Ok(Some(dy * 1.0)))?;
+    let y = lift(&v, |x| Ok(&x[0] * &outside + &w * 3.0))?; // 5 w^2 + 3 w
+    assert_eq!(number(grad(&y, &v)?.value()), 23.0);
+    // Its own graph is as it was.
+    let y = lift(&v, |x| Ok(&x[0] * &outside))?;
+    y.backward()?;
+    assert_eq!(number(&w.grad()), 20.0);
+    outside.f_backward()?;
+    assert_eq!(number(&w.grad()), 25.0);
+    hook.remove();
+    let hook = register_hook(&w, |dw| Ok(Some(dw * dw)))?;
+    let failed = lift(&v, |x| Ok(&x[0] * (&w * 1.0) + &outside))?.backward();
+    assert_error!(failed, Error::Backward { op: "lift", .. }, "computed outside");
+    hook.remove();
+    Ok(())
+}
+
+/// Other threads run the graph that a closure uses.
+#[test]
+fn threads_lift_over_one_graph_of_libtorchs() {
+    let w = leaf(&[2.0]);
+    let outside = (0..50).fold(w.shallow_clone(), |y, _| y * 1.0);
+    std::thread::scope(|scope| {
+        for i in 0..4 {
+            let outside = outside.shallow_clone();
+            scope.spawn(move || {
+                for _ in 0..300 {
+                    let x = Var::leaf(vector(&[3.0]));
+                    let y = lift(&x, |x| Ok(&x[0] * &outside)).unwrap();
+                    assert_eq!(
+                        number(
+                            tch_function::GradOptions::new()
+                                .retain_graph(true)
+                                .grad(&y, &x)
+                                .unwrap()
+                                .unwrap()
+                                .value()
+                        ),
+                        2.0
+                    );
+                    if i % 2 == 0 {
+                        y.backward().unwrap_or(());
+                    }
+                }
+            });
+        }
+    });
+}
