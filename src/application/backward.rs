@@ -12,6 +12,8 @@ use tch::Tensor;
 pub(crate) trait Backward: Send + Sync {
     fn name(&self) -> &'static str;
     fn double_backward(&self) -> DoubleBackward;
+    /// Returns whether dropping this may run user code.
+    fn drops_user_code(&self) -> bool;
     /// Runs `forward` again on the same inputs, one per position, in the grad mode
     /// that is on; returns the context that it leaves.
     fn recompute(&self, ctx: &Ctx, inputs: &mut dyn Iterator<Item = Option<Tensor>>)
@@ -84,6 +86,10 @@ impl<F: Function> Backward for Applied<F> {
 
     fn double_backward(&self) -> DoubleBackward {
         self.f.double_backward()
+    }
+
+    fn drops_user_code(&self) -> bool {
+        std::mem::needs_drop::<F>()
     }
 
     fn recompute(

@@ -170,23 +170,31 @@ struct Graph(Role);
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        let mut orphans = take_edges(&mut self.0);
+        let mut orphans = take_apart(&mut self.0);
         while let Some(edge) = orphans.pop() {
             if let Some(mut node) = edge.and_then(|edge| Arc::into_inner(edge.node)) {
                 match orphans.is_empty() {
-                    true => orphans = take_edges(&mut node.role),
-                    false => orphans.append(&mut take_edges(&mut node.role)),
+                    true => orphans = take_apart(&mut node.role),
+                    false => orphans.append(&mut take_apart(&mut node.role)),
                 }
             }
         }
     }
 }
 
-fn take_edges(role: &mut Role) -> Inputs<Option<Edge>> {
-    match role {
-        Role::Op(recorded) => std::mem::take(&mut recorded.edges),
-        _ => Inputs::new(),
+/// Takes the edges. What may run user code is dropped, each part apart: two panics at once
+/// end the process.
+fn take_apart(role: &mut Role) -> Inputs<Option<Edge>> {
+    let Role::Op(recorded) = role else { return Inputs::new() };
+    let edges = std::mem::take(&mut recorded.edges);
+    let ctx = recorded.ctx.get_mut().unwrap_or_else(PoisonError::into_inner);
+    let has_state = ctx.as_ref().is_some_and(|ctx| ctx.frame.state().is_some());
+    if has_state || recorded.op.drops_user_code() {
+        ffi::drop_quietly(ctx.take());
+        let nothing = Role::Start(Start::Constant { blocked_by: None });
+        ffi::drop_quietly(std::mem::replace(role, nothing));
     }
+    edges
 }
 
 /// A chunk of at most 128 bytes (with the counters and malloc's own word) is

@@ -17,7 +17,7 @@ class FuzzCalls(unittest.TestCase):
         without = os.environ.get("TCH_FUNCTION_CALLS_WITHOUT", "").split(",")
         if asked:
             print(f"seed {seed}", flush=True)
-        fuzzer = Fuzzer(seed, tuple(without)).run(int(asked or 150))
+        fuzzer = Fuzzer(seed, tuple(without)).run(int(asked or 60))
         if asked:
             print(fuzzer.summary())
         self.assertEqual(len(fuzzer.failures), 0, f"TCH_FUNCTION_CALLS_SEED={seed} repeats them")

@@ -115,6 +115,12 @@ fn a_saved_output_changed_in_place_is_named<H: Host>() {
     let x = one::<H>();
     let y = apply::<H>(op, &x).unwrap();
     fill(&y.tensor().detach());
+    // The pass starts from it too, which Vars refuse first.
+    if H::KIND == crate::host::Kind::Vars {
+        let text = "output 0 was changed in place";
+        assert_rule!(grad(&y, &x), Error::Argument { op: "a pass", .. }, text);
+        return;
+    }
     assert_rule!(grad(&y, &x), Error::SavedChanged { op: "Op", position: 1, .. }, "saved tensor 1");
 }
 

@@ -62,7 +62,12 @@ pub(super) fn second(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
     };
     let on_vars = |x: &[Option<Var>]| {
         let leaves: Flat<Var> = x[..n].to_vec();
-        let outputs = kit.subject.on_vars(point.layout, &leaves)?;
+        // An op in place gets a copy, since no gradient can be asked for what it changed.
+        let given = |(x, dirty): (&Option<Var>, &bool)| {
+            x.as_ref().map(|x| if *dirty { x * 1.0 } else { x.clone() })
+        };
+        let given: Flat<Var> = leaves.iter().zip(&point.dirty).map(given).collect();
+        let outputs = kit.subject.on_vars(point.layout, &given)?;
         let (inputs, versions) = (Vec::new(), Vec::new());
         let applied = Applied { leaves, inputs, versions, outputs };
         applied.from(&x[n..].to_vec(), &needs, |options| options.create_graph(true))
