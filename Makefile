@@ -2,7 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
-.PHONY: example-python test-python graphs sequences valgrind miri fuzz mutants
+.PHONY: example-python test-python graphs sequences valgrind miri fuzz fuzz-python mutants
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -16,7 +16,8 @@ help:
 	@echo "make gallery-pytorch  planted faults under PyTorch's checkers (fetches PyTorch)"
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
-	@echo "make graphs, make sequences, make fuzz, make valgrind, make miri, make mutants"
+	@echo "make graphs, make sequences, make fuzz, make fuzz-python, make valgrind,"
+	@echo "make miri, make mutants"
 	@echo "               longer checks: docs/checks.md"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
 	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
@@ -69,6 +70,11 @@ sequences: libtorch
 
 fuzz: libtorch
 	PROPTEST_CASES=$${CASES:-100000} cargo test --test fuzz_shapes
+
+fuzz-python: libtorch
+	python=$$(scripts/python-env) && \
+	cargo build --workspace --lib && cd tests/python && \
+	TCH_FUNCTION_CALLS=$${CALLS:-5000} RUST_BACKTRACE=0 "$$python" -B -m unittest test_fuzz_calls
 
 MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
 valgrind: libtorch

@@ -2,6 +2,7 @@
 //! what this package builds find that libtorch when it runs.
 
 use anyhow::{Context, Result, bail};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 #[cfg(unix)]
 use std::os::unix::fs::symlink as link_folder;
@@ -86,8 +87,11 @@ fn check_version(include: &Path) -> Result<()> {
 /// The files that are compiled together: most of the time goes into libtorch's headers, which
 /// the files of a unit have in common.
 const UNITS: [(&str, &[&str]); 2] = [
-    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node"]),
-    ("others", &["errors", "dispatcher", "batched", "memory", "modes", "parallel"]),
+    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node", "scalar"]),
+    (
+        "others",
+        &["errors", "python", "dispatcher", "batched", "memory", "pin", "modes", "parallel", "rng"],
+    ),
 ];
 
 /// A file that includes the others.
@@ -121,6 +125,18 @@ fn write_layout_header(out: &Path) -> Result<()> {
     fs::write(out.join("layout.h"), header).context("cannot write layout.h")
 }
 
+/// A name that no other version of the shim has.
+fn build_name() -> Result<String> {
+    let folder = fs::read_dir("src/ffi").context("src/ffi")?;
+    let mut files = folder.map(|file| Ok(file?.path())).collect::<Result<Vec<PathBuf>>>()?;
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        fs::read(&file).with_context(|| file.display().to_string())?.hash(&mut hasher);
+    }
+    Ok(format!("build_{:016x}", hasher.finish()))
+}
+
 fn compile_shim(include: &Path) -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     write_layout_header(&out)?;
@@ -133,6 +149,7 @@ fn compile_shim(include: &Path) -> Result<()> {
         // Debug information would double the compile time.
         .debug(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .define("TF_BUILD", build_name()?.as_str())
         .flag("-fvisibility=hidden")
         .extra_warnings(true)
         .include("src/ffi")

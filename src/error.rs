@@ -148,6 +148,25 @@ pub enum Error {
          saved at {expected}); change a copy, or save what backward needs before the change"
     )]
     SavedChanged { op: &'static str, position: usize, expected: u32, found: u32 },
+    /// A tensor was to be saved whose changes nothing can show: an inference tensor.
+    #[error(
+        "{op}: {what} is an inference tensor, whose changes in place cannot be seen; save a clone \
+         that was made outside inference mode"
+    )]
+    SavedUnwatched {
+        op: &'static str,
+        /// The tensor's name.
+        what: String,
+    },
+    /// A gradient that is to be differentiated further, and that libtorch has not recorded.
+    #[error(
+        "{op}: backward returned a gradient for input {input} that libtorch did not record \
+         (computed under no_grad, from numbers or on a detached copy), and it is differentiated \
+         again; compute it from dy and saved tensors by recorded operations, or let \
+         Function::double_backward return DoubleBackward::Once, or pass it through \
+         ctx.constant_gradient where its derivative is meant to be zero"
+    )]
+    UnrecordedBackward { op: &'static str, input: usize },
     /// A second derivative through a saved tensor whose history is not known.
     #[error(
         "{op}: the second derivative goes through saved tensor {position}, which is neither an \
@@ -184,8 +203,9 @@ pub enum Error {
     DirtyNotInput { op: &'static str },
     /// `mark_dirty` of a leaf that requires a gradient, or of a view of one.
     #[error(
-        "{op}: input {input} is a leaf that requires a gradient, or shares the memory of one, and \
-         cannot be changed in place; nothing was changed; use a copy of it"
+        "{op}: input {input} is a leaf that requires a gradient (or did when it was used), or \
+         shares the memory of one, and cannot be changed in place; nothing was changed; use a copy \
+         of it"
     )]
     DirtyLeaf { op: &'static str, input: usize },
     /// A dirty input is not among the outputs.

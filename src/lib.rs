@@ -147,11 +147,21 @@
 //! | situation | PyTorch 2.13 | here |
 //! |---|---|---|
 //! | an intermediate is saved, and differentiated through a second time | a wrong number | error; with `DoubleBackward::Recompute` the right number |
+//! | a `backward` that libtorch does not record (under `no_grad`, on detached copies, through numbers) is differentiated again | a wrong number, which its gradgradcheck sees | error, unless `Once`, zero, or declared with [`Ctx::constant_gradient`] |
+//! | `DoubleBackward::Recompute` of an op that draws random numbers | a checkpoint keeps the generator's state | the same; [`Ctx::is_recomputation`] tells the second run |
 //! | a gradient whose shape only broadcasts to the input's | summed silently | error |
 //! | a gradient of another dtype or device | converted silently (1e300 becomes infinite in f32) | error |
 //! | `backward` twice over a graph that saved nothing | doubles `.grad` | error, unless the graph was retained |
 //! | `save_for_backward` called twice | the last call wins | error |
 //! | a saved tensor changed in place | error | error that names the tensor's position |
+//! | an inference tensor is saved, whose changes nothing can show | error | error that names the op and the position, in both engines |
+//! | a tensor in a field is changed in place, or requires a gradient | not seen | error, if the field is a [`Constant`] |
+//! | a Var made from a parameter, and the parameter is then frozen, unfrozen, stepped or hooked | - | the Var follows |
+//! | the same, and it is then given other data (another dtype, device or shape) | - | error that asks for a new Var |
+//! | a gradient reaches a leaf that was resized since | summed by broadcasting | error |
+//! | the gradient of an op with one output does not arrive, since its consumer returned `None` | `backward` runs on zeros | `backward` does not run: no gradient flows |
+//! | an op that changes an input in place fails after the change | nothing | error that names the input |
+//! | autocast with a dtype other than bf16 and f16 | warns and does nothing | error |
 //! | `needs_input_grad` where only some inputs are asked for | not told (Python) | told |
 //! | an input changed in place, then used through its old handle | the handle is rebased | error that names the op whose output to use |
 //! | `mark_dirty` of a leaf that requires a gradient, or of a view of one | error after the change | error before the change |
@@ -161,13 +171,14 @@
 //! | an `Err` or a panic, on any thread | - | an [`Error`] with the op's name |
 //!
 //! As in PyTorch, changes that bypass the version counter go unnoticed: through
-//! `Tensor::data`, or to inference tensors.
+//! `Tensor::data`, and by libtorch's own SGD.
 //!
 //! # Threads and depth
 //!
 //! Building, differentiating and dropping a graph are loops, not recursion: a chain of a
-//! million nodes needs no more stack than one of ten. Functions are `Send + Sync`, Vars
-//! are `Send`, and several threads may differentiate one graph.
+//! million nodes needs no more stack than one of ten. The same holds for passes inside
+//! passes, and for graphs in the state of other graphs' nodes. Functions are
+//! `Send + Sync`, Vars are `Send`, and several threads may differentiate one graph.
 //!
 //! # Cargo features
 //!
@@ -190,9 +201,11 @@ pub mod ops;
 
 pub use check::{Check, Gradcheck, check, gradcheck, gradcheck_fn};
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use function::Shareable;
 pub use function::{
-    Ctx, Differentiable, DoubleBackward, Function, FunctionModule, Grads, Of, Refs, Tensors, Value,
-    Vmap,
+    Constant, Ctx, Differentiable, DoubleBackward, Function, FunctionModule, Grads, Of, Refs,
+    Tensors, Value, Vmap,
 };
 pub use grad::{GradOptions, Handles, backward, grad};
 pub use graph::{Gradients, Var};

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::process::Command;
 use tch::{Kind, Tensor, kind::FLOAT_CPU};
-use tch_function::{Ctx, Function, GradOptions, Var, backward, grad, kernel};
+use tch_function::{
+    Ctx, Differentiable, DoubleBackward, Function, GradOptions, Var, backward, grad, kernel, ops,
+};
 
 const MIB: f64 = 1048576.0;
 const SCENARIO: &str = "TCH_FUNCTION_TEST_SCENARIO";
@@ -103,6 +105,8 @@ fn scenario() -> Result<()> {
         "own sigmoids" => own_peak_of_a_backward_pass()?,
         "libtorch sigmoids" => libtorch_peak_of_a_backward_pass(),
         "kept memory" => memory_that_is_kept()?,
+        "own steps" => growth_of_training_steps(|w| Ok(step(&Var::leaf(w))?.backward()?))?,
+        "libtorch steps" => growth_of_training_steps(|w| Ok(step(w)?.f_backward()?))?,
         "step" => peak_of_a_step_with_200_million_parameters()?,
         other => anyhow::bail!("no scenario {other}"),
     };
@@ -129,6 +133,63 @@ fn resident_growth_of_a_million_libtorch_nodes() -> f64 {
     let after = status("VmRSS");
     drop(y);
     after - before
+}
+
+/// Number of training steps: a million with TCH_FUNCTION_STEPS=1000000.
+fn steps() -> usize {
+    std::env::var("TCH_FUNCTION_STEPS").map_or(20_000, |n| n.parse().expect("a number"))
+}
+
+/// A loss of w, through an op of each kind of node.
+fn step<V: Differentiable>(w: &V) -> Result<V> {
+    let y = ops::Log1pExp.apply(&ops::Mul.apply((w, w))?)?;
+    let y = Recomputed.apply(&y)?;
+    Ok(ops::Sum { dims: vec![], keepdim: false }.apply(&y)?)
+}
+
+/// y = x^2, with random numbers that it draws for nothing.
+struct Recomputed;
+
+impl Function for Recomputed {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let noise = x.rand_like();
+        ctx.save_for_backward([x, &noise])?;
+        Ok(x * x)
+    }
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [x, _] = ctx.saved_tensors()?;
+        Ok(Some(dy * x * 2.0))
+    }
+    fn double_backward(&self) -> DoubleBackward {
+        DoubleBackward::Recompute
+    }
+}
+
+/// What `n` steps leave behind, the first ones apart. A pass that fails is among them.
+fn growth_of_training_steps(backward: impl Fn(&Tensor) -> Result<()>) -> Result<f64> {
+    let mut w = Tensor::from_slice(&[0.1f32, 0.2, 0.3]).set_requires_grad(true);
+    let mut train = |n: usize| -> Result<()> {
+        for i in 0..n {
+            backward(&w)?;
+            let grad = w.grad();
+            tch::no_grad(|| w -= grad * 1e-3);
+            w.zero_grad();
+            if i % 10 == 0 {
+                anyhow::ensure!(grad_of_two_elements_fails(&w), "a seed is missing");
+            }
+        }
+        Ok(())
+    };
+    train(2000)?;
+    let before = status("VmRSS");
+    train(steps())?;
+    Ok(status("VmRSS") - before)
+}
+
+fn grad_of_two_elements_fails(w: &Tensor) -> bool {
+    grad(&(w * 2.0), w).is_err()
 }
 
 const SIGMOIDS: usize = 40;
@@ -225,5 +286,14 @@ fn a_backward_pass_peaks_no_higher_than_libtorchs() -> Result<()> {
 fn a_step_with_200_million_parameters_takes_less_than_4_gb() -> Result<()> {
     let bytes = measure("step")?;
     assert!(bytes < 4e9, "{bytes} bytes");
+    Ok(())
+}
+
+#[test]
+fn training_steps_leave_nothing_behind() -> Result<()> {
+    for scenario in ["own steps", "libtorch steps"] {
+        let growth = measure(scenario)?;
+        assert!(growth < 2.0 * MIB, "{scenario}: {growth} bytes");
+    }
     Ok(())
 }

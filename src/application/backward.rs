@@ -1,9 +1,9 @@
 //! `backward`, of a Function whose types are forgotten.
 
-use super::gradients::{check_gradient, materialize};
-use super::run_user;
+use super::gradients::{are_followed, checked_gradient, materialize};
+use super::{off_for, run_user};
 use crate::error::{Error, Result};
-use crate::ffi::{self, modes::NoAutocast};
+use crate::ffi;
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Refs, Saved, Shape, Stage, Value};
 use smallvec::SmallVec;
 use tch::Tensor;
@@ -37,12 +37,10 @@ pub(crate) fn differentiate(
     dy: &mut [Option<Tensor>],
     mut give: impl FnMut(usize, Tensor) -> Result<()>,
 ) -> Result<()> {
+    let followed = are_followed(dy) && op.double_backward() != DoubleBackward::Once;
     materialize(&ctx.frame, dy)?;
     op.backward(ctx, dy, &mut |i, grad| match grad {
-        Some(grad) if ctx.needs(i) => {
-            check_gradient(&ctx.frame, i, &grad)?;
-            give(i, grad)
-        }
+        Some(grad) if ctx.needs(i) => give(i, checked_gradient(&ctx.frame, i, grad, followed)?),
         _ => Ok(()),
     })
 }
@@ -64,19 +62,25 @@ impl<F: Function> Applied<F> {
         x: Refs<'_, F::Inputs, V>,
         inputs: &[Option<&V>],
         y: <F::Outputs as Shape>::Layout,
-    ) -> Applied<F> {
+    ) -> Result<Applied<F>> {
         if f.double_backward() == DoubleBackward::Recompute {
-            keep_inputs(ctx, inputs);
+            keep_inputs(ctx, inputs)?;
         }
-        Applied { f, inputs: F::Inputs::layout(x), outputs: y }
+        Ok(Applied { f, inputs: F::Inputs::layout(x), outputs: y })
     }
 }
 
-fn keep_inputs<V: Value>(ctx: &mut Ctx, inputs: &[Option<&V>]) {
+fn keep_inputs<V: Value>(ctx: &mut Ctx, inputs: &[Option<&V>]) -> Result<()> {
     let saved = ctx.saved.len();
-    let present = inputs.iter().zip(0..).filter_map(|(x, i)| Some(((*x)?, i)));
-    ctx.saved.extend(present.map(|(x, i)| Saved::of(x.tensor().shallow_clone(), Origin::Input(i))));
+    for (x, i) in inputs.iter().zip(0..).filter_map(|(x, i)| Some(((*x)?, i))) {
+        if !ffi::describe(ctx.op(), x.tensor())?.watched {
+            let what = format!("input {i}, which DoubleBackward::Recompute keeps,");
+            return Err(Error::SavedUnwatched { op: ctx.op(), what });
+        }
+        ctx.saved.push(Saved::of(x.tensor().shallow_clone(), Origin::Input(i)));
+    }
     ctx.kept_inputs = (ctx.saved.len() - saved) as u32;
+    Ok(())
 }
 
 impl<F: Function> Backward for Applied<F> {
@@ -97,6 +101,7 @@ impl<F: Function> Backward for Applied<F> {
         if frame.state().is_some() {
             frame.set_state(None);
         }
+        let _replay = frame.generators().map(|before| before.replay()).transpose()?;
         let mut ctx = Ctx::new(frame, Stage::Recomputation);
         let x = F::Inputs::build(&self.inputs, &mut || inputs.next().flatten());
         run_user(ctx.op(), "forward", Error::forward, || {
@@ -111,7 +116,7 @@ impl<F: Function> Backward for Applied<F> {
         dy.iter().for_each(|t| versions.push(t.as_ref().map_or(0, ffi::version)));
         let mut dy = dy.iter_mut();
         let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
-        let _no_autocast = self.f.cast_inputs().map(|_| NoAutocast::enter());
+        let _no_autocast = off_for(&self.f);
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;

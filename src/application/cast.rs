@@ -1,41 +1,53 @@
 //! What autocast means for a Function, in every engine.
 
 use crate::error::Result;
-use crate::ffi::{device_type, modes::NoAutocast};
-use crate::function::{Ctx, Engine, Function, Of, Refs, Shape};
+use crate::ffi::modes::{self, NoAutocast};
+use crate::ffi::{device_type, kind_of};
+use crate::function::{Autocast, Ctx, Engine, Function, Of, Refs, Shape};
 use tch::{Kind, Tensor};
 
-/// Calls `apply` with `f` and its inputs, which are converted first if `f` wants
-/// them in another dtype and autocast is on for their device; then `apply` runs with
-/// autocast off.
+/// Calls `apply` with `f` and its inputs, under the rule that `f` has for autocast.
 #[inline(always)]
 pub(crate) fn cast_inputs<F: Function, V: Engine>(
     f: F,
     x: Refs<'_, F::Inputs, V>,
     apply: impl for<'x> FnOnce(F, Refs<'x, F::Inputs, V>) -> Result<Of<F::Outputs, V>>,
 ) -> Result<Of<F::Outputs, V>> {
-    match f.cast_inputs() {
+    match rule(&f) {
         None => apply(f, x),
-        Some(dtype) => cast_to::<F, V>(dtype, f, x, apply),
+        Some(rule) => cast_as::<F, V>(rule, f, x, apply),
     }
 }
 
-fn cast_to<F: Function, V: Engine>(
-    dtype: Kind,
+/// Returns the rule of `f`, if it has one and autocast is on for some device.
+#[inline(always)]
+pub(crate) fn rule<F: Function>(f: &F) -> Option<Autocast> {
+    let rule = f.autocast();
+    (rule != Autocast::Unchanged && modes::is_autocast_on()).then_some(rule)
+}
+
+/// Turns autocast off if `f` has a rule, until the result is dropped.
+#[inline(always)]
+pub(crate) fn off_for<F: Function>(f: &F) -> Option<NoAutocast> {
+    rule(f).map(|_| NoAutocast::enter())
+}
+
+fn cast_as<F: Function, V: Engine>(
+    rule: Autocast,
     f: F,
     x: Refs<'_, F::Inputs, V>,
     apply: impl for<'x> FnOnce(F, Refs<'x, F::Inputs, V>) -> Result<Of<F::Outputs, V>>,
 ) -> Result<Of<F::Outputs, V>> {
-    let off = NoAutocast::enter();
     let mut inputs = Vec::new();
     F::Inputs::visit(x, &mut |v: Option<&V>| inputs.push(v));
+    let off = NoAutocast::enter();
     if !inputs.iter().flatten().any(|v| autocast_was_on(v.tensor(), &off)) {
         drop(off);
         return apply(f, x);
     }
     let mut inside = Vec::with_capacity(inputs.len());
     for v in inputs {
-        inside.push(v.map(|v| converted(v, dtype, &off)).transpose()?);
+        inside.push(v.map(|v| converted(v, rule, &off)).transpose()?);
     }
     let mut inside = inside.into_iter();
     let inside = F::Inputs::build(&F::Inputs::layout(x), &mut || inside.next().flatten());
@@ -51,12 +63,25 @@ fn autocast_was_on(t: &Tensor, off: &NoAutocast) -> bool {
 ///
 /// # Errors
 /// Those of [`ToKind`].
-pub(crate) fn converted<V: Engine>(v: &V, dtype: Kind, off: &NoAutocast) -> Result<V> {
+pub(crate) fn converted<V: Engine>(v: &V, rule: Autocast, off: &NoAutocast) -> Result<V> {
     let t = v.tensor();
-    let eligible = autocast_was_on(t, off)
-        && t.is_floating_point()
-        && ![Kind::Double, dtype].contains(&t.kind());
-    if eligible { ToKind { kind: dtype }.apply(v) } else { Ok(v.share()) }
+    let eligible = autocast_was_on(t, off) && t.is_floating_point() && t.kind() != Kind::Double;
+    match eligible.then(|| wanted(rule, device_type(t.device()))).flatten() {
+        Some(kind) if kind != t.kind() => ToKind { kind }.apply(v),
+        _ => Ok(v.share()),
+    }
+}
+
+/// Returns the dtype that an op with this rule wants on a type of device.
+fn wanted(rule: Autocast, device: i8) -> Option<Kind> {
+    match rule {
+        Autocast::To(kind) => Some(kind),
+        Autocast::Wide(op) => modes::autocast_knows(op, device).then_some(Kind::Float),
+        Autocast::Lower(op) => {
+            modes::autocast_knows(op, device).then(|| kind_of(modes::autocast_dtype(device)))
+        }
+        Autocast::Off | Autocast::Unchanged => None,
+    }
 }
 
 /// `y = x` in another dtype; the gradient gets the input's dtype back.

@@ -3,8 +3,9 @@
 use super::marks::{settle_marks, settle_saved};
 use super::{Operand, run_user};
 use crate::error::{Error, Result};
+use crate::ffi::rng::Generators;
 use crate::ffi::{self, Meta};
-use crate::function::{Ctx, Function, Marks, Of, Refs, Shape, Value};
+use crate::function::{Ctx, DoubleBackward, Function, Marks, Of, Refs, Shape, Value};
 use smallvec::SmallVec;
 use tch::Tensor;
 
@@ -43,7 +44,36 @@ pub(crate) fn run<F: Function>(
     ctx: &mut Ctx,
     x: Refs<'_, F::Inputs>,
 ) -> Result<Of<F::Outputs, Tensor>> {
-    run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x))
+    let recomputed = ctx.frame.recording && f.double_backward() == DoubleBackward::Recompute;
+    let generators = recomputed.then(|| generators(ctx)).transpose()?;
+    let done = run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x));
+    if let Some(before) = generators
+        && before != before.again()?
+    {
+        ctx.frame.set_generators(before);
+    }
+    done.map_err(|e| {
+        if ctx.dirty().is_empty() { e } else { half_done(ctx, &flatten::<F::Inputs, Tensor>(x), e) }
+    })
+}
+
+/// Reads the random number generators that `forward` may draw from.
+pub(crate) fn generators(ctx: &Ctx) -> Result<Generators> {
+    Generators::now(ctx.frame.inputs.iter().map(|input| &input.meta))
+}
+
+/// Adds to the error of a `forward` which of its inputs it has changed before it failed.
+#[cold]
+fn half_done(ctx: &Ctx, x: &[Option<&Tensor>], error: Error) -> Error {
+    let is_changed =
+        |&&i: &&usize| x[i].is_some_and(|x| ffi::version(x) != ctx.frame.inputs[i].version);
+    match ctx.dirty().iter().find(is_changed) {
+        Some(i) => {
+            let changed = format!("input {i} was changed in place before forward failed");
+            Error::forward(ctx.op(), anyhow::Error::new(error).context(changed))
+        }
+        None => error,
+    }
 }
 
 /// Returns what `forward` returned, one output per position.

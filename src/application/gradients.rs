@@ -8,14 +8,44 @@ use tch::Tensor;
 /// Checks the gradient of input `i`: exactly the input's shape, dtype and
 /// device. libtorch would sum and cast silently, which hides mistakes and
 /// turns 1e300 into infinity.
-pub(super) fn check_gradient(frame: &Frame, i: usize, grad: &Tensor) -> Result<()> {
+///
+/// Returns the gradient, in memory. With `followed`, the pass is recorded and differentiates
+/// `dy`: then the gradient must depend on `dy`, unless it is zero.
+#[inline]
+pub(super) fn checked_gradient(
+    frame: &Frame,
+    i: usize,
+    grad: Tensor,
+    followed: bool,
+) -> Result<Tensor> {
     let op = frame.op;
     let expected = &frame.inputs[i].meta;
-    let found = ffi::describe(op, grad)?;
-    if expected.may_fit(&found) {
-        return Ok(());
+    let found = ffi::describe(op, &grad)?;
+    if !expected.may_fit(&found) {
+        return Err(misfit(op, i, expected, &Meta::of(&found)));
     }
-    Err(misfit(op, i, expected, &Meta::of(&found)))
+    if found.zero && !found.symbolic {
+        return ffi::zeros_like(op, &grad);
+    }
+    if followed && !found.requires_grad && found.is_differentiable() && is_nonzero(&grad) {
+        return Err(Error::UnrecordedBackward { op, input: i });
+    }
+    Ok(grad)
+}
+
+/// Returns whether an element is not zero. Values that cannot be read, while a tracer or
+/// vmap looks on, count as zero.
+fn is_nonzero(t: &Tensor) -> bool {
+    let _unrecorded = ffi::GradMode::set(false);
+    let count = t.f_count_nonzero(None::<i64>).and_then(|n| n.f_int64_value(&[]));
+    count.is_ok_and(|n| n > 0)
+}
+
+/// Returns whether a recorded pass differentiates each gradient of an output that has come.
+/// What depends on one of several is not known.
+#[inline]
+pub(super) fn are_followed(dy: &[Option<Tensor>]) -> bool {
+    ffi::grad_enabled() && dy.iter().flatten().all(Tensor::requires_grad)
 }
 
 fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Error {
@@ -31,6 +61,14 @@ fn misfit(op: &'static str, input: usize, expected: &Meta, found: &Meta) -> Erro
     if expected.kind() != found.kind() {
         let (expected, found) = (expected.kind(), found.kind());
         return Error::GradientDtype { op, input, expected, found };
+    }
+    if !expected.has_tch_device() || !found.has_tch_device() {
+        let (expected, found) = (expected.device_name(), found.device_name());
+        let message = format!(
+            "backward returned a gradient on {found} for input {input} on {expected}; return it \
+             on the input's device"
+        );
+        return Error::Argument { op, message };
     }
     Error::GradientDevice { op, input, expected: expected.device(), found: found.device() }
 }

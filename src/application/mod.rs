@@ -14,8 +14,8 @@ mod user;
 
 pub(crate) use backward::{Applied, Backward, differentiate};
 pub use cast::ToKind;
-pub(crate) use cast::{cast_inputs, converted};
-pub(crate) use forward::{Output, collect, finish, flatten, inputs_are_unchanged, run};
+pub(crate) use cast::{cast_inputs, converted, off_for, rule};
+pub(crate) use forward::{Output, collect, finish, flatten, generators, inputs_are_unchanged, run};
 pub(crate) use operand::{Operand, begin};
 pub(crate) use seeds::{all_used, seeds};
 pub(crate) use tangents::{jvp, tangents_of};

@@ -77,6 +77,10 @@ impl<F: Function> Function for Watched<F> {
     fn cast_inputs(&self) -> Option<Kind> {
         self.f.cast_inputs()
     }
+
+    fn autocast(&self) -> crate::function::Autocast {
+        self.f.autocast()
+    }
 }
 
 fn copies(tensors: &[&Tensor]) -> Vec<Tensor> {

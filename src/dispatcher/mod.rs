@@ -52,6 +52,9 @@
 //! - `Tensor(a!)` is an argument that the op changes and marks dirty.
 //! - What a Function returns in an argument's memory is copied, since the schema
 //!   says that it is new.
+//! - An op that draws random numbers says so, or PyTorch's compiler may run it twice where
+//!   it thinks that it ran once: `"drop(Tensor x, float p) -> Tensor"
+//!   [NondeterministicSeeded] => ...`. [`Tag`] has the other tags.
 //! - An op without a backward is made by [`forward_only`](forward_only()).
 //! - A Rust program loads TorchScript modules that call the ops after `register()`,
 //!   with [`load_module`] or [`load_trainable_module`], whose errors say which
@@ -71,6 +74,7 @@ mod plan;
 mod reasons;
 mod signature;
 
+pub use crate::ffi::dispatcher::Tag;
 pub use argument::Argument;
 pub use constructor::Constructor;
 pub use forward_only::forward_only;
@@ -82,7 +86,9 @@ use op::Registered;
 use plan::Plans;
 use signature::Signature;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{ThreadId, current};
 
 /// The ops of a namespace while they are defined.
 pub struct Ops {
@@ -102,12 +108,26 @@ impl Ops {
         schema: &str,
         constructor: impl Constructor<A>,
     ) -> Result<()> {
-        self.define_one(schema, constructor)
+        self.define_one(schema, &[], constructor)
+    }
+
+    /// Does what [`define`](Ops::define) does, with tags for PyTorch's compiler.
+    ///
+    /// # Errors
+    /// Those of [`define`](Ops::define).
+    pub fn define_tagged<A: 'static>(
+        &mut self,
+        schema: &str,
+        tags: &[Tag],
+        constructor: impl Constructor<A>,
+    ) -> Result<()> {
+        self.define_one(schema, tags, constructor)
     }
 
     fn define_one<A: 'static, C: Constructor<A>>(
         &mut self,
         schema: &str,
+        tags: &[Tag],
         constructor: C,
     ) -> Result<()> {
         let signature = Signature::new::<C::Function>(self.namespace, schema, &C::parameters())?;
@@ -115,7 +135,7 @@ impl Ops {
         let signature = Arc::new(signature);
         let op =
             Registered { constructor, signature, plans: Plans::default(), parameters: PhantomData };
-        let defined = self.definitions.define(schema, Box::new(op));
+        let defined = self.definitions.define(schema, tags, Box::new(op));
         defined.map_err(|e| reasons::undefined(what, &e))
     }
 }
@@ -123,14 +143,26 @@ impl Ops {
 /// The ops that one [`library!`](crate::library) defines.
 pub struct Library {
     namespace: &'static str,
-    /// The result of the registration.
-    outcome: Mutex<Option<Result<(), (String, String)>>>,
+    state: Mutex<State>,
+    /// Is told when the registration is done.
+    done: Condvar,
 }
+
+enum State {
+    New,
+    /// One thread registers the ops. The lock is free meanwhile, since what it runs is the
+    /// user's code.
+    Open(ThreadId),
+    Done(Outcome),
+}
+
+/// The result of a registration, in words.
+type Outcome = Result<(), (String, String)>;
 
 impl Library {
     /// Makes a library of a namespace, without ops.
     pub const fn new(namespace: &'static str) -> Library {
-        Library { namespace, outcome: Mutex::new(None) }
+        Library { namespace, state: Mutex::new(State::New), done: Condvar::new() }
     }
 
     /// Registers all ops that `define` defines, or none, until the process ends. Later
@@ -139,13 +171,27 @@ impl Library {
     /// # Errors
     /// [`Error::Registration`].
     pub fn register(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = outcome.get_or_insert_with(|| self.open(define).map_err(in_words));
-        let failed = |(what, message): &mut (String, String)| Error::Registration {
-            what: what.clone(),
-            message: message.clone(),
-        };
-        outcome.as_mut().map(|_| ()).map_err(failed)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*state {
+                State::New => break,
+                State::Done(outcome) => return in_an_error(outcome.clone()),
+                State::Open(thread) if *thread == current().id() => {
+                    return Err(reasons::inside_itself(self.namespace));
+                }
+                State::Open(_) => {
+                    state = self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        *state = State::Open(current().id());
+        drop(state);
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open(define)));
+        let outcome = opened.unwrap_or_else(|panic| Err(reasons::panicked(self.namespace, panic)));
+        let outcome = outcome.map_err(in_words);
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Done(outcome.clone());
+        self.done.notify_all();
+        in_an_error(outcome)
     }
 
     fn open(&self, define: impl FnOnce(&mut Ops) -> Result<()>) -> Result<()> {
@@ -158,6 +204,10 @@ impl Library {
         ops.definitions.keep();
         Ok(())
     }
+}
+
+fn in_an_error(outcome: Outcome) -> Result<()> {
+    outcome.map_err(|(what, message)| Error::Registration { what, message })
 }
 
 fn in_words(error: Error) -> (String, String) {
@@ -186,7 +236,7 @@ macro_rules! library {
     (
         $(#[$attribute:meta])*
         $visibility:vis fn $register:ident() for $namespace:literal {
-            $($schema:literal => $constructor:expr),+ $(,)?
+            $($schema:literal $([$($tag:ident),+ $(,)?])? => $constructor:expr),+ $(,)?
         }
     ) => {
         $(#[$attribute])*
@@ -194,7 +244,11 @@ macro_rules! library {
             static LIBRARY: $crate::dispatcher::Library =
                 $crate::dispatcher::Library::new($namespace);
             LIBRARY.register(|ops| {
-                $(ops.define($schema, $constructor)?;)+
+                $(ops.define_tagged(
+                    $schema,
+                    &[$($($crate::dispatcher::Tag::$tag),+)?],
+                    $constructor,
+                )?;)+
                 ::core::result::Result::Ok(())
             })
         }

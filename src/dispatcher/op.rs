@@ -2,17 +2,18 @@
 
 use super::call::{Call, Inputs, Outputs, context, give};
 use super::constructor::Constructor;
-use super::memory::separated;
+use super::memory::{has_no_data, separated};
 use super::plan::{Plan, Plans, Source};
 use super::signature::{Signature, arranged};
 use crate::application::{self, Applied, Backward, Output, converted, differentiate, jvp, run};
-use crate::error::{Error, Result};
-use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, Value};
+use crate::error::{Error, Result, torch};
+use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, TensorRef, Value};
+use crate::ffi::rng::Generators;
 use crate::ffi::{self, modes::NoAutocast};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Shape, Stage, Vmap};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 pub(super) struct Registered<C, A> {
     pub constructor: C,
@@ -27,13 +28,14 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
     }
 
     fn call(&self, kernel: Kernel, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
-        match kernel {
+        let done = match kernel {
             Kernel::Apply => self.apply(values, results),
             Kernel::Forward => self.forward(values, results),
             Kernel::Backward | Kernel::BackwardAbove => self.backward(kernel, values, results),
             Kernel::Jvp => self.jvp(values, results),
             Kernel::Cast => self.cast(values, results),
-        }
+        };
+        done.map_err(|error| if are_traced(values) { without_data(error) } else { error })
     }
 
     fn facts(&self, args: &[Value<'_>]) -> Result<Facts> {
@@ -41,7 +43,7 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
         Ok(Facts {
             name: f.name(),
             batches: f.vmap() == Vmap::Formulas,
-            casts: f.cast_inputs().is_some(),
+            casts: application::rule(&f).is_some(),
         })
     }
 }
@@ -65,7 +67,8 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let call = self.open(args)?;
         let (f, x) = (&call.f, call.inputs());
         let mut ctx = context(f.name(), &call.flat(), needs)?;
-        let _no_autocast = f.cast_inputs().map(|_| NoAutocast::enter());
+        let _no_autocast = application::off_for(f);
+        let before = application::generators(&ctx)?;
         let y = run(f, &mut ctx, x)?;
         let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
         let mut outputs = application::collect::<Outputs<C, A>>(y);
@@ -74,7 +77,15 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(ctx.op()));
         }
-        let (intermediates, saved) = sort(ctx.op(), ctx.saved, &outputs)?;
+        let drawn_from = match second_order {
+            DoubleBackward::Recompute => Some(generator_state(&ctx, &call, before)?),
+            _ => None,
+        };
+        let (mut intermediates, mut saved) = sort(ctx.op(), ctx.saved, &outputs)?;
+        if let Some(state) = drawn_from {
+            saved.push((Source::Constant, intermediates.len()));
+            intermediates.push(Some(state));
+        }
         let differentiable = outputs.iter().map(|y| y.differentiable).collect();
         let materialize = ctx.frame.materialize_grads;
         let plan = Plan { second_order, materialize, differentiable, saved }.write();
@@ -149,10 +160,10 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let Call { f, x, layout } = self.open(args)?;
         let mut flat = Vec::new();
         Inputs::<C, A>::take(x, &mut |t: Option<Tensor>| flat.push(t));
-        if let Some(dtype) = f.cast_inputs() {
+        if let Some(rule) = application::rule(&f) {
             let off = NoAutocast::enter();
             for t in flat.iter_mut().flatten() {
-                *t = converted(t, dtype, &off)?;
+                *t = converted(t, rule, &off)?;
             }
         }
         give::<Inputs<C, A>>(&self.signature.inputs, &layout, flat, results);
@@ -171,6 +182,15 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let (materialize, origins) = Plan::read(plan).ok_or_else(|| misused(self.name()))?;
         let saved = saved.iter().filter_map(|t| t.handle()).zip(origins);
         ctx.saved = saved.map(|(t, origin)| Saved::of(t, origin)).collect();
+        if call.f.double_backward() == DoubleBackward::Recompute
+            && let Some(state) = ctx.saved.pop().map(|saved| saved.tensor)
+            && !call.is_traced()
+        {
+            let bytes = Vec::<u8>::try_from(state.f_to(Device::Cpu).map_err(torch(self.name()))?);
+            let bytes = bytes.map_err(torch(self.name()))?;
+            let generators = application::generators(&ctx)?.of_bytes(&bytes)?;
+            ctx.frame.set_generators(generators);
+        }
         ctx.stage = Stage::Backward;
         ctx.frame.materialize_grads = materialize;
         Ok((ctx, call))
@@ -205,6 +225,32 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     }
 }
 
+/// Returns whether a tensor among the values may have no data: a tracer looks at shapes.
+fn are_traced(values: &[Value<'_>]) -> bool {
+    let is_traced =
+        |t: Tensor| has_no_data(&t) || ffi::describe("dispatcher", &t).is_ok_and(|d| d.python);
+    values.iter().any(|value| match value {
+        Value::Tensor(t) => t.handle().is_some_and(is_traced),
+        Value::Tensors(list) => list.iter().copied().filter_map(TensorRef::handle).any(is_traced),
+        _ => false,
+    })
+}
+
+/// Returns the error of an op that ran on tensors without data, with what Python said, and
+/// what to do.
+fn without_data(error: Error) -> Error {
+    let op = match &error {
+        Error::Forward { op, .. } | Error::Panic { op, .. } if !error.is_about_kernels() => *op,
+        _ => return error,
+    };
+    let told = ffi::take_python_error().map_or_else(String::new, |text| format!(" ({text})"));
+    let advice = format!(
+        "it ran on tensors without data, as under torch.compile, torch.export and \
+         FakeTensorMode{told}; implement Function::fake, which makes outputs from shapes alone"
+    );
+    Error::forward(op, anyhow::Error::new(error).context(advice))
+}
+
 fn share(t: &Option<Tensor>) -> Option<Tensor> {
     t.as_ref().map(Tensor::shallow_clone)
 }
@@ -237,6 +283,24 @@ fn sort(
         sources.push(source);
     }
     Ok((intermediates, sources))
+}
+
+/// Returns the state of the random number generators as a tensor on the device of the
+/// first input, as which it goes to the backward op. Without data it only has the length.
+fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>, before: Generators) -> Result<Tensor> {
+    let bytes = before.bytes();
+    let flat = call.flat();
+    let state = match flat.into_iter().flatten().next() {
+        Some(x) if call.is_traced() => {
+            // tch cannot name the meta device.
+            let d = ffi::describe(ctx.op(), x)?;
+            let device = (d.device_type, d.device_index);
+            return ffi::zeros(ctx.op(), &[bytes.len() as i64], ffi::dtype_of(Kind::Uint8), device);
+        }
+        Some(x) => Tensor::f_from_slice(&bytes).and_then(|state| state.f_to(x.device())),
+        None => Tensor::f_from_slice(&bytes),
+    };
+    state.map_err(torch(ctx.op()))
 }
 
 fn misused(op: &'static str) -> Error {

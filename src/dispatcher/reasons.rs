@@ -1,6 +1,8 @@
 //! What libtorch says about a registration, as what its user can do.
 
 use crate::Error;
+use crate::ffi::panic_message;
+use std::any::Any;
 
 /// Returns whether libtorch can have ops of this namespace from here.
 pub(super) fn check_namespace(namespace: &str) -> Result<(), Error> {
@@ -31,6 +33,18 @@ pub(super) fn taken(namespace: &str, error: &Error) -> Error {
         None => text.to_owned(),
     };
     about_namespace(namespace, message)
+}
+
+/// Makes the error for a registration that its own constructors ask for.
+pub(super) fn inside_itself(namespace: &str) -> Error {
+    let message = "what defines its ops registers it again; call the function of library! from \
+                   outside";
+    about_namespace(namespace, message.to_owned())
+}
+
+/// Makes the error for a panic while ops are defined.
+pub(super) fn panicked(namespace: &str, payload: Box<dyn Any + Send>) -> Error {
+    about_namespace(namespace, format!("defining its ops panicked: {}", panic_message(payload)))
 }
 
 fn about_namespace(namespace: &str, message: String) -> Error {

@@ -14,7 +14,8 @@ impl Error {
             | GradientDevice { op, .. } | Seed { op, .. } | SeedChanged { op, .. }
             | SeedMissing { op, .. } | NotDifferentiable { op, .. } | GraphFreed { op, .. }
             | SavedTwice { op, .. } | SavedCount { op, .. } | SavedChanged { op, .. }
-            | SavedIntermediate { op, .. } | OnceDifferentiable { op, .. }
+            | SavedIntermediate { op, .. } | SavedUnwatched { op, .. }
+            | UnrecordedBackward { op, .. } | OnceDifferentiable { op, .. }
             | NoBackward { op, .. } | StateTwice { op, .. } | State { op, .. }
             | NoInput { op, .. } | DirtyNotInput { op, .. } | DirtyLeaf { op, .. }
             | DirtyNotReturned { op, .. } | InputChanged { op, .. } | NotAnOutput { op, .. }
@@ -56,12 +57,57 @@ impl Error {
     }
 
     pub(crate) fn forward(op: &'static str, source: anyhow::Error) -> Error {
-        Error::Forward { op, source }
+        Error::Forward { op, source: shortened(source) }
     }
 
     pub(crate) fn backward(op: &'static str, source: anyhow::Error) -> Error {
-        Error::Backward { op, source }
+        Error::Backward { op, source: shortened(source) }
     }
+
+    fn source_mut(&mut self) -> Option<&mut anyhow::Error> {
+        match self {
+            Error::Forward { source, .. }
+            | Error::Backward { source, .. }
+            | Error::Hook { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Maximum number of this crate's errors inside each other. A nest of passes that fails
+/// has one a pass, and each pass reads the whole text.
+const DEEPEST: usize = 16;
+
+/// Returns the source of a new error, without the outermost error in it if there are too
+/// many.
+fn shortened(mut source: anyhow::Error) -> anyhow::Error {
+    if depth(&source) < DEEPEST {
+        return source;
+    }
+    let Some(inner) = source.downcast_mut::<Error>().and_then(Error::source_mut) else {
+        return source;
+    };
+    let inner = std::mem::replace(inner, anyhow::Error::msg(""));
+    match inner.downcast::<Error>() {
+        Ok(inner) => anyhow::Error::new(inner).context("(passes in between left out)"),
+        Err(inner) => inner,
+    }
+}
+
+/// Returns the number of this crate's errors inside each other, `source` among them.
+fn depth(source: &anyhow::Error) -> usize {
+    let mut found = 0;
+    let mut next = source.downcast_ref::<Error>();
+    while let Some(error) = next {
+        found += 1;
+        next = match error {
+            Error::Forward { source, .. }
+            | Error::Backward { source, .. }
+            | Error::Hook { source, .. } => source.downcast_ref(),
+            _ => None,
+        };
+    }
+    found
 }
 
 /// Returns the texts of an error and of its causes, up to one of this crate's, whose text
@@ -80,16 +126,31 @@ pub(super) fn in_one_line(source: &anyhow::Error) -> String {
     text.split_off(2)
 }
 
-/// Returns the text without libtorch's C++ frames. The second form is how the first one
-/// looks in the `Debug` text of a panic's message.
+/// Returns the text without libtorch's C++ frames, and without Python's, which pybind11
+/// adds. The later forms are how the first ones look in the `Debug` text of a panic's
+/// message.
 pub(crate) fn without_cpp_stack(text: &str) -> &str {
-    const STACK: [&str; 2] = ["\nException raised from ", "\\nException raised from "];
+    const STACK: [&str; 4] =
+        ["\nException raised from ", "\n\nAt:\n  ", "\\nException raised from ", "\\n\\nAt:\\n  "];
     STACK.iter().fold(text, |text, stack| text.split(stack).next().unwrap_or(text))
 }
 
 /// Makes an error of tch's one of this crate's, with the name of what was called.
 pub(crate) fn torch(op: &'static str) -> impl FnOnce(TchError) -> Error {
     move |e| Error::Torch { op, message: without_cpp_stack(&e.to_string()).to_owned() }
+}
+
+#[test]
+fn a_deep_nest_keeps_its_ends() {
+    let mut error = Error::forward("First", anyhow::anyhow!("deep down"));
+    for op in ["Inside"].into_iter().cycle().take(100_000).chain(["Last"]) {
+        error = Error::backward(op, error.into());
+    }
+    let text = error.to_string();
+    assert!(text.starts_with("Last: backward failed: (passes in between left out): "), "{text}");
+    assert!(text.ends_with("First: forward failed: deep down"), "{text}");
+    assert_eq!(text.matches("left out").count(), 1, "{text}");
+    assert!(text.len() < 1000, "{text}");
 }
 
 #[test]

@@ -47,6 +47,32 @@ struct Below : OpKernel {
   tf_kernel kernel;
 };
 
+at::Tag tag_of(tf_op_tag tag) {
+  switch (tag) {
+    case TF_NONDETERMINISTIC_SEEDED:
+      return at::Tag::nondeterministic_seeded;
+    case TF_NONDETERMINISTIC_BITWISE:
+      return at::Tag::nondeterministic_bitwise;
+    case TF_DYNAMIC_OUTPUT_SHAPE:
+      return at::Tag::dynamic_output_shape;
+    case TF_DATA_DEPENDENT_OUTPUT:
+      return at::Tag::data_dependent_output;
+    case TF_POINTWISE:
+      return at::Tag::pointwise;
+    case TF_FLEXIBLE_LAYOUT:
+      return at::Tag::flexible_layout;
+    case TF_NEEDS_FIXED_STRIDE_ORDER:
+      return at::Tag::needs_fixed_stride_order;
+    case TF_NEEDS_EXACT_STRIDES:
+      return at::Tag::needs_exact_strides;
+    case TF_NEEDS_CONTIGUOUS_STRIDES:
+      return at::Tag::needs_contiguous_strides;
+    case TF_CUDAGRAPH_UNSAFE:
+      return at::Tag::cudagraph_unsafe;
+  }
+  TORCH_CHECK(false, "there is no such tag");
+}
+
 using c10::Argument;
 using c10::FunctionSchema;
 
@@ -97,6 +123,9 @@ FunctionSchema backward_schema(const FunctionSchema& of) {
 // The definitions of one namespace. They are undone in the order in which they
 // were made, reversed.
 struct Library {
+  // Of the op that is being defined.
+  std::vector<at::Tag> tags;
+
   ~Library() {
     while (!held.empty()) held.pop_back();
   }
@@ -106,7 +135,7 @@ struct Library {
     auto& dispatcher = c10::Dispatcher::singleton();
     const auto name = schema.operator_name();
     held.push_back(
-        dispatcher.registerDef(std::move(schema), "tch-function", {at::Tag::pt2_compliant_tag}));
+        dispatcher.registerDef(std::move(schema), "tch-function", tags));
     const auto impl = [&](c10::DispatchKey key, c10::KernelFunction function) {
       held.push_back(dispatcher.registerImpl(name, key, std::move(function), std::nullopt, nullptr,
                                              "tch-function"));
@@ -131,15 +160,6 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
       mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
-void rethrow(const RustError& error) {
-  const Failure& last = last_failure();
-  const std::string text = error.what();
-  const size_t n = last.text.size();
-  if (last.foreign && text.size() >= n && text.compare(text.size() - n, n, last.text) == 0)
-    std::rethrow_exception(std::exchange(last_failure().foreign, nullptr));
-  throw error;
-}
-
 // Makes changes in place count again, which do not below autograd: the checks of the
 // context rest on the versions of tensors.
 struct CountsChanges {
@@ -156,8 +176,11 @@ struct CountsChanges {
 void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
   const CountsChanges counts;
   const Borrowed borrowed(values);
-  last_failure().foreign = nullptr;
-  return rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
+  void* const error =
+      rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
+  // tch's calls turn an exception of Python's into an `Err`, and leave it pending.
+  PythonError::take();
+  return error;
 }
 
 Stack Op::compute(tf_kernel kernel, Values values) const {
@@ -237,9 +260,12 @@ void* tf_open_library(const char* ns) noexcept {
   });
 }
 
-bool tf_define(void* library, const char* ns, const char* schema, const tf_op* rust) noexcept {
+bool tf_define(void* library, const char* ns, const char* schema, const tf_op* rust,
+               const tf_op_tag* tags, size_t n_tags) noexcept {
   return guarded(false, [&] {
     auto& in = *static_cast<tf::Library*>(library);
+    in.tags = {at::Tag::pt2_compliant_tag};
+    for (size_t i = 0; i < n_tags; ++i) in.tags.push_back(tf::tag_of(tags[i]));
     struct Unused {
       const tf_op* rust;
       ~Unused() {

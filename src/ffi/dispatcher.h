@@ -19,9 +19,6 @@ using c10::IValue;
 using torch::jit::Stack;
 using Values = c10::ArrayRef<IValue>;
 
-// Throws the error, or the exception of Python's that it tells of.
-[[noreturn]] void rethrow(const RustError& error);
-
 // An op, as Rust defined it. Each of its kernels holds it.
 struct Op {
   Op(const tf_op& rust, c10::FunctionSchema schema);
@@ -44,11 +41,13 @@ struct Op {
   std::optional<Stack> try_call(tf_kernel kernel, Values values, F&& may_fail) const {
     bool no_formula = false;
     Stack results;
+    Foreign foreign;
     void* const error = run(kernel, values, results, no_formula);
     if (!error) return results;
     const RustError thrown(rust.errors, error);
     if (may_fail(no_formula)) return std::nullopt;
-    rethrow(thrown);
+    foreign.rethrow(thrown.what());
+    throw thrown;
   }
 
   // Returns what `call` does, below autograd: nothing is recorded.

@@ -4,7 +4,7 @@ use super::check;
 use super::errors::call_back;
 use super::node::{Callbacks, ERRORS};
 use super::values::{RawValue, read_all};
-pub(crate) use super::values::{Results, Value};
+pub(crate) use super::values::{Results, TensorRef, Value};
 use crate::error::Result;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,6 +45,34 @@ pub(crate) enum Kernel {
     BackwardAbove = 4,
     /// (arguments) -> the tensor arguments, in the dtype that autocast asks for.
     Cast = 5,
+}
+
+/// What PyTorch's compiler may assume of an op: `torch.Tag`. The op's forward and backward
+/// ops get it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Tag {
+    /// Draws random numbers: `nondeterministic_seeded`. Two runs give different results.
+    NondeterministicSeeded = 0,
+    /// Gives other results in other runs, whatever the seed: `nondeterministic_bitwise`.
+    NondeterministicBitwise = 1,
+    /// The shapes of the outputs depend on the data: `dynamic_output_shape`.
+    DynamicOutputShape = 2,
+    /// A number that it returns depends on the data: `data_dependent_output`.
+    DataDependentOutput = 3,
+    /// Each element of the outputs depends on one element of each input: `pointwise`.
+    Pointwise = 4,
+    /// The inputs may have any strides: `flexible_layout`.
+    FlexibleLayout = 5,
+    /// The inputs must have their order of strides: `needs_fixed_stride_order`.
+    NeedsFixedStrideOrder = 6,
+    /// The inputs must have exactly their strides: `needs_exact_strides`.
+    NeedsExactStrides = 7,
+    /// The inputs must be contiguous: `needs_contiguous_strides`.
+    NeedsContiguousStrides = 8,
+    /// Cannot be recorded in a CUDA graph: `cudagraph_unsafe`.
+    CudagraphUnsafe = 9,
 }
 
 /// The place of a saved tensor, as a plan has it: `tf_source` of the shim.
@@ -102,6 +130,8 @@ unsafe extern "C" {
         ns: *const c_char,
         schema: *const c_char,
         op: *const RawOp,
+        tags: *const Tag,
+        n_tags: usize,
     ) -> bool;
     fn tf_close_library(library: *mut c_void);
     fn tf_stay_loaded(address: *const c_void);
@@ -202,7 +232,7 @@ impl Definitions {
         Ok(Definitions { library, namespace })
     }
 
-    pub fn define(&mut self, schema: &str, op: Box<dyn Op>) -> Result<()> {
+    pub fn define(&mut self, schema: &str, tags: &[Tag], op: Box<dyn Op>) -> Result<()> {
         let op = RawOp {
             errors: &ERRORS,
             state: Box::into_raw(Box::new(op)).cast(),
@@ -211,9 +241,11 @@ impl Definitions {
             drop: drop_op,
         };
         let (schema, ns) = (text(schema), self.namespace.as_ptr());
-        // SAFETY: the library is open, the texts end in nuls, and the shim takes
-        // the op's state.
-        check("dispatcher", unsafe { tf_define(self.library, ns, schema.as_ptr(), &op) })
+        // SAFETY: the library is open, the texts end in nuls, the list has its length, and
+        // the shim takes the op's state.
+        check("dispatcher", unsafe {
+            tf_define(self.library, ns, schema.as_ptr(), &op, tags.as_ptr(), tags.len())
+        })
     }
 
     /// Leaves the definitions for the life of the process.

@@ -29,6 +29,20 @@ struct tf_value {
 };
 
 // A kernel of an op; `Kernel` in dispatcher.rs says what each receives and returns.
+// What PyTorch's compiler may assume of an op.
+enum tf_op_tag : uint8_t {
+  TF_NONDETERMINISTIC_SEEDED = 0,
+  TF_NONDETERMINISTIC_BITWISE,
+  TF_DYNAMIC_OUTPUT_SHAPE,
+  TF_DATA_DEPENDENT_OUTPUT,
+  TF_POINTWISE,
+  TF_FLEXIBLE_LAYOUT,
+  TF_NEEDS_FIXED_STRIDE_ORDER,
+  TF_NEEDS_EXACT_STRIDES,
+  TF_NEEDS_CONTIGUOUS_STRIDES,
+  TF_CUDAGRAPH_UNSAFE
+};
+
 enum tf_kernel : uint8_t {
   TF_APPLY = 0, TF_FORWARD = 1, TF_BACKWARD = 2, TF_JVP = 3, TF_BACKWARD_ABOVE = 4, TF_CAST = 5
 };
@@ -78,7 +92,8 @@ bool tf_read_schema(const char* schema,
 // A namespace of ops, which is this library's alone; null on failure.
 void* tf_open_library(const char* ns) noexcept;
 // Defines an op and its inner forward and backward ops. Takes the op.
-bool tf_define(void* library, const char* ns, const char* schema, const tf_op* op) noexcept;
+bool tf_define(void* library, const char* ns, const char* schema, const tf_op* op,
+               const tf_op_tag* tags, size_t n_tags) noexcept;
 // Takes every definition back. A library that is not closed stays for good.
 void tf_close_library(void* library) noexcept;
 

@@ -3,11 +3,15 @@
 use super::{check, handles, own};
 use crate::error::Error;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
+    fn tf_grad(leaf: *const C_tensor) -> *mut C_tensor;
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
+    fn tf_other_handle(t: *const C_tensor) -> *mut C_tensor;
+    fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_run_pass(
         outputs: *const *const C_tensor,
         seeds: *const *const C_tensor,
@@ -18,18 +22,40 @@ unsafe extern "C" {
         create_graph: bool,
         grads: *mut *mut C_tensor,
     ) -> bool;
+    fn tf_tap(parameter: *const C_tensor, known: *const C_tensor) -> *mut C_tensor;
     fn tf_graph_leaves(
-        outputs: *const *const C_tensor,
+        outputs: *const *mut C_tensor,
         n_outputs: usize,
-        visit: extern "C" fn(*mut c_void, *mut C_tensor),
+        tap: extern "C" fn(*mut c_void, *mut C_tensor) -> *mut C_tensor,
         data: *mut c_void,
     ) -> bool;
 }
 
-/// Makes `grad` the `.grad` of libtorch's leaf.
+/// Returns the `.grad` of libtorch's leaf.
+pub(crate) fn grad_of(leaf: &Tensor) -> Option<Tensor> {
+    // SAFETY: `leaf` owns a valid handle; the new one that the shim gives is ours.
+    let grad = unsafe { tf_grad(leaf.as_ptr()) };
+    // SAFETY: see above.
+    (!grad.is_null()).then(|| unsafe { Tensor::from_ptr(grad) })
+}
+
+/// Makes `grad`, which may be undefined, the `.grad` of libtorch's leaf.
 pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result<(), Error> {
     // SAFETY: both own valid handles; libtorch shares ownership of `grad`.
     check(op, unsafe { tf_set_grad(leaf.as_ptr(), grad.as_ptr()) })
+}
+
+/// Returns another tensor with the values and the history of `t`, which keeps them
+/// whatever becomes of `t`.
+pub(crate) fn other_handle(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
+    // SAFETY: `t` owns a valid handle.
+    own(op, unsafe { tf_other_handle(t.as_ptr()) })
+}
+
+/// Returns whether libtorch calls hooks on the gradient of its leaf.
+pub(crate) fn has_hooks(leaf: &Tensor) -> bool {
+    // SAFETY: `leaf` owns a valid handle.
+    unsafe { tf_has_hooks(leaf.as_ptr()) }
 }
 
 /// One pass of libtorch's engine.
@@ -76,23 +102,43 @@ impl Pass<'_> {
     }
 }
 
-extern "C" fn push_tensor(data: *mut c_void, handle: *mut C_tensor) {
-    // SAFETY: `graph_leaves` passes its own Vec as `data`, and the shim hands
-    // over a new handle that nobody else owns. A push aborts on exhausted
-    // memory but does not unwind.
-    unsafe { (*data.cast::<Vec<Tensor>>()).push(Tensor::from_ptr(handle)) }
+/// Returns a tensor that stands for a parameter: its gradient is the one that reaches the
+/// parameter, before the parameter's hooks. `known` is what this returned before.
+pub(crate) fn tap(
+    op: &'static str,
+    parameter: &Tensor,
+    known: Option<&Tensor>,
+) -> Result<Tensor, Error> {
+    let known = known.map_or(std::ptr::null(), Tensor::as_ptr);
+    // SAFETY: the handles are valid, or null where there is none.
+    own(op, unsafe { tf_tap(parameter.as_ptr(), known) })
 }
 
-/// Returns the leaves that require a gradient in libtorch's graphs behind `outputs`.
-pub(crate) fn graph_leaves(op: &'static str, outputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
-    let mut leaves = Vec::<Tensor>::new();
-    let outputs = handles(outputs);
-    // SAFETY: the handles are valid; `leaves` outlives the call and is not
-    // touched otherwise while it runs.
-    let done = unsafe {
-        let data = (&raw mut leaves).cast();
-        tf_graph_leaves(outputs.as_ptr(), outputs.len(), push_tensor, data)
-    };
-    check(op, done)?;
-    Ok(leaves)
+/// Calls `tap_of` with each leaf that requires a gradient in libtorch's graphs behind
+/// `outputs`; the graphs then lead through the tap that it returns.
+pub(crate) fn graph_leaves(
+    op: &'static str,
+    outputs: &mut [Tensor],
+    tap_of: &mut dyn FnMut(Tensor) -> Result<Option<Tensor>, Error>,
+) -> Result<(), Error> {
+    struct Call<'a> {
+        tap_of: &'a mut dyn FnMut(Tensor) -> Result<Option<Tensor>, Error>,
+        failed: Result<(), Error>,
+    }
+    extern "C" fn visit(data: *mut c_void, leaf: *mut C_tensor) -> *mut C_tensor {
+        // SAFETY: `data` is the Call below, and the handle a new one that is ours.
+        let (call, leaf) = unsafe { (&mut *data.cast::<Call<'_>>(), Tensor::from_ptr(leaf)) };
+        let tap = (call.tap_of)(leaf).unwrap_or_else(|e| {
+            call.failed = Err(e);
+            None
+        });
+        tap.map_or(std::ptr::null_mut(), |tap| ManuallyDrop::new(tap).as_mut_ptr())
+    }
+    let mut call = Call { tap_of, failed: Ok(()) };
+    let outputs: Vec<_> = outputs.iter_mut().map(Tensor::as_mut_ptr).collect();
+    // SAFETY: the handles are valid; `call` outlives the call of the shim.
+    check(op, unsafe {
+        tf_graph_leaves(outputs.as_ptr(), outputs.len(), visit, (&raw mut call).cast())
+    })?;
+    call.failed
 }

@@ -15,19 +15,42 @@ unsafe extern "C-unwind" {
 unsafe extern "C" {
     fn tf_last_error() -> *const c_char;
     fn tf_take_error() -> *mut c_void;
+    safe fn tf_forget_error();
+    fn tf_take_python_error(
+        take: extern "C" fn(*mut c_void, *const c_char, usize),
+        data: *mut c_void,
+    );
 }
 
-/// Returns the error behind this thread's last failure in the shim.
+/// Takes the error behind this thread's last failure in the shim.
 #[cold]
 pub(crate) fn last_error(op: &'static str) -> Error {
     // SAFETY: gives up the error that it returns.
-    if let Some(error) = take_error(unsafe { tf_take_error() }) {
-        return error;
+    let error = take_error(unsafe { tf_take_error() }).unwrap_or_else(|| {
+        // SAFETY: the shim keeps the text of this thread's last failure, always
+        // nul-terminated, until it is told to forget it.
+        let text = unsafe { CStr::from_ptr(tf_last_error()) };
+        let text = text.to_string_lossy();
+        Error::Torch { op, message: without_cpp_stack(&text).to_owned() }
+    });
+    tf_forget_error();
+    error
+}
+
+/// Takes the exception that Python code left pending on this thread, as text: tch turns it
+/// into an error without one.
+pub(crate) fn take_python_error() -> Option<String> {
+    extern "C" fn take(data: *mut c_void, text: *const c_char, len: usize) {
+        // SAFETY: `data` is the Option below; the text has `len` bytes.
+        unsafe {
+            let text = std::slice::from_raw_parts(text.cast::<u8>(), len);
+            *data.cast::<Option<String>>() = Some(String::from_utf8_lossy(text).into_owned());
+        }
     }
-    // SAFETY: the shim keeps the text of this thread's last failure, always
-    // nul-terminated, until the next call into it.
-    let text = unsafe { CStr::from_ptr(tf_last_error()) };
-    Error::Torch { op, message: text.to_string_lossy().into_owned() }
+    let mut text = None::<String>;
+    // SAFETY: `take` gets the Option during the call alone.
+    unsafe { tf_take_python_error(take, (&raw mut text).cast()) };
+    text
 }
 
 pub(super) fn check(op: &'static str, done: bool) -> Result<(), Error> {

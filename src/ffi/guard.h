@@ -3,6 +3,7 @@
 // inside an exception.
 #pragma once
 
+#include "python.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +17,13 @@
 
 namespace tf {
 
+// An address that no other shared object has.
+extern const char kHere;
+
+// Another shared object of the process may hold another build of this crate. C++ tells
+// types apart by their names, so each build has a name of its own for this one.
+inline namespace TF_BUILD {
+
 // An error of Rust's on its way through C++. Copies share it, and the first
 // who asks takes it; the text stays.
 class RustError : public std::runtime_error {
@@ -24,7 +32,10 @@ class RustError : public std::runtime_error {
       : std::runtime_error(callbacks->error_text(error)),
         held_(std::make_shared<Held>(callbacks, error)) {}
 
-  void* take() const noexcept { return std::exchange(held_->error, nullptr); }
+  // Null if it was taken, and for an error of another shared object with the same build.
+  void* take() const noexcept {
+    return held_->home == &kHere ? std::exchange(held_->error, nullptr) : nullptr;
+  }
 
  private:
   struct Held {
@@ -35,38 +46,56 @@ class RustError : public std::runtime_error {
     }
     Held(const Held&) = delete;
     Held& operator=(const Held&) = delete;
+    const char* const home = &kHere;
     const tf_callbacks* callbacks;
     void* error;
   };
   std::shared_ptr<Held> held_;
 };
 
-// This thread's last failure.
-struct Failure {
-  std::string text;
-  std::exception_ptr rust;     // a RustError, or null
-  std::exception_ptr foreign;  // neither Rust's nor libtorch's: Python's, say
+}  // namespace TF_BUILD
+
+// The last exception in this scope that is neither Rust's nor libtorch's: Python's, say.
+// A scope lives on the stack of who may throw the exception again. So none is left for
+// the end of a thread or of the process, when Python may be gone.
+class Foreign {
+ public:
+  Foreign()
+      : outer_(std::exchange(innermost(), this)) {}
+  ~Foreign() { innermost() = outer_; }
+  Foreign(const Foreign&) = delete;
+  Foreign& operator=(const Foreign&) = delete;
+
+  // Throws the exception that an error with this text tells of, if there is one.
+  void rethrow(const std::string& text);
+
+ private:
+  friend void keep_failure(const std::exception_ptr& thrown) noexcept;
+  static Foreign*& innermost() {
+    thread_local Foreign* scope = nullptr;
+    return scope;
+  }
+
+  Foreign* const outer_;
+  std::string text_;
+  std::exception_ptr exception_;
+  PythonError pending_;
 };
-inline Failure& last_failure() {
-  thread_local Failure failure;
-  return failure;
-}
+
+// Keeps an exception as this thread's failure, until it is taken or another one comes.
+// Call it outside every handler: what it drops may call Rust.
+void keep_failure(const std::exception_ptr& thrown) noexcept;
 
 // The one place where a C++ exception becomes a failure value.
 template <typename R, typename F>
 R guarded(R failure_value, F&& body) noexcept {
+  std::exception_ptr thrown;
   try {
     return body();
-  } catch (const RustError& e) {
-    last_failure() = {e.what(), std::current_exception(), nullptr};
-  } catch (const c10::Error& e) {
-    last_failure() = {e.what_without_backtrace(), nullptr, nullptr};
-  } catch (const std::exception& e) {
-    last_failure() = {e.what(), nullptr, std::current_exception()};
   } catch (...) {
-    last_failure() = {"a C++ exception that is not a std::exception", nullptr,
-                      std::current_exception()};
+    thrown = std::current_exception();
   }
+  keep_failure(thrown);
   return failure_value;
 }
 

@@ -1,5 +1,6 @@
 // Hooks on tensors and nodes of libtorch's autograd that call Rust.
 #include "guard.h"
+#include "node_ptr.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
@@ -15,6 +16,7 @@ namespace {
 
 using torch::autograd::FunctionPostHook;
 using torch::autograd::FunctionPreHook;
+using tf::NodePtr;
 using torch::autograd::variable_list;
 
 // Owns a hook of Rust's.
@@ -63,35 +65,44 @@ struct PostHook : FunctionPostHook {
 
 }  // namespace
 
-bool tf_register_hook(const at::Tensor* t, tf_hook_place place, const tf_hook* what) noexcept {
+bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept {
   const auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
   return tf::guarded(false, [&] {
-    switch (place) {
-      case TF_TENSOR:
-        t->register_hook(
-            [hook](const at::Tensor& grad) -> at::Tensor { return hook->run({grad}, {})[0]; });
-        break;
-      case TF_NODE_PRE:
-        t->grad_fn()->add_pre_hook(std::make_unique<PreHook>(hook));
-        break;
-      case TF_NODE_POST:
-        t->grad_fn()->add_post_hook(std::make_unique<PostHook>(hook));
-        break;
-    }
+    t->register_hook(
+        [hook](const at::Tensor& grad) -> at::Tensor { return hook->run({grad}, {})[0]; });
     return true;
   });
 }
 
+bool tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept {
+  auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
+  return tf::guarded(false, [&] {
+    const NodePtr& held = *static_cast<const NodePtr*>(node);
+    if (before)
+      held->add_pre_hook(std::make_unique<PreHook>(std::move(hook)));
+    else
+      held->add_post_hook(std::make_unique<PostHook>(std::move(hook)));
+    return true;
+  });
+}
+
+void* tf_grad_fn(const at::Tensor* t) noexcept {
+  return tf::guarded(static_cast<void*>(nullptr), [&]() -> void* {
+    if (!t->defined()) return nullptr;
+    const auto& node = t->grad_fn();
+    return node ? new NodePtr(node) : nullptr;
+  });
+}
+
+void tf_drop_node(void* node) noexcept { delete static_cast<NodePtr*>(node); }
+
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept { *to = *from; }
 
-void tf_grad_fn_name(const at::Tensor* t, void (*take)(void*, const char*, size_t),
-                     void* data) noexcept {
+void tf_node_name(const void* node, void (*take)(void*, const char*, size_t),
+                  void* data) noexcept {
   tf::guarded(false, [&] {
-    if (!t->defined()) return false;
-    if (const auto& node = t->grad_fn()) {
-      const std::string name = node->name();
-      take(data, name.data(), name.size());
-    }
+    const std::string name = (*static_cast<const NodePtr*>(node))->name();
+    take(data, name.data(), name.size());
     return true;
   });
 }

@@ -13,15 +13,6 @@ use torch_sys::C_tensor;
 /// undefined tensors.
 pub(crate) type Hook = dyn Fn(&mut [Tensor], &[Tensor]) -> Result<()> + Send + Sync;
 
-/// `tf_hook_place` of the shim.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(crate) enum Place {
-    Tensor = 0,
-    NodePre = 1,
-    NodePost = 2,
-}
-
 /// `tf_hook` of the shim.
 #[repr(C)]
 pub(super) struct RawHook {
@@ -38,37 +29,70 @@ pub(super) struct RawHook {
 }
 
 unsafe extern "C" {
-    fn tf_register_hook(t: *const C_tensor, place: Place, what: *const RawHook) -> bool;
+    fn tf_register_hook(t: *const C_tensor, what: *const RawHook) -> bool;
+    fn tf_register_node_hook(node: *const c_void, before: bool, what: *const RawHook) -> bool;
+    fn tf_grad_fn(t: *const C_tensor) -> *mut c_void;
+    fn tf_drop_node(node: *mut c_void);
     fn tf_assign(to: *mut C_tensor, from: *const C_tensor);
-    fn tf_grad_fn_name(
-        t: *const C_tensor,
+    fn tf_node_name(
+        node: *const c_void,
         take: extern "C" fn(*mut c_void, *const c_char, usize),
         data: *mut c_void,
     );
 }
 
-/// Registers a hook. For a hook on a node, `t` must have a `grad_fn`.
-pub(crate) fn register(t: &Tensor, place: Place, hook: Box<Hook>) -> Result<()> {
+const OP: &str = "register_hook";
+
+fn raw(hook: Box<Hook>) -> RawHook {
     let state = Box::into_raw(Box::new(hook)).cast_const().cast();
-    let raw = RawHook { callbacks: &ERRORS, state, call, drop: drop_hook };
-    // SAFETY: `t` owns a valid handle; the shim takes the hook, also where it
-    // fails, and gives `state` back to `drop_hook` once.
-    check("register_hook", unsafe { tf_register_hook(t.as_ptr(), place, &raw) })
+    RawHook { callbacks: &ERRORS, state, call, drop: drop_hook }
 }
 
-/// Returns the name of the node that made `t`.
-pub(crate) fn grad_fn_name(t: &Tensor) -> Option<String> {
-    extern "C" fn take(data: *mut c_void, name: *const c_char, len: usize) {
-        // SAFETY: `data` is the Option below; `name` has `len` bytes.
-        unsafe {
-            let name = std::slice::from_raw_parts(name.cast::<u8>(), len);
-            *data.cast::<Option<String>>() = Some(String::from_utf8_lossy(name).into_owned());
-        }
+/// Registers a hook on the gradient of `t`.
+pub(crate) fn register(t: &Tensor, hook: Box<Hook>) -> Result<()> {
+    // SAFETY: `t` owns a valid handle; the shim takes the hook, also where it
+    // fails, and gives its state back to `drop_hook` once.
+    check(OP, unsafe { tf_register_hook(t.as_ptr(), &raw(hook)) })
+}
+
+/// A node of libtorch's graph, which this keeps alive.
+pub(crate) struct GradFn(*mut c_void);
+
+impl GradFn {
+    /// Returns the node that made `t`.
+    pub fn of(t: &Tensor) -> Option<GradFn> {
+        // SAFETY: `t` owns a valid handle; what the shim gives is ours.
+        let node = unsafe { tf_grad_fn(t.as_ptr()) };
+        (!node.is_null()).then_some(GradFn(node))
     }
-    let mut name = None::<String>;
-    // SAFETY: `t` owns a valid handle; `take` gets `name` during the call alone.
-    unsafe { tf_grad_fn_name(t.as_ptr(), take, (&raw mut name).cast()) };
-    name
+
+    /// Registers a hook, which runs before the node or after it.
+    pub fn register(&self, before: bool, hook: Box<Hook>) -> Result<()> {
+        // SAFETY: the node is ours; the hook as in `register`.
+        check(OP, unsafe { tf_register_node_hook(self.0, before, &raw(hook)) })
+    }
+
+    /// Returns the node's name.
+    pub fn name(&self) -> String {
+        extern "C" fn take(data: *mut c_void, name: *const c_char, len: usize) {
+            // SAFETY: `data` is the String below; `name` has `len` bytes.
+            unsafe {
+                let name = std::slice::from_raw_parts(name.cast::<u8>(), len);
+                *data.cast::<String>() = String::from_utf8_lossy(name).into_owned();
+            }
+        }
+        let mut name = String::new();
+        // SAFETY: the node is ours; `take` gets `name` during the call alone.
+        unsafe { tf_node_name(self.0, take, (&raw mut name).cast()) };
+        name
+    }
+}
+
+impl Drop for GradFn {
+    fn drop(&mut self) {
+        // SAFETY: made by `of`, given back once.
+        unsafe { tf_drop_node(self.0) }
+    }
 }
 
 extern "C" fn call(

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <malloc.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -65,8 +66,7 @@ class LargeMemory {
   }
 
   // Where another thread is in here just now, take and give do not wait: what
-  // is asked for is made, what is given is freed. So a process that was forked
-  // in such a moment, in which that thread is no more, goes on too.
+  // is asked for is made, what is given is freed.
   class Kept {
    public:
     void* take(size_t bytes) {
@@ -96,6 +96,10 @@ class LargeMemory {
       return false;  // no room in the list
     }
 
+    // A fork waits until no thread is in here: in the child the others are no more.
+    void lock_for_fork() { mutex_.lock(); }
+    void unlock_after_fork() { mutex_.unlock(); }
+
     void set_limit(size_t bytes) {
       limit_ = bytes;
       shrink_to(bytes);
@@ -124,8 +128,12 @@ class LargeMemory {
 
   // Never destroyed: tensors may be freed until the very end of the program.
   static Kept& kept() {
-    static Kept* const kept = new Kept;
-    return *kept;
+    static Kept* const made = [] {
+      pthread_atfork([] { kept().lock_for_fork(); }, [] { kept().unlock_after_fork(); },
+                     [] { kept().unlock_after_fork(); });
+      return new Kept;
+    }();
+    return *made;
   }
 };
 

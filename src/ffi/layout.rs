@@ -19,11 +19,12 @@ macro_rules! numbers {
     };
 }
 
-use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source};
-use super::hooks::{Place, RawHook};
+use super::dispatcher::{Kernel, RawFacts, RawOp, SOURCES, Source, Tag as OpTag};
+use super::hooks::RawHook;
 use super::memory::{RawMemory, Unfit};
 use super::modes::RawAutocast;
 use super::node::{Callbacks, Output, RawRecording, Saved, SecondOrder};
+use super::scalar::Op;
 use super::tensor::Description;
 use super::values::{RawValue, Tag};
 
@@ -31,6 +32,7 @@ structs! {
     Description<'_> as tf_meta, 40 {
         sizes: 0, dim: 8, identity: 16, version: 24, dtype: 28, device_type: 29,
         device_index: 30, requires_grad: 31, only_as_view: 32, symbolic: 33,
+        zero: 34, watched: 35, python: 36,
     }
     Callbacks as tf_callbacks, 80 {
         backward: 0, name: 8, graph_freed: 16, saved_changed: 24, no_second_order: 32,
@@ -68,15 +70,28 @@ structs! {
 }
 
 numbers! {
+    OpTag::NondeterministicSeeded as TF_NONDETERMINISTIC_SEEDED = 0;
+    OpTag::NondeterministicBitwise as TF_NONDETERMINISTIC_BITWISE = 1;
+    OpTag::DynamicOutputShape as TF_DYNAMIC_OUTPUT_SHAPE = 2;
+    OpTag::DataDependentOutput as TF_DATA_DEPENDENT_OUTPUT = 3;
+    OpTag::Pointwise as TF_POINTWISE = 4;
+    OpTag::FlexibleLayout as TF_FLEXIBLE_LAYOUT = 5;
+    OpTag::NeedsFixedStrideOrder as TF_NEEDS_FIXED_STRIDE_ORDER = 6;
+    OpTag::NeedsExactStrides as TF_NEEDS_EXACT_STRIDES = 7;
+    OpTag::NeedsContiguousStrides as TF_NEEDS_CONTIGUOUS_STRIDES = 8;
+    OpTag::CudagraphUnsafe as TF_CUDAGRAPH_UNSAFE = 9;
+    Op::Add as TF_ADD = 0; Op::Sub as TF_SUB = 1; Op::Rsub as TF_RSUB = 2;
+    Op::Mul as TF_MUL = 3; Op::Div as TF_DIV = 4; Op::Pow as TF_POW = 5;
+    Op::Eq as TF_EQ = 6; Op::Gt as TF_GT = 7; Op::Ge as TF_GE = 8; Op::Lt as TF_LT = 9;
     SecondOrder::ThroughSaved as TF_THROUGH_SAVED = 0;
     SecondOrder::Recomputed as TF_RECOMPUTED = 1; SecondOrder::Once as TF_ONCE = 2;
-    Place::Tensor as TF_TENSOR = 0; Place::NodePre as TF_NODE_PRE = 1;
-    Place::NodePost as TF_NODE_POST = 2; Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
+    Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
     Unfit::Undefined as TF_UNDEFINED = 2; Unfit::NoData as TF_NO_DATA = 3;
     Unfit::OtherDevice as TF_OTHER_DEVICE = 4; Unfit::Quantised as TF_QUANTISED = 5;
     Unfit::NotStrided as TF_NOT_STRIDED = 6; Unfit::Lazy as TF_LAZY = 7;
     Unfit::Recorded as TF_RECORDED = 8; Unfit::Tangent as TF_TANGENT = 9;
     Unfit::Traced as TF_TRACED = 10; Unfit::Unaligned as TF_UNALIGNED = 11;
+    Unfit::Beyond as TF_BEYOND = 12;
     Tag::None as TF_NONE = 0; Tag::Tensor as TF_TENSOR_VALUE = 1; Tag::Tensors as TF_TENSORS = 2;
     Tag::Int as TF_INT = 3; Tag::Float as TF_FLOAT = 4; Tag::Bool as TF_BOOL = 5;
     Tag::Text as TF_TEXT = 6; Tag::Ints as TF_INTS = 7; Tag::Floats as TF_FLOATS = 8;

@@ -48,13 +48,31 @@ tf_unfit why_not_plain(const at::Tensor& t) {
 // Another handle can have made the storage smaller. The last element of the
 // contiguous is the `count`th.
 bool in_storage(const at::Tensor& t, bool contiguous) {
-  int64_t last = t.storage_offset() + t.numel() - 1;
-  if (!contiguous) {
-    last = t.storage_offset();
-    for (int64_t i = 0; i < t.dim(); ++i) last += (t.sizes()[i] - 1) * t.strides()[i];
+  const auto room = static_cast<int64_t>(t.storage().nbytes() / t.itemsize());
+  if (contiguous) return t.storage_offset() <= room && t.numel() <= room - t.storage_offset();
+  int64_t last = t.storage_offset();
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    int64_t step;
+    if (__builtin_mul_overflow(t.sizes()[i] - 1, t.strides()[i], &step) ||
+        __builtin_add_overflow(last, step, &last))
+      return false;
   }
-  const auto bytes = static_cast<uint64_t>(last + 1) * t.itemsize();
-  return bytes <= t.storage().nbytes();
+  return last < room;
+}
+
+// Whether sums and products of sizes and strides in bytes are exact, those too that lead
+// to no element.
+bool is_countable(const at::Tensor& t) {
+  int64_t all = 0;
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    int64_t step;
+    if (t.strides()[i] < 0 ||
+        __builtin_mul_overflow(std::max<int64_t>(t.sizes()[i], 1), t.strides()[i], &step) ||
+        __builtin_mul_overflow(step, static_cast<int64_t>(t.itemsize()), &step) ||
+        __builtin_add_overflow(all, step, &all))
+      return false;
+  }
+  return true;
 }
 
 // To its elements' size; complex ones, of which there are no kernels, to a part.
@@ -218,6 +236,7 @@ tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcep
     if (!t->has_storage()) return TF_NO_DATA;
     if (is_recorded(*t)) return TF_RECORDED;
     if (has_tangent(*t)) return TF_TANGENT;
+    if (!is_countable(*t)) return TF_BEYOND;
     const int64_t count = t->numel();
     const void* data = written ? t->mutable_data_ptr() : t->const_data_ptr();
     const bool contiguous = t->is_contiguous();

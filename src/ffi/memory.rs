@@ -22,6 +22,8 @@ pub(super) struct RawMemory {
 
 unsafe extern "C" {
     fn tf_memory_of(t: *const C_tensor, written: bool, out: *mut RawMemory) -> Unfit;
+    fn tf_pin(t: *const C_tensor, pin: *mut *mut c_void) -> bool;
+    fn tf_unpin(pin: *mut c_void);
     fn tf_empty(
         sizes: *const i64,
         strides: *const i64,
@@ -76,6 +78,26 @@ pub(crate) enum Unfit {
     Tangent,
     Traced,
     Unaligned,
+    Beyond,
+}
+
+/// Holds a tensor's storage, which cannot be resized meanwhile.
+pub(crate) struct Pin(*mut c_void);
+
+impl Pin {
+    pub fn of(op: &'static str, t: &Tensor) -> Result<Pin> {
+        let mut pin = std::ptr::null_mut();
+        // SAFETY: `t` owns a valid handle; `pin` is written during the call alone.
+        super::check(op, unsafe { tf_pin(t.as_ptr(), &mut pin) })?;
+        Ok(Pin(pin))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // SAFETY: made by `of`, given back once.
+        unsafe { tf_unpin(self.0) }
+    }
 }
 
 /// Returns the memory of `t` if a kernel can run on it. `written`: the kernel will

@@ -81,8 +81,53 @@ impl Meta {
         kind_of(self.dtype)
     }
 
+    /// Returns the `c10::DeviceType` and the index.
+    pub fn device_code(&self) -> (i8, i8) {
+        self.device
+    }
+
     pub fn device(&self) -> Device {
         device_of(self.device)
+    }
+
+    /// Returns the device's name as tch writes it, and as PyTorch does for one that tch has
+    /// no name for.
+    pub fn device_name(&self) -> String {
+        if self.has_tch_device() {
+            return format!("{:?}", self.device());
+        }
+        const NAMES: [&str; 21] = [
+            "cpu",
+            "cuda",
+            "mkldnn",
+            "opengl",
+            "opencl",
+            "ideep",
+            "hip",
+            "fpga",
+            "maia",
+            "xla",
+            "vulkan",
+            "metal",
+            "xpu",
+            "mps",
+            "meta",
+            "hpu",
+            "ve",
+            "lazy",
+            "ipu",
+            "mtia",
+            "privateuseone",
+        ];
+        let (device_type, index) = self.device;
+        let name = usize::try_from(device_type).ok().and_then(|i| NAMES.get(i));
+        let name = name.map_or_else(|| format!("device type {device_type}"), |n| (*n).to_owned());
+        if index < 0 { name } else { format!("{name}:{index}") }
+    }
+
+    /// Returns whether tch can name the device.
+    pub fn has_tch_device(&self) -> bool {
+        matches!(self.device.0, 0 | 1 | 10 | 13)
     }
 
     /// Returns one zero in memory, expanded to this shape.
@@ -122,7 +167,7 @@ impl Description<'_> {
 
 impl fmt::Display for Meta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "shape {:?}, dtype {:?}, {:?}", &self.sizes[..], self.kind(), self.device())
+        write!(f, "shape {:?}, dtype {:?}, {}", &self.sizes[..], self.kind(), self.device_name())
     }
 }
 

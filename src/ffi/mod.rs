@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod dispatcher;
+mod drops;
 mod engine;
 mod errors;
 mod forward_ad;
@@ -14,19 +15,23 @@ mod meta;
 pub(crate) mod modes;
 pub(crate) mod node;
 pub(crate) mod parallel;
+pub(crate) mod rng;
+mod scalar;
 mod tensor;
 mod values;
 
-pub(crate) use engine::{Pass, graph_leaves, set_grad};
-pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message};
+pub(crate) use drops::drop_in_turn;
+pub(crate) use engine::{Pass, grad_of, graph_leaves, has_hooks, other_handle, set_grad, tap};
+pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message, take_python_error};
 pub(crate) use forward_ad::{
     NoForwardMode, enter_dual_level, exit_dual_level, set_tangent, tangent,
 };
 pub(crate) use meta::{Meta, device_type, dtype_of, kind_of};
 pub(crate) use modes::{GradMode, grad_enabled};
+pub(crate) use scalar::WithScalar;
 pub(crate) use tensor::{
-    Description, accumulate, bump_version, describe, describe_input, in_leaf, is_unique,
-    shares_storage, version, zeros,
+    Description, accumulate, as_leaf_gradient, bump_version, describe, describe_input, in_leaf,
+    is_unique, same_data, shares_storage, version, zeros, zeros_like,
 };
 
 use errors::check;

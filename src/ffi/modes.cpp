@@ -2,9 +2,14 @@
 #include "guard.h"
 #include "shim.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <optional>
+#include <string>
 
 // Declared in ATen/autocast_mode.h, which takes four times as long to compile as all
 // the rest here.
@@ -23,6 +28,19 @@ namespace {
 using tf::guarded;
 
 constexpr at::DeviceType kDevices[] = {at::kCPU, at::kCUDA, at::kMPS};
+
+std::optional<c10::DispatchKey> autocast_key(at::DeviceType device) {
+  switch (device) {
+    case at::kCPU:
+      return c10::DispatchKey::AutocastCPU;
+    case at::kCUDA:
+      return c10::DispatchKey::AutocastCUDA;
+    case at::kMPS:
+      return c10::DispatchKey::AutocastMPS;
+    default:
+      return std::nullopt;
+  }
+}
 
 }  // namespace
 
@@ -56,6 +74,30 @@ void tf_exit_autocast(tf_autocast was) noexcept {
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
 }
 
+bool tf_autocast_knows(const char* op, int8_t device_type) noexcept {
+  return guarded(false, [&] {
+    const std::string name = op;
+    const size_t dot = name.find('.');
+    const std::string overload = dot == std::string::npos ? "" : name.substr(dot + 1);
+    const auto found = c10::Dispatcher::singleton().findOp(
+        c10::OperatorName("aten::" + name.substr(0, dot), overload));
+    const auto key = autocast_key(static_cast<at::DeviceType>(device_type));
+    return found && key && found->hasKernelForDispatchKey(*key);
+  });
+}
+
+int8_t tf_autocast_dtype(int8_t device_type) noexcept {
+  return guarded(int8_t{6}, [&] {
+    return static_cast<int8_t>(
+        at::autocast::get_autocast_dtype(static_cast<at::DeviceType>(device_type)));
+  });
+}
+
+bool tf_is_autocast_on() noexcept {
+  const auto off = c10::impl::tls_local_dispatch_key_set().excluded_;
+  return (c10::autocast_dispatch_keyset - off).raw_repr() != 0;
+}
+
 uint32_t tf_autocast_devices() noexcept {
   uint32_t found = 0;
   for (const at::DeviceType device : kDevices)
@@ -69,6 +111,8 @@ void tf_set_autocast_devices(uint32_t enabled) noexcept {
                                        (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
 }
 
-void* tf_enter_inference_mode() noexcept { return new c10::InferenceMode(true); }
+bool tf_is_inference_mode() noexcept { return c10::InferenceMode::is_enabled(); }
+
+void* tf_enter_inference_mode(bool enabled) noexcept { return new c10::InferenceMode(enabled); }
 
 void tf_exit_inference_mode(void* mode) noexcept { delete static_cast<c10::InferenceMode*>(mode); }

@@ -2,7 +2,7 @@
 
 use super::check;
 use crate::error::Result;
-use std::ffi::c_void;
+use std::ffi::{CString, c_char, c_void};
 use std::marker::PhantomData;
 
 /// `tf_autocast` of the shim.
@@ -19,9 +19,13 @@ unsafe extern "C" {
     safe fn tf_set_grad_enabled(enabled: bool) -> bool;
     fn tf_enter_autocast(device_type: i8, dtype: i8, was: *mut RawAutocast) -> bool;
     safe fn tf_exit_autocast(was: RawAutocast);
+    fn tf_autocast_knows(op: *const c_char, device_type: i8) -> bool;
+    safe fn tf_autocast_dtype(device_type: i8) -> i8;
+    safe fn tf_is_autocast_on() -> bool;
     safe fn tf_autocast_devices() -> u32;
     safe fn tf_set_autocast_devices(enabled: u32);
-    safe fn tf_enter_inference_mode() -> *mut c_void;
+    safe fn tf_is_inference_mode() -> bool;
+    safe fn tf_enter_inference_mode(enabled: bool) -> *mut c_void;
     fn tf_exit_inference_mode(mode: *mut c_void);
 }
 
@@ -75,6 +79,25 @@ impl Drop for Autocast {
     }
 }
 
+/// Returns whether libtorch converts the inputs of its op of this name under autocast for
+/// this type of device.
+pub(crate) fn autocast_knows(op: &str, device_type: i8) -> bool {
+    let Ok(op) = CString::new(op) else { return false };
+    // SAFETY: the name is read during the call alone.
+    unsafe { tf_autocast_knows(op.as_ptr(), device_type) }
+}
+
+/// Returns the dtype of autocast for this type of device.
+pub(crate) fn autocast_dtype(device_type: i8) -> i8 {
+    tf_autocast_dtype(device_type)
+}
+
+/// Returns whether autocast is on for some device on this thread.
+#[inline]
+pub(crate) fn is_autocast_on() -> bool {
+    tf_is_autocast_on()
+}
+
 /// Turns autocast off for every device on this thread, while it lives.
 pub(crate) struct NoAutocast {
     /// The types of devices for which autocast was on, as bits.
@@ -102,7 +125,7 @@ impl Drop for NoAutocast {
     }
 }
 
-/// Puts this thread into libtorch's inference mode, while it lives.
+/// Puts this thread into libtorch's inference mode, or out of it, while it lives.
 pub(crate) struct InferenceMode {
     /// An owned C++ guard that belongs to this thread, as raw pointers do.
     mode: *mut c_void,
@@ -110,7 +133,12 @@ pub(crate) struct InferenceMode {
 
 impl InferenceMode {
     pub fn enter() -> InferenceMode {
-        InferenceMode { mode: tf_enter_inference_mode() }
+        InferenceMode { mode: tf_enter_inference_mode(true) }
+    }
+
+    /// Leaves the mode, if the thread is in it.
+    pub fn leave() -> Option<InferenceMode> {
+        tf_is_inference_mode().then(|| InferenceMode { mode: tf_enter_inference_mode(false) })
     }
 }
 

@@ -144,6 +144,11 @@ ptrdiff_t position_of(const at::Tensor& t, const tf_recording& what) {
 
 bool is_input(const at::Tensor& t, const tf_recording& what) { return position_of(t, what) >= 0; }
 
+bool is_dirty(const at::Tensor& t, const tf_recording& what) {
+  return std::any_of(what.dirty, what.dirty + what.n_dirty,
+                     [&](size_t i) { return what.inputs[i] && what.inputs[i]->is_same(t); });
+}
+
 bool is_output(const at::Tensor& t, const tf_output* outputs, size_t n) {
   return std::any_of(outputs, outputs + n,
                      [&](const tf_output& y) { return y.tensor && y.tensor->is_same(t); });
@@ -222,15 +227,20 @@ void save(const tf_recording& what, FunctionNode& node, const Returned& returned
     const at::Tensor& t = *what.saved[i].tensor;
     const bool output =
         std::find(returned.begin(), returned.end(), t.unsafeGetTensorImpl()) != returned.end();
-    const bool is_output = t.grad_fn().get() == &node;
+    const bool is_changed_view = output && t.is_view() && is_dirty(t, what);
+    const bool is_output = is_changed_view || t.grad_fn().get() == &node;
     const ptrdiff_t input = is_output ? -1 : position_of(t, what);
     // A tensor with a history of its own (a captured parameter) brings it.
     const bool intermediate = !output && input < 0 && !what.saved[i].constant &&
                               !t.requires_grad() &&
                               torch::autograd::isDifferentiableType(t.scalar_type());
-    node.save(t, is_output, input, intermediate);
+    node.save(t, is_output, input, intermediate, is_changed_view);
   }
 }
+
+// Makes the node fail for good. A hook on saved tensors (PyTorch's saved_tensors_hooks)
+// may fail once a changed input has this node as its history.
+void give_up(FunctionNode& node) { node.release_variables(); }
 
 }  // namespace
 
@@ -248,8 +258,21 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept {
     } else {
       wrap_outputs(*what, node);
     }
-    if (what->n_saved > 0) save(*what, *node, returned);
+    try {
+      if (what->n_saved > 0) save(*what, *node, returned);
+    } catch (...) {
+      give_up(*node);
+      throw;
+    }
     return true;
+  });
+}
+
+at::Tensor* tf_constant(const at::Tensor* t) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    at::Tensor constant = tf::other_handle(*t);
+    torch::autograd::set_history(constant, tf::hold(new tf::Constant));
+    return new at::Tensor(std::move(constant));
   });
 }
 

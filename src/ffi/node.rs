@@ -1,7 +1,7 @@
 //! A node of libtorch's graph that calls back into Rust.
 
 use super::errors::{call_back, drop_error, error_text, into_raw};
-use super::{check, drop_quietly, handles, own};
+use super::{check, drop_in_turn, drop_quietly, handles, own};
 use crate::error::{Error, Result};
 use smallvec::SmallVec;
 use std::ffi::{c_char, c_void};
@@ -147,6 +147,7 @@ pub(super) struct RawRecording<'a> {
 
 unsafe extern "C" {
     fn tf_record(what: *const RawRecording<'_>, taken: *mut bool) -> bool;
+    fn tf_constant(t: *const C_tensor) -> *mut C_tensor;
     fn tf_refuse(
         t: *const C_tensor,
         leaves: *const *const C_tensor,
@@ -198,6 +199,13 @@ pub(crate) fn record<C: Callback>(what: Recording<'_>, callback: C) -> Result<()
     check(op, done)
 }
 
+/// Returns the values of `t` in a tensor that libtorch follows, and whose derivatives are
+/// zero.
+pub(crate) fn constant(op: &'static str, t: &Tensor) -> Result<Tensor> {
+    // SAFETY: `t` owns a valid handle.
+    own(op, unsafe { tf_constant(t.as_ptr()) })
+}
+
 /// Returns the values of `t` in a tensor that refuses to be differentiated further
 /// if the gradient would go on to `leaves`: as saved tensor `position`, or as a
 /// gradient of an op that is differentiable once.
@@ -245,7 +253,7 @@ extern "C" fn drop_state<C: Callback>(state: *mut c_void) {
     // and forgets it. The same holds below.
     if unsafe { &*state }.drops_user_code() {
         // SAFETY: see above.
-        drop_quietly(unsafe { state.read() });
+        drop_in_turn(unsafe { state.read() });
     } else if needs_drop::<C>() {
         // SAFETY: see above.
         unsafe { state.drop_in_place() };

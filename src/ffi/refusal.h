@@ -38,6 +38,12 @@ struct Refusal : torch::autograd::Node {
   ptrdiff_t position;
 };
 
+// The derivative of a value that is declared to be a constant: none flows on.
+struct Constant : torch::autograd::Node {
+  torch::autograd::variable_list apply(torch::autograd::variable_list&&) override { return {}; }
+  std::string name() const override { return "ConstantBackward"; }
+};
+
 // The values of `t` in a tensor that may get another history. At a level of
 // torch.func `detach` would take that of the outer ones.
 inline at::Tensor other_handle(const at::Tensor& t) {

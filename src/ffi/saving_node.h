@@ -42,15 +42,18 @@ struct SavingNode : torch::autograd::Node {
   void release_variables() override {
     freed.store(true, std::memory_order_release);
     if (!saved) return;
+    std::vector<Saved> released;  // dropped without the lock: that may run user code
     const std::lock_guard<std::mutex> lock(mutex_);
-    saved->clear();
+    released.swap(*saved);
   }
 
   // Saves a tensor. `input` is its position among the inputs, or -1. The history of
-  // an `intermediate` is not known.
-  void save(const at::Tensor& t, bool is_output, ptrdiff_t input, bool intermediate) {
+  // an `intermediate` is not known. An output that `is_changed_view` has another node as
+  // its history, which holds this one: it must not be held in turn.
+  void save(const at::Tensor& t, bool is_output, ptrdiff_t input, bool intermediate,
+            bool is_changed_view = false) {
     if (!saved) saved = std::make_unique<std::vector<Saved>>();
-    saved->push_back({torch::autograd::SavedVariable(t, is_output), version_of(t),
+    saved->push_back({torch::autograd::SavedVariable(t, is_output, is_changed_view), version_of(t),
                       static_cast<int32_t>(input), is_output, intermediate});
   }
 
@@ -107,10 +110,18 @@ struct SavingNode : torch::autograd::Node {
     check_version(kept, i);
     // Without an owner, libtorch refuses a captured tensor that was detached in place.
     at::Tensor t = kept.variable.unpack(kept.output || kept.input >= 0 ? getptr() : nullptr);
-    if (!recorded) return t;
+    if (!recorded) return detached_leaf(std::move(t));
     if (kept.intermediate && second_order == TF_THROUGH_SAVED)
       return refused(t, edge_list(next_edges()), static_cast<ptrdiff_t>(i));
     return kept.input < 0 ? t : with_history(std::move(t), next_edge(kept.input));
+  }
+
+  // A leaf without its place in the graph: the user's backward could make a pass that
+  // would add to its .grad, once more than the pass that runs. Tensors of torch.func's
+  // levels stay, since they hold the history of the outer ones.
+  static at::Tensor detached_leaf(at::Tensor t) {
+    const bool leaf = t.defined() && t.requires_grad() && t.is_leaf();
+    return leaf && !t.key_set().has(c10::DispatchKey::FuncTorchGradWrapper) ? t.detach() : t;
   }
 
   // libtorch checks the version too, but cannot name the tensor.

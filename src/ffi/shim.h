@@ -27,10 +27,15 @@ struct tf_meta {
   bool requires_grad;
   bool only_as_view;  // requires a gradient because what it views does
   bool symbolic;      // its sizes are symbols, while torch.compile traces; no `sizes`
+  bool zero;          // libtorch's zeros without memory
+  bool watched;       // the counter moves when it is changed: no inference tensor
+  bool python;        // a tensor of Python's, such as a fake one
 };
 
-// The text of this thread's last failure; valid until its next failure.
+// The text of this thread's last failure; valid until its next failure, and until it is
+// forgotten.
 const char* tf_last_error() noexcept;
+void tf_forget_error() noexcept;
 
 // False (with an error) for tensors that have no sizes, such as nested ones.
 // `has_tangent`, if not null, is set if a forward-mode tangent is attached.
@@ -52,12 +57,27 @@ bool tf_in_leaf(const at::Tensor* t) noexcept;
 // True when both lie in the same memory, in whichever parts of it.
 bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept;
 
-// *sum += term. Writes into *sum or reuses `term`'s memory only where their
-// handle is the sole one; otherwise *sum becomes a new tensor.
+// *sum += term, of one shape, dtype and device. Writes into *sum or reuses `term`'s
+// memory only where their handle is the sole one; otherwise *sum becomes a new tensor.
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept;
 
-// Makes `grad` the .grad of a leaf of libtorch's.
+// A new handle to zeros in memory like `t`.
+at::Tensor* tf_zeros_like(const at::Tensor* t) noexcept;
+
+// A new handle to `grad` as a leaf's gradient: of the leaf's strides, and held by nobody
+// else if `grad` is the only handle to it.
+at::Tensor* tf_as_leaf_gradient(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
+
+// True if both show the same elements of the same memory, with one dtype.
+bool tf_same_data(const at::Tensor* a, const at::Tensor* b) noexcept;
+
+// The .grad of a leaf of libtorch's, whichever thread adds to it meanwhile. Reading
+// gives a new handle, null if there is none; setting an undefined one removes it.
+at::Tensor* tf_grad(const at::Tensor* leaf) noexcept;
 bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
+
+// True if a hook is registered on the leaf.
+bool tf_has_hooks(const at::Tensor* leaf) noexcept;
 
 // A pass of libtorch's engine. Writes one new handle per input to `grads`, null if no
 // gradient flows; or adds to the leaves, if `grads` is null. Undefined seeds are zeros.
@@ -65,10 +85,40 @@ bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seed
                  const at::Tensor* const* inputs, size_t n_inputs, bool retain_graph,
                  bool create_graph, at::Tensor** grads) noexcept;
 
-// Calls `visit(data, handle)` with a new, owned handle for every leaf that
-// requires a gradient in the graphs behind `outputs`, each leaf once.
-bool tf_graph_leaves(const at::Tensor* const* outputs, size_t n_outputs,
-                     void (*visit)(void*, at::Tensor*), void* data) noexcept;
+// A new handle to a tensor that stands for a parameter: its gradient is the one that
+// reaches the parameter, before the parameter's hooks. `known`, if not null, is what this
+// returned before.
+at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcept;
+
+// Calls `tap(data, leaf)` with a new, owned handle for every leaf that requires a gradient
+// in the graphs behind `outputs`, each leaf once. If it returns a new handle to the leaf's
+// tap, the graphs lead through that tap from now on.
+bool tf_graph_leaves(at::Tensor* const* outputs, size_t n_outputs,
+                     at::Tensor* (*tap)(void*, at::Tensor*), void* data) noexcept;
+
+// --- A tensor and a number ----------------------------------------------------
+
+enum tf_scalar_op : uint8_t {
+  TF_ADD = 0,
+  TF_SUB,
+  TF_RSUB,
+  TF_MUL,
+  TF_DIV,
+  TF_POW,
+  TF_EQ,
+  TF_GT,
+  TF_GE,
+  TF_LT
+};
+
+// New handles; null on failure. `integer`: `c` is an integer for libtorch's rules of
+// dtypes.
+at::Tensor* tf_with_scalar(tf_scalar_op op, const at::Tensor* x, double c, bool integer) noexcept;
+at::Tensor* tf_where_else(const at::Tensor* condition, const at::Tensor* x, double c,
+                          bool integer) noexcept;
+at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c,
+                           bool integer) noexcept;
+at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept;
 
 // --- A Rust Function as a node of libtorch's autograd ---------------------
 
@@ -138,6 +188,17 @@ at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size
                       const tf_callbacks* callbacks, const char* op, size_t op_len,
                       ptrdiff_t position) noexcept;
 
+// A new handle to the values of `t` whose derivatives are zero, though libtorch follows
+// it.
+at::Tensor* tf_constant(const at::Tensor* t) noexcept;
+
+// A new handle to a tensor of the values, the history and the in-place counter of `t`.
+at::Tensor* tf_other_handle(const at::Tensor* t) noexcept;
+
+// Calls take(data, text, length) with the exception that Python code left pending on this
+// thread, if there is one, and clears it.
+void tf_take_python_error(void (*take)(void*, const char*, size_t), void* data) noexcept;
+
 // Marks the tensor as changed in place.
 bool tf_bump_version(const at::Tensor* t) noexcept;
 
@@ -172,21 +233,23 @@ struct tf_hook {
   void (*drop)(const void* state);
 };
 
-enum tf_hook_place : uint8_t {
-  TF_TENSOR = 0,    // on the gradient of a tensor
-  TF_NODE_PRE = 1,  // before the node that made it runs, on what the node gets
-  TF_NODE_POST = 2  // after that node ran, on what it returns
-};
+// Puts a hook on the gradient of a tensor. Takes the hook, on failure too.
+bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
 
-// Takes the hook, on failure too. A node's hooks need a grad_fn.
-bool tf_register_hook(const at::Tensor* t, tf_hook_place place, const tf_hook* what) noexcept;
+// The node that made a tensor, which the caller owns; null if there is none.
+void* tf_grad_fn(const at::Tensor* t) noexcept;
+void tf_drop_node(void* node) noexcept;
+
+// Puts a hook on a node, `before` it runs on what it gets, or after it ran on what it
+// returns. Takes the hook, on failure too.
+bool tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept;
 
 // Makes `to` a handle of the tensor of `from`.
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;
 
-// Calls take(data, name, length) if the tensor has a grad_fn.
-void tf_grad_fn_name(const at::Tensor* t, void (*take)(void*, const char*, size_t),
-                     void* data) noexcept;
+// Calls take(data, name, length).
+void tf_node_name(const void* node, void (*take)(void*, const char*, size_t),
+                  void* data) noexcept;
 
 // --- Modes ------------------------------------------------------------------
 
@@ -200,12 +263,27 @@ struct tf_autocast {
 bool tf_enter_autocast(int8_t device_type, int8_t dtype, tf_autocast* was) noexcept;
 void tf_exit_autocast(tf_autocast was) noexcept;
 
+// Whether libtorch converts the inputs of its op of this name ("pow.Tensor_Scalar") under
+// autocast for this type of device; and the dtype of autocast there.
+bool tf_autocast_knows(const char* op, int8_t device_type) noexcept;
+int8_t tf_autocast_dtype(int8_t device_type) noexcept;
+
+bool tf_is_autocast_on() noexcept;
 // The types of devices for which autocast is on, as bits.
 uint32_t tf_autocast_devices() noexcept;
 void tf_set_autocast_devices(uint32_t enabled) noexcept;
 
-void* tf_enter_inference_mode() noexcept;
+bool tf_is_inference_mode() noexcept;
+void* tf_enter_inference_mode(bool enabled) noexcept;
 void tf_exit_inference_mode(void* mode) noexcept;
+
+// --- Random numbers -----------------------------------------------------------
+
+// Calls `take` with the state of a device's default generator, and sets it.
+bool tf_rng_state(int8_t device_type, int8_t device_index,
+                  void (*take)(void*, const uint8_t*, size_t), void* data) noexcept;
+bool tf_set_rng_state(int8_t device_type, int8_t device_index, const uint8_t* bytes,
+                      size_t n) noexcept;
 
 // --- C++ exceptions in Rust's own callbacks ---------------------------------
 
@@ -213,66 +291,7 @@ void tf_exit_inference_mode(void* mode) noexcept;
 // on to the caller, so this one is not noexcept.
 bool tf_try(void (*body)(void*), void* data);
 
-// --- Kernels: the memory of tensors, and libtorch's threads -----------------
-
-// A dense CPU tensor's memory. The pointers are valid while the tensor lives
-// and neither it nor its storage is resized.
-struct tf_memory {
-  const int64_t* sizes;
-  const int64_t* strides;
-  size_t dim;
-  size_t count;  // of elements
-  const void* data;
-  int8_t dtype;
-  bool contiguous;
-  bool dense;  // each byte of a range belongs to one element
-};
-
-// Why a kernel cannot run on a tensor.
-enum tf_unfit : uint8_t {
-  TF_FIT = 0,
-  TF_FAILED,  // an exception; see tf_last_error
-  TF_UNDEFINED,
-  TF_NO_DATA,  // meta, fake, a wrapper, freed
-  TF_OTHER_DEVICE,
-  TF_QUANTISED,
-  TF_NOT_STRIDED,
-  TF_LAZY,      // conjugated or negated when read
-  TF_RECORDED,  // requires a gradient, and grad mode is on
-  TF_TANGENT,   // carries a forward-mode tangent
-  TF_TRACED,    // libtorch writes a TorchScript graph of what is done
-  TF_UNALIGNED  // memory from outside libtorch
-};
-
-// `written`: the memory will be written, and is the tensor's own if it was
-// shared until then (copy on write).
-tf_unfit tf_memory_of(const at::Tensor* t, bool written, tf_memory* out) noexcept;
-
-// A new handle, owned by the caller, to a CPU tensor whose elements are not
-// initialised; null on failure. `strides` may be null: contiguous.
-at::Tensor* tf_empty(const int64_t* sizes, const int64_t* strides, size_t dim, int8_t dtype,
-                     void** data) noexcept;
-
-// Limits the bytes of freed large tensors of tf_empty and tf_alike that are kept for
-// new ones, at most; and to free them.
-void tf_set_cache_limit(size_t bytes) noexcept;
-void tf_empty_cache() noexcept;
-
-// The fast path for small tensors. If all inputs have one shape and `dtype`, the
-// first is contiguous with 1 to `limit` elements and each other one is contiguous or
-// one expanded element (`one_x`), writes their memory and `n_y` new uninitialised
-// tensors (owned by the caller) and returns the element count. Otherwise returns 0.
-size_t tf_alike(const at::Tensor* const* x, size_t n_x, int8_t dtype, size_t limit,
-                const void** data_x, bool* one_x, at::Tensor** y, size_t n_y,
-                void** data_y) noexcept;
-
-// Returns the number of threads that a parallel region that starts here would have.
-size_t tf_threads() noexcept;
-
-// Calls `body(data)` once on each of libtorch's intra-op threads, this one
-// among them, and waits for all. `body` must not throw.
-void tf_parallel(void (*body)(void*), void* data) noexcept;
-
 }  // extern "C"
 
 #include "dispatcher_shim.h"
+#include "memory_shim.h"

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/forward_grad.h>
+#include <torch/csrc/autograd/utils/grad_layout_contract.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <utility>
@@ -43,7 +44,10 @@ bool describe(const at::Tensor& t, tf_meta& out) {
          device.index(),
          by_itself || as_view,
          as_view,
-         symbolic};
+         symbolic,
+         impl.key_set().has(c10::DispatchKey::ZeroTensor),
+         impl.version_counter().enabled(),
+         impl.key_set().has(c10::DispatchKey::Python)};
   return true;
 }
 
@@ -66,10 +70,11 @@ bool may_hold_sum(const at::Tensor& t) {
   return is_unique(t) && t.is_non_overlapping_and_dense() && !t.requires_grad();
 }
 
-bool same_layout(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.device() == b.device() &&
-         a.layout() == b.layout() && a.sizes() == b.sizes();
+bool is_alike(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.device() == b.device() && a.sizes() == b.sizes();
 }
+
+bool is_zero(const at::Tensor& t) { return t.key_set().has(c10::DispatchKey::ZeroTensor); }
 
 // Below this length the kernel's set-up costs more than the sum itself.
 constexpr int64_t kShort = 256;
@@ -136,14 +141,23 @@ bool tf_shares_storage(const at::Tensor* a, const at::Tensor* b) noexcept {
 bool tf_in_leaf(const at::Tensor* t) noexcept {
   return guarded(false, [&] {
     const at::TensorBase& base = t->is_view() ? t->_base() : *t;
-    return base.is_leaf() && base.requires_grad();
+    // The graph of a leaf that was frozen since may still be there.
+    return base.is_leaf() &&
+           (base.requires_grad() || torch::autograd::impl::try_get_grad_accumulator(base));
   });
 }
 
 bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
   return guarded(false, [&] {
     const c10::NoGradGuard no_grad;
-    if (!same_layout(*sum, *term)) {
+    TORCH_CHECK(is_alike(*sum, *term), "two gradients of one tensor do not fit: one has shape ",
+                sum->sizes(), ", dtype ", sum->scalar_type(), ", the other shape ", term->sizes(),
+                ", dtype ", term->scalar_type(),
+                "; was it resized or converted between its uses, or since the last pass?");
+    if (is_zero(*term)) return true;
+    if (is_zero(*sum)) {
+      *sum = *term;
+    } else if (sum->layout() != term->layout()) {
       // libtorch adds sparse to strided, not strided to sparse.
       const bool strided = sum->layout() == at::kStrided;
       *sum = strided ? at::add(*sum, *term) : at::add(*term, *sum);
@@ -157,6 +171,34 @@ bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
       *sum = at::add(*sum, *term);
     }
     return true;
+  });
+}
+
+at::Tensor* tf_zeros_like(const at::Tensor* t) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr),
+                 [&] { return new at::Tensor(at::zeros_symint(t->sym_sizes(), t->options())); });
+}
+
+at::Tensor* tf_as_leaf_gradient(const at::Tensor* leaf, const at::Tensor* grad) noexcept {
+  return guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    const c10::NoGradGuard no_grad;
+    namespace utils = torch::autograd::utils;
+    if (grad->layout() != at::kStrided || leaf->layout() != at::kStrided)
+      return new at::Tensor(is_unique(*grad) ? *grad : grad->clone());
+    if (is_unique(*grad) && utils::obeys_layout_contract(*grad, *leaf))
+      return new at::Tensor(*grad);
+    return new at::Tensor(utils::clone_obey_contract(*grad, *leaf));
+  });
+}
+
+bool tf_same_data(const at::Tensor* a, const at::Tensor* b) noexcept {
+  return guarded(false, [&] {
+    if (a->scalar_type() != b->scalar_type() || a->device() != b->device() ||
+        a->layout() != b->layout() || a->sizes() != b->sizes())
+      return false;
+    if (!a->has_storage() || !b->has_storage()) return a->has_storage() == b->has_storage();
+    return a->storage().is_alias_of(b->storage()) && a->strides() == b->strides() &&
+           a->storage_offset() == b->storage_offset();
   });
 }
 

@@ -16,6 +16,9 @@ unsafe extern "C" {
     fn tf_in_leaf(t: *const C_tensor) -> bool;
     fn tf_shares_storage(a: *const C_tensor, b: *const C_tensor) -> bool;
     fn tf_accumulate(sum: *mut C_tensor, term: *const C_tensor) -> bool;
+    fn tf_zeros_like(t: *const C_tensor) -> *mut C_tensor;
+    fn tf_as_leaf_gradient(leaf: *const C_tensor, grad: *const C_tensor) -> *mut C_tensor;
+    fn tf_same_data(a: *const C_tensor, b: *const C_tensor) -> bool;
     fn tf_bump_version(t: *const C_tensor) -> bool;
 }
 
@@ -40,6 +43,12 @@ pub(crate) struct Description<'t> {
     pub only_as_view: bool,
     /// The sizes are symbols of a tracer's; `sizes` is empty.
     pub symbolic: bool,
+    /// It is one of libtorch's zeros without memory.
+    pub zero: bool,
+    /// The in-place counter moves when the tensor is changed: it is no inference tensor.
+    pub watched: bool,
+    /// It is a tensor of Python's, such as a fake one.
+    pub python: bool,
     pub(super) tensor: PhantomData<&'t Tensor>,
 }
 
@@ -68,6 +77,9 @@ impl<'t> Description<'t> {
             requires_grad: false,
             only_as_view: false,
             symbolic: false,
+            zero: false,
+            watched: true,
+            python: false,
             tensor: PhantomData,
         }
     }
@@ -148,7 +160,31 @@ pub(crate) fn shares_storage(a: &Tensor, b: &Tensor) -> bool {
     unsafe { tf_shares_storage(a.as_ptr(), b.as_ptr()) }
 }
 
-/// Computes `sum += term`, in place only if no other handle sees the memory.
+/// Returns zeros in memory like `t`.
+pub(crate) fn zeros_like(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
+    // SAFETY: `t` owns a valid handle.
+    own(op, unsafe { tf_zeros_like(t.as_ptr()) })
+}
+
+/// Returns `grad` as the gradient of a leaf: with the leaf's strides, and with no other
+/// handle that could see it change.
+pub(crate) fn as_leaf_gradient(
+    op: &'static str,
+    leaf: &Tensor,
+    grad: Tensor,
+) -> Result<Tensor, Error> {
+    // SAFETY: both own valid handles.
+    own(op, unsafe { tf_as_leaf_gradient(leaf.as_ptr(), grad.as_ptr()) })
+}
+
+/// Returns whether both show the same elements of the same memory, with one dtype.
+pub(crate) fn same_data(a: &Tensor, b: &Tensor) -> bool {
+    // SAFETY: both own valid handles.
+    unsafe { tf_same_data(a.as_ptr(), b.as_ptr()) }
+}
+
+/// Computes `sum += term`, in place only if no other handle sees the memory. They must
+/// have one shape, dtype and device.
 pub(crate) fn accumulate(op: &'static str, sum: &mut Tensor, term: &Tensor) -> Result<(), Error> {
     // SAFETY: both own valid handles; the shim writes only through `sum`'s
     // handle and into storage of which it has checked that `sum` or `term`

@@ -10,6 +10,7 @@ pub(crate) use saved::{Origin, Saved};
 
 use crate::error::{self, Error, Result};
 use crate::ffi::{self, Meta};
+use crate::function::Shareable;
 use smallvec::SmallVec;
 use std::any::Any;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tch::{Kind, Tensor};
 /// let ctx = tch_function::Ctx::new("Mine"); // not constructible by users
 /// ```
 ///
-/// Save inputs and outputs through the context, not in a field: a tensor that the
-/// Function holds itself is neither freed nor checked.
+/// Save inputs and outputs through the context, not in a field. A tensor that the
+/// Function holds itself is a [`Constant`](crate::Constant).
 ///
 /// ```
 /// # use anyhow::Result;
@@ -146,7 +147,8 @@ impl Ctx {
     /// per `forward`. Nothing is kept if no gradient can be asked for.
     ///
     /// # Errors
-    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor.
+    /// [`Error::SavedTwice`]; [`Error::Undefined`] for an undefined tensor;
+    /// [`Error::SavedUnwatched`] for an inference tensor.
     pub fn save_for_backward<'a>(
         &mut self,
         tensors: impl IntoIterator<Item = &'a Tensor>,
@@ -160,6 +162,10 @@ impl Ctx {
             if !d.is_defined() {
                 let what = format!("tensor {position} given to save_for_backward");
                 return Err(Error::Undefined { op: self.op(), what });
+            }
+            if self.frame.recording && !d.watched {
+                let what = format!("saved tensor {position}");
+                return Err(Error::SavedUnwatched { op: self.op(), what });
             }
             if self.frame.recording || self.stage == Stage::Dual {
                 let (version, origin) = (d.version, self.origin_among_inputs(d.identity));
@@ -213,6 +219,14 @@ impl Ctx {
         }
     }
 
+    /// Returns whether `forward` runs again on the same inputs, for
+    /// [`DoubleBackward::Recompute`](crate::DoubleBackward::Recompute). It draws the same
+    /// random numbers as before; what it does besides its result (running statistics, say)
+    /// should be left out.
+    pub fn is_recomputation(&self) -> bool {
+        self.stage == Stage::Recomputation
+    }
+
     /// Sets whether missing output gradients reach `backward` as zeros (`true`,
     /// the default) or as undefined tensors (`!dy.defined()`).
     pub fn set_materialize_grads(&mut self, materialize: bool) {
@@ -220,11 +234,12 @@ impl Ctx {
     }
 
     /// Keeps state that is not a tensor for `backward`, at most once per
-    /// `forward`. Second derivatives treat it as a constant.
+    /// `forward`. Second derivatives treat it as a constant. A tensor in it is a
+    /// [`Constant`](crate::Constant), which notices changes in place.
     ///
     /// # Errors
     /// [`Error::StateTwice`].
-    pub fn save<T: Any + Send + Sync>(&mut self, state: T) -> Result<()> {
+    pub fn save<T: Any + Shareable>(&mut self, state: T) -> Result<()> {
         let op = self.op();
         if self.frame.state().is_some() {
             return Err(Error::StateTwice { op });
@@ -285,6 +300,19 @@ impl Ctx {
     fn reduce(&self, meta: &Meta, grad: &Tensor) -> Result<Tensor> {
         let summed = grad.f_sum_to_size(meta.known_sizes(self.op())?);
         summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op()))
+    }
+
+    /// Declares that a gradient which `backward` returns is a constant, although it is not
+    /// zero: derivatives of it are zero. Without this, a gradient that libtorch did not
+    /// record is [`Error::UnrecordedBackward`] when it is differentiated.
+    ///
+    /// # Errors
+    /// What libtorch reports.
+    pub fn constant_gradient(&self, grad: &Tensor) -> Result<Tensor> {
+        match ffi::grad_enabled() {
+            true => ffi::node::constant(self.op(), grad),
+            false => Ok(grad.shallow_clone()),
+        }
     }
 
     fn input(&self, i: usize) -> Result<&Input> {

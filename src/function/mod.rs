@@ -1,12 +1,16 @@
 //! What a user implements and sees: [`Function`], an operator with its own
 //! backward, its [`Ctx`], and the shapes of its inputs and outputs.
 
+mod autocast;
+mod constant;
 mod ctx;
 mod module;
 mod name;
 mod tensors;
 mod value;
 
+pub use autocast::Autocast;
+pub use constant::{Constant, Shareable};
 pub use ctx::Ctx;
 pub use module::FunctionModule;
 pub use tensors::{Grads, Of, Refs, Tensors};
@@ -73,7 +77,7 @@ use std::sync::Arc;
 ///     }
 /// }
 /// ```
-pub trait Function: Send + Sync + Sized + 'static {
+pub trait Function: Shareable + Sized + 'static {
     /// The input tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
     type Inputs: Tensors;
     /// The output tensors: `Tensor`, `(Tensor, Tensor)`, `Vec<Tensor>`, ...
@@ -170,6 +174,13 @@ pub trait Function: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Returns the rule that [`cast_inputs`](Function::cast_inputs) makes, and for this
+    /// crate's ops that of libtorch's.
+    #[doc(hidden)]
+    fn autocast(&self) -> Autocast {
+        self.cast_inputs().map_or(Autocast::Unchanged, Autocast::To)
+    }
+
     /// Applies the op: to [`Var`](crate::Var)s in this crate's graph, or
     /// to [`Tensor`](tch::Tensor)s in libtorch's. The type of `x` decides which, and
     /// the outputs have the same type.
@@ -250,7 +261,9 @@ pub enum DoubleBackward {
     ThroughSaved = 0,
     /// `forward` runs again, recorded, so that derivatives of any order go
     /// through everything that it saves. Costs the memory of the inputs, and for second
-    /// derivatives the time of a second `forward`.
+    /// derivatives the time of a second `forward`. Random numbers are the same ones as
+    /// before: if `forward` draws any, the state of libtorch's generators is kept (5 KB on
+    /// the CPU). [`Ctx::is_recomputation`] tells the second run.
     Recompute = 1,
     /// Not at all: asking for a second derivative is an error
     /// (`once_differentiable` in PyTorch).
@@ -298,6 +311,9 @@ macro_rules! delegate_function {
         }
         fn cast_inputs(&$this) -> Option<tch::Kind> {
             $f.cast_inputs()
+        }
+        fn autocast(&$this) -> $crate::function::Autocast {
+            $f.autocast()
         }
     };
 }

@@ -26,11 +26,12 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of
         false if grad_mode.was => inherited_block(&vars),
         false => None,
     };
-    let mut node = outputs.iter().any(|y| y.differentiable).then(|| {
-        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone());
+    let mut node = None;
+    if outputs.iter().any(|y| y.differentiable) {
+        let applied = Applied::new(f, &mut ctx, x, &vars, layout.clone())?;
         let recorded = Operation::new(Box::new(applied), edges(&vars), ctx);
-        Node::new(outputs.len() as u32, Role::Op(recorded))
-    });
+        node = Some(Node::new(outputs.len() as u32, Role::Op(recorded)));
+    }
     let count = outputs.len() as u32;
     let mut made = outputs.into_iter().zip(0..).map(|(y, i)| {
         if !y.differentiable {
@@ -68,6 +69,20 @@ fn inherited_block(vars: &[Option<&Var>]) -> Option<&'static str> {
     vars.iter().flatten().find_map(|v| v.node().blocked_by())
 }
 
+/// Makes the error about an input of an op one about an output of a pass.
+fn about_output(i: usize, error: &crate::Error) -> crate::Error {
+    let message = match error {
+        crate::Error::Superseded { by, .. } => {
+            format!("output {i} was changed in place by {by}; use the output of {by} in its place")
+        }
+        _ => format!(
+            "the tensor of output {i} was changed in place after the Var was made; compute the \
+             output anew"
+        ),
+    };
+    crate::Error::Argument { op: "a pass", message }
+}
+
 impl Operand for Var {
     #[inline]
     fn describe(&self, op: &'static str, i: usize, grad_mode: bool, _: &mut bool) -> Result<Input> {
@@ -82,10 +97,13 @@ impl Operand for Var {
 
     fn check_output(&self, i: usize) -> Result<&'static str> {
         self.check_requires_grad(|| crate::Error::NoGraph { output: i })?;
+        self.check_current("a pass", i, ffi::version(self.value()))
+            .map_err(|e| about_output(i, &e))?;
         Ok(self.node().name())
     }
 
     fn check_input(&self, input: usize) -> Result<()> {
-        self.check_requires_grad(|| crate::Error::InputNoGrad { input })
+        self.check_requires_grad(|| crate::Error::InputNoGrad { input })?;
+        self.check_current("grad", input, ffi::version(self.value()))
     }
 }

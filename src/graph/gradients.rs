@@ -1,6 +1,7 @@
 //! [`Gradients`], and what `grad` and `backward` do on this crate's graph.
 
-use super::node::{Leaf, LeafState, Node, lock};
+use super::leaf::{self, Leaf};
+use super::node::Node;
 use super::pass::Pass;
 use super::recorded;
 use super::var::Var;
@@ -31,8 +32,10 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Returns the gradient with respect to `x`; `None` if none flows to it.
+    /// Returns the gradient with respect to `x`; `None` if none flows to it, and if `x` was
+    /// changed in place, after which every op refuses it.
     pub fn get(&self, x: &Var) -> Option<&Tensor> {
+        x.check_current("Gradients", 0, ffi::version(x.value())).ok()?;
         self.by_output.get(&key(x))
     }
 
@@ -65,12 +68,21 @@ pub(crate) fn gradients(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Res
     start(outputs, None, options)?.run(|node, grads| {
         for (grad, i) in grads.iter().zip(0..) {
             if let Some(grad) = grad {
-                by_output.insert((node.seq, i), grad.shallow_clone());
+                by_output.insert((node.seq, i), hooked(node, grad)?);
             }
         }
         Ok(())
     })?;
     Ok(Gradients { by_output })
+}
+
+/// Returns a gradient as a pass gives it: after the hooks of a parameter.
+fn hooked(node: &Node, grad: &Tensor) -> Result<Tensor> {
+    let grad = grad.shallow_clone();
+    match node.leaf() {
+        Some(leaf) => leaf.hooked(grad),
+        None => Ok(grad),
+    }
 }
 
 pub(crate) fn grad(
@@ -82,23 +94,28 @@ pub(crate) fn grad(
     let mut wanted: HashMap<(u64, u32), Vec<usize>> = HashMap::new();
     inputs.iter().enumerate().for_each(|(i, x)| wanted.entry(key(x)).or_default().push(i));
     let mut found: Vec<Option<Var>> = inputs.iter().map(|_| None).collect();
-    let mut keep = |node: &Node, output: u32, grad: &dyn Fn() -> Var| {
+    let mut keep = |node: &Node, output: u32, grad: &dyn Fn() -> Result<Var>| {
         for &i in wanted.get(&(node.seq, output)).into_iter().flatten() {
-            found[i] = Some(grad());
+            found[i] = Some(grad()?);
         }
+        Ok(())
     };
     if options.create_graph {
+        let mut leaves = inputs.iter().filter_map(|x| x.node().leaf());
+        leaves.try_for_each(Leaf::check_recorded)?;
         recorded::run(outputs, seed_vars(outputs, options)?, inputs, |node, grads| {
-            for (grad, output) in grads.iter().zip(0..) {
-                grad.iter().for_each(|grad| keep(node, output, &|| grad.clone()));
-            }
+            let mut grads = grads.iter().zip(0..);
+            grads.try_for_each(|(grad, output)| {
+                grad.iter().try_for_each(|grad| keep(node, output, &|| Ok(grad.clone())))
+            })
         })?;
     } else {
         start(outputs, Some(inputs), options)?.run(|node, grads| {
-            for (grad, output) in grads.iter().zip(0..) {
-                grad.iter().for_each(|grad| keep(node, output, &|| Var::constant(grad)));
-            }
-            Ok(())
+            let mut grads = grads.iter().zip(0..);
+            grads.try_for_each(|(grad, output)| {
+                let var = |grad| Ok(Var::constant(hooked(node, grad)?));
+                grad.iter().try_for_each(|grad| keep(node, output, &|| var(grad)))
+            })
         })?;
     }
     all_used(found, options)
@@ -113,7 +130,7 @@ pub(crate) fn backward(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Resu
         Ok(())
     })?;
     // At the end, so that a pass that fails changes no leaf.
-    leaves.into_iter().try_for_each(|(leaf, grad)| lock(&leaf.state).accumulate(grad))
+    leaf::accumulate(leaves)
 }
 
 fn start<'g>(
@@ -135,26 +152,4 @@ fn seed_vars(outputs: &[&Var], options: &PassOptions<'_, Var>) -> Result<Vec<Var
     let seeds = seeds(outputs, options)?.into_iter().map(Var::constant);
     let given = &options.seeds;
     Ok(seeds.enumerate().map(|(i, ones)| given.get(i).map_or(ones, |g| (*g).clone())).collect())
-}
-
-impl LeafState {
-    fn accumulate(&mut self, grad: Tensor) -> Result<()> {
-        const OP: &str = "leaf";
-        let sum = match self.grad() {
-            Some(mut sum) => {
-                // `sum` is then the only handle, so that the addition may be in place.
-                self.grad = None;
-                ffi::accumulate(OP, &mut sum, &grad)?;
-                sum
-            }
-            // No other handle may see the leaf's gradient change.
-            None if ffi::is_unique(&grad) => grad,
-            None => grad.copy(),
-        };
-        match &self.source {
-            Some(source) => ffi::set_grad(OP, source, &sum)?,
-            None => self.grad = Some(sum),
-        }
-        Ok(())
-    }
 }

@@ -9,20 +9,48 @@ use std::sync::Mutex;
 use tch::Tensor;
 
 /// Makes what libtorch has recorded, from `leaves` to `outputs`, a node named `op`.
-/// `vars` are what the leaves stand for.
+/// `vars` are what the leaves stand for. Outputs that libtorch does not follow become
+/// constants.
 pub(crate) fn node_of(
     op: &'static str,
     mut vars: Vec<Var>,
     mut leaves: Vec<Tensor>,
     outputs: Vec<Tensor>,
 ) -> Result<Vec<Var>> {
-    for parameter in ffi::graph_leaves(op, &outputs)? {
-        if !contains(op, &leaves, &parameter)? {
-            vars.push(Var::try_leaf(&parameter)?);
-            leaves.push(parameter);
+    if !ffi::grad_enabled() || !outputs.iter().any(Tensor::requires_grad) {
+        return Ok(outputs.into_iter().map(|y| constant(op, y)).collect());
+    }
+    // A parameter's place is taken by its tap, where its gradient has not met its hooks.
+    for (leaf, var) in leaves.iter_mut().zip(&vars) {
+        if let Some(parameter) = var.parameter()
+            && same(op, leaf, &parameter)?
+        {
+            *leaf = var.tap()?;
         }
     }
-    Lift { op, recorded: Mutex::new(Some(TorchGraph { leaves, outputs })) }.apply(&vars)
+    let followed: Vec<bool> = outputs.iter().map(Tensor::requires_grad).collect();
+    let (recorded, constants): (Vec<_>, Vec<_>) =
+        outputs.into_iter().partition(Tensor::requires_grad);
+    // Handles that nobody else has: the user may detach_ theirs.
+    let mut recorded: Vec<Tensor> =
+        recorded.iter().map(|y| ffi::other_handle(op, y)).collect::<Result<_>>()?;
+    ffi::graph_leaves(op, &mut recorded, &mut |leaf| {
+        if contains(op, &leaves, &leaf)? {
+            return Ok(None); // a stand-in
+        }
+        let var = Var::try_leaf(&leaf)?;
+        let tap = var.tap()?;
+        if !contains(op, &leaves, &tap)? {
+            vars.push(var);
+            leaves.push(tap.shallow_clone());
+        }
+        Ok(Some(tap))
+    })?;
+    let recorded = Mutex::new(Some(TorchGraph { leaves, outputs: recorded }));
+    let mut recorded = Lift { op, recorded }.apply(&vars)?.into_iter();
+    let mut constants = constants.into_iter().map(|y| constant(op, y));
+    let next = |is_followed| if is_followed { recorded.next() } else { constants.next() };
+    Ok(followed.into_iter().filter_map(next).collect())
 }
 
 /// Returns what stands for `x` inside libtorch: the parameter that `x` was made from,
@@ -37,14 +65,26 @@ pub(crate) fn torch_leaf(op: &'static str, x: &Var, others: &[Tensor]) -> Result
     Ok(if x.requires_grad() { leaf.set_requires_grad(true) } else { leaf })
 }
 
+/// Makes an output that libtorch does not follow a Var.
+fn constant(op: &'static str, y: Tensor) -> Var {
+    let is_number = y.is_floating_point() || y.is_complex();
+    let version = ffi::version(&y);
+    // Only what can have no gradient is blocked; another one was detached, say.
+    Var::blocked(y.detach(), version, (!is_number).then_some(op))
+}
+
 fn contains(op: &'static str, tensors: &[Tensor], t: &Tensor) -> Result<bool> {
-    let wanted = ffi::describe(op, t)?.identity;
     for other in tensors {
-        if ffi::describe(op, other)?.identity == wanted {
+        if same(op, other, t)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Returns whether both are handles of one tensor.
+fn same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<bool> {
+    Ok(ffi::describe(op, a)?.identity == ffi::describe(op, b)?.identity)
 }
 
 /// A graph that libtorch has recorded, from leaves to outputs.
@@ -71,11 +111,6 @@ impl Function for Lift {
         let TorchGraph { leaves, outputs } =
             lock(&self.recorded).take().expect("forward runs once");
         let values: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
-        for (output, value) in outputs.iter().zip(&values) {
-            if !output.requires_grad() {
-                ctx.mark_non_differentiable(value);
-            }
-        }
         if ctx.frame.recording {
             let saved = |(t, i): (&Tensor, u32)| Saved::of(t.shallow_clone(), Origin::LeafFor(i));
             ctx.saved = leaves.iter().zip(0..).map(saved).collect();
@@ -89,13 +124,14 @@ impl Function for Lift {
         let leaves = ctx.saved_tensors_vec()?;
         let recorded: Vec<Tensor> =
             lock(ctx.state::<Mutex<Vec<Tensor>>>()?).iter().map(Tensor::shallow_clone).collect();
-        let (mut outputs, mut seeds) = (Vec::new(), Vec::new());
-        for (y, dy) in recorded.iter().zip(dy).filter(|(y, _)| y.requires_grad()) {
-            outputs.push(y);
-            seeds.push(dy.shallow_clone());
-        }
-        let wanted: Vec<usize> = (0..leaves.len()).filter(|&i| ctx.needs_input_grad(i)).collect();
+        let seeds: Vec<Tensor> = dy.iter().map(Tensor::shallow_clone).collect();
+        let outputs: Vec<&Tensor> = recorded.iter().collect();
+        let is_wanted = |&i: &usize| ctx.needs_input_grad(i) && leaves[i].requires_grad();
+        let wanted: Vec<usize> = (0..leaves.len()).filter(is_wanted).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
+        if inputs.is_empty() {
+            return Ok(leaves.iter().map(|_| None).collect());
+        }
         let pass = Pass {
             outputs: &outputs,
             seeds: &seeds,

@@ -2,6 +2,7 @@
 
 mod apply;
 mod gradients;
+mod leaf;
 pub(crate) mod lifted;
 mod node;
 mod pass;

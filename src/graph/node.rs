@@ -5,15 +5,14 @@
 //! child's number is greater than any of its parents', and visiting nodes from
 //! the greatest number down is a reverse topological order.
 
+use super::leaf::Leaf;
 use crate::application::Backward;
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::function::Ctx;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use tch::Tensor;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// One gradient per output of a node.
 pub(crate) type Outputs<T> = SmallVec<[T; 1]>;
@@ -42,56 +41,6 @@ pub(crate) enum Start {
     Leaf(Box<Leaf>),
     /// A value without a gradient; the op that took it away, if one did.
     Constant { blocked_by: Option<&'static str> },
-}
-
-pub(crate) struct Leaf {
-    /// The version that the leaf's tensor should have.
-    pub version: AtomicU32,
-    pub state: Mutex<LeafState>,
-}
-
-#[derive(Default)]
-pub(crate) struct LeafState {
-    pub grad: Option<Tensor>,
-    /// The parameter that the leaf was made from, a tch tensor that requires a
-    /// gradient: gradients go to its `.grad`, which tch's optimizers read.
-    pub source: Option<Tensor>,
-}
-
-impl Leaf {
-    pub fn new(version: u32, source: Option<Tensor>) -> Leaf {
-        Leaf { version: version.into(), state: Mutex::new(LeafState { grad: None, source }) }
-    }
-}
-
-/// The leaves that stand for parameters of libtorch's, by the parameter's
-/// identity. However often one is asked for, on whichever thread, a parameter
-/// has one leaf: so all its uses are summed, and one lock guards its `.grad`.
-static PARAMETERS: Mutex<BTreeMap<usize, Weak<Node>>> = Mutex::new(BTreeMap::new());
-
-/// Returns the node of the leaf that stands for `source`.
-pub(crate) fn parameter(identity: usize, version: u32, source: Tensor) -> Arc<Node> {
-    let mut parameters = lock(&PARAMETERS);
-    if let Some(node) = parameters.get(&identity).and_then(Weak::upgrade) {
-        return node;
-    }
-    let leaf = Box::new(Leaf::new(version, Some(source)));
-    let node = Node::new(1, Role::Start(Start::Leaf(leaf)));
-    parameters.insert(identity, Arc::downgrade(&node));
-    node
-}
-
-/// Removes the leaf from `PARAMETERS`, unless a new leaf has its place.
-impl Drop for Leaf {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(source) = &state.source else { return };
-        let Ok(described) = ffi::describe("leaf", source) else { return };
-        let mut parameters = lock(&PARAMETERS);
-        if parameters.get(&described.identity).is_some_and(|node| node.strong_count() == 0) {
-            parameters.remove(&described.identity);
-        }
-    }
 }
 
 /// The outputs that were changed in place, each with the op that did it.
@@ -132,8 +81,14 @@ impl Node {
         list.iter().rev().find(|(i, _)| *i == output).map(|(_, by)| *by)
     }
 
+    /// Returns whether a gradient can be asked for. A parameter may be frozen.
+    #[inline]
     pub fn requires_grad(&self) -> bool {
-        !matches!(self.role, Role::Start(Start::Constant { .. }))
+        match &self.role {
+            Role::Op(_) => true,
+            Role::Start(Start::Leaf(leaf)) => leaf.requires_grad(),
+            Role::Start(Start::Constant { .. }) => false,
+        }
     }
 
     /// Returns the name of the op, or `leaf` or `constant`.
@@ -185,7 +140,10 @@ impl Operation {
 
     /// Undoes `take_ctx` after a pass that failed here.
     pub fn put_back(&self, ctx: Box<Ctx>) {
-        lock(&self.ctx).get_or_insert(ctx);
+        let mut place = lock(&self.ctx);
+        if place.is_none() {
+            *place = Some(ctx);
+        }
     }
 }
 
@@ -195,25 +153,37 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Frees the nodes behind this one in a loop: a recursive drop would need stack in
-/// proportion to the depth of the graph. `into_inner` returns the node to exactly one
-/// of several threads that drop their handles at once.
+/// Frees the nodes behind this one in a loop, and graphs that its state owns in turn: a
+/// recursive drop would need stack in proportion to the depth.
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut orphans = take_edges(self);
+        if !self.edges().is_empty() {
+            let nothing = Role::Start(Start::Constant { blocked_by: None });
+            ffi::drop_in_turn(Graph(std::mem::replace(&mut self.role, nothing)));
+        }
+    }
+}
+
+/// What a node that is gone leaves: its op, and the nodes behind it. `into_inner` returns a
+/// node to exactly one of several threads that drop their handles at once.
+struct Graph(Role);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let mut orphans = take_edges(&mut self.0);
         while let Some(edge) = orphans.pop() {
             if let Some(mut node) = edge.and_then(|edge| Arc::into_inner(edge.node)) {
                 match orphans.is_empty() {
-                    true => orphans = take_edges(&mut node),
-                    false => orphans.append(&mut take_edges(&mut node)),
+                    true => orphans = take_edges(&mut node.role),
+                    false => orphans.append(&mut take_edges(&mut node.role)),
                 }
             }
         }
     }
 }
 
-fn take_edges(node: &mut Node) -> Inputs<Option<Edge>> {
-    match &mut node.role {
+fn take_edges(role: &mut Role) -> Inputs<Option<Edge>> {
+    match role {
         Role::Op(recorded) => std::mem::take(&mut recorded.edges),
         _ => Inputs::new(),
     }

@@ -43,6 +43,13 @@ impl<'g> Pass<'g> {
     /// the node runs; it must leave them in place if the node is to run.
     pub fn run(
         &mut self,
+        visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
+    ) -> Result<()> {
+        with_stack(|| self.run_here(visit))
+    }
+
+    fn run_here(
+        &mut self,
         mut visit: impl FnMut(&'g Node, &mut [Option<Tensor>]) -> Result<()>,
     ) -> Result<()> {
         let _no_grad = ffi::GradMode::set(false);
@@ -88,6 +95,16 @@ impl<'g> Pass<'g> {
     fn wants(&self, edge: &Edge) -> bool {
         self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
     }
+}
+
+/// Runs a pass with room on the stack: a `backward` may run a pass, in which one runs
+/// another one, and so on. And outside inference mode: gradients that are added up must
+/// not be tensors that cannot be changed later.
+pub(super) fn with_stack<T>(pass: impl FnOnce() -> T) -> T {
+    let _normal = ffi::modes::InferenceMode::leave();
+    const LEAST: usize = 256 << 10;
+    const MORE: usize = 4 << 20;
+    stacker::maybe_grow(LEAST, MORE, pass)
 }
 
 /// Sequence numbers are unique, so a multiplication spreads them well enough.

@@ -7,7 +7,7 @@
 
 use super::lifted;
 use super::node::{Edge, Node, Operation, Role};
-use super::pass::{Seqs, relevant};
+use super::pass::{Seqs, relevant, with_stack};
 use super::sum::Sum;
 use super::var::Var;
 use crate::application::differentiate;
@@ -27,7 +27,16 @@ pub(crate) fn run(
     outputs: &[&Var],
     seeds: Vec<Var>,
     targets: &[&Var],
-    mut visit: impl FnMut(&Node, &[Option<Var>]),
+    visit: impl FnMut(&Node, &[Option<Var>]) -> Result<()>,
+) -> Result<()> {
+    with_stack(|| run_here(outputs, seeds, targets, visit))
+}
+
+fn run_here(
+    outputs: &[&Var],
+    seeds: Vec<Var>,
+    targets: &[&Var],
+    mut visit: impl FnMut(&Node, &[Option<Var>]) -> Result<()>,
 ) -> Result<()> {
     let _grad = ffi::GradMode::set(true);
     let relevant = relevant(outputs, targets);
@@ -36,7 +45,7 @@ pub(crate) fn run(
         add(&mut queue, output.edge(), seed)?;
     }
     while let Some((_, (node, grads))) = queue.pop_last() {
-        visit(&node, &grads);
+        visit(&node, &grads)?;
         let Role::Op(recorded) = &node.role else { continue };
         if recorded.edges.iter().flatten().any(|edge| relevant.contains(&edge.node.seq)) {
             for (i, grad) in Step::new(&node, recorded, &relevant)?.run(grads)? {
@@ -155,7 +164,9 @@ impl<'a> Step<'a> {
                     let behind = behind.as_deref().unwrap_or_default();
                     ffi::node::refuse(self.ctx.op(), &kept.tensor, behind, Some(position))?
                 }
-                None => kept.tensor.shallow_clone(),
+                // A captured parameter brings its history; an input or an output has none here.
+                None if kept.origin == Origin::Intermediate => kept.tensor.shallow_clone(),
+                None => kept.tensor.detach(),
             });
         }
         let saved = saved.into_iter().map(|t| Saved::of(t, Origin::Intermediate));
@@ -201,7 +212,7 @@ impl<'a> Step<'a> {
             kept.check(self.ctx.op(), position)?;
             leaves[position] = Some(match self.var_of(kept) {
                 Some(var) => self.leaf(&kept.tensor, var),
-                None => kept.tensor.shallow_clone(),
+                None => kept.tensor.detach(),
             });
         }
         let mut ctx = self.recorded.op.recompute(&context, &mut leaves.into_iter())?;

@@ -1,7 +1,8 @@
 //! [`Var`]: a value in this crate's graph.
 
 use super::gradients::{self, Gradients};
-use super::node::{self, Edge, Leaf, LeafState, Node, Role, Start, lock};
+use super::leaf::Leaf;
+use super::node::{Edge, Node, Role, Start};
 use crate::application::run_user;
 use crate::error::{Error, Result};
 use crate::ffi::{self, Meta};
@@ -56,14 +57,13 @@ impl Var {
         if !d.is_differentiable() {
             return Err(Error::NotFloating { op: OP, found: Meta::of(&d).kind() });
         }
-        let version = d.version;
+        let (version, value) = (d.version, outside_libtorch(given, &d));
         let node = if d.requires_grad && given.is_leaf() {
-            node::parameter(d.identity, version, given.shallow_clone())
+            Leaf::of_parameter(d.identity, version, given)
         } else {
-            let leaf = Box::new(Leaf::new(version, None));
-            Node::new(1, Role::Start(Start::Leaf(leaf)))
+            Leaf::of_value(version, value.shallow_clone())
         };
-        Ok(Var::new(outside_libtorch(given), version, node, 0))
+        Ok(Var::new(value, version, node, 0))
     }
 
     /// Makes a value without a gradient. It shares memory with `value`.
@@ -73,7 +73,7 @@ impl Var {
     pub fn constant(value: impl Borrow<Tensor>) -> Var {
         let value = value.borrow();
         let d = described("Var::constant", value).unwrap_or_else(|e| panic!("{e}"));
-        Var::blocked(outside_libtorch(value), d.version, None)
+        Var::blocked(outside_libtorch(value, &d), d.version, None)
     }
 
     /// Makes a constant; `blocked_by` is the op that took the gradient away.
@@ -122,18 +122,13 @@ impl Var {
 
     /// Returns the gradient that [`backward`](Var::backward) has added up in this leaf.
     pub fn grad(&self) -> Option<Tensor> {
-        lock(&self.node().leaf()?.state).grad()
+        self.node().leaf()?.grad()
     }
 
     /// Forgets the gradient added up in this leaf.
     pub fn zero_grad(&self) {
-        let Some(leaf) = self.node().leaf() else { return };
-        let mut state = lock(&leaf.state);
-        state.grad = None;
-        if let Some(source) = &state.source {
-            // None rather than zeros in place, as tch does: the user may hold the gradient.
-            let none = Tensor::new();
-            ffi::set_grad("Var::zero_grad", source, &none).expect("a leaf may have no gradient");
+        if let Some(leaf) = self.node().leaf() {
+            leaf.zero_grad();
         }
     }
 
@@ -161,7 +156,8 @@ impl Var {
     ///
     /// # Errors
     /// [`Error::Argument`] when it is no leaf, and when the closure assigns
-    /// another tensor (`*t = ...`), which would leave the leaf as it was;
+    /// another tensor (`*t = ...`), which would leave the leaf as it was, and when the
+    /// parameter that the leaf stands for got other data;
     /// [`Error::Panic`].
     pub fn update(&self, change: impl FnOnce(&mut Tensor)) -> Result<()> {
         const OP: &str = "Var::update";
@@ -169,6 +165,7 @@ impl Var {
             let message = format!("only a leaf can be updated, this is a {}", self.node().name());
             return Err(Error::Argument { op: OP, message });
         };
+        leaf.check_update(OP, &self.value)?;
         let mut value = self.value.shallow_clone();
         let done = run_user(OP, "the closure", Error::forward, || {
             let _no_grad = ffi::GradMode::set(false);
@@ -198,7 +195,13 @@ impl Var {
 
     /// Returns the tch parameter that this leaf stands for.
     pub(crate) fn parameter(&self) -> Option<Tensor> {
-        lock(&self.node().leaf()?.state).source.as_ref().map(Tensor::shallow_clone)
+        self.node().leaf()?.parameter()
+    }
+
+    /// Returns the tensor that stands for the parameter in graphs of libtorch's; the value
+    /// if there is none.
+    pub(crate) fn tap(&self) -> Result<Tensor> {
+        self.node().leaf().map_or_else(|| Ok(self.value.shallow_clone()), Leaf::tap)
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -213,7 +216,8 @@ impl Var {
     /// in-place counter.
     ///
     /// # Errors
-    /// [`Error::Superseded`], [`Error::ValueChanged`].
+    /// [`Error::Superseded`], [`Error::ValueChanged`]; [`Error::Argument`] for a parameter
+    /// that got other data.
     #[inline]
     pub(crate) fn check_current(&self, op: &'static str, input: usize, found: u32) -> Result<()> {
         if self.version == STAND_IN {
@@ -222,27 +226,10 @@ impl Var {
         if let Some(by) = self.node().superseded_by(self.edge.output) {
             return Err(Error::Superseded { op, input, by });
         }
-        let current = match self.node().leaf() {
-            Some(leaf) => leaf.is_current(found),
-            None => found == self.version,
-        };
-        if current { Ok(()) } else { Err(Error::ValueChanged { op, input }) }
-    }
-}
-
-impl Leaf {
-    /// Returns whether the leaf may have this version. A leaf that stands for a tch
-    /// parameter may have any, since tch's optimizers change it.
-    fn is_current(&self, version: u32) -> bool {
-        version == self.version.load(Relaxed) || lock(&self.state).source.is_some()
-    }
-}
-
-impl LeafState {
-    pub fn grad(&self) -> Option<Tensor> {
-        match &self.source {
-            Some(source) => Some(source.grad()).filter(Tensor::defined),
-            None => self.grad.as_ref().map(Tensor::shallow_clone),
+        match self.node().leaf() {
+            Some(leaf) => leaf.check(op, input, &self.value, found),
+            None if found == self.version => Ok(()),
+            None => Err(Error::ValueChanged { op, input }),
         }
     }
 }
@@ -256,9 +243,10 @@ fn described<'a>(op: &'static str, value: &'a Tensor) -> Result<ffi::Description
 }
 
 /// Returns a tensor with the same memory and in-place counter that libtorch's autograd
-/// does not follow, whatever becomes of `t`.
-fn outside_libtorch(t: &Tensor) -> Tensor {
-    t.detach()
+/// does not follow, whatever becomes of `t`. An inference tensor stays one: a view of it
+/// would have a counter, which does not see its changes.
+fn outside_libtorch(t: &Tensor, d: &ffi::Description<'_>) -> Tensor {
+    if d.watched { t.detach() } else { t.shallow_clone() }
 }
 
 impl Clone for Var {

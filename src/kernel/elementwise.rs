@@ -2,6 +2,7 @@
 
 use super::elements::{Elements, output_dtype, stored};
 use super::layout::{Layout, Operand, Operands, Role};
+use super::refusals::nothing;
 use super::view::{BLOCK, Work, drive};
 use crate::ffi::panic_message;
 use crate::ffi::{self, parallel::Payload};
@@ -136,6 +137,9 @@ pub(super) fn fresh<A: Elements, R: Elements>(
     x: A::Tensors<'_>,
     body: &(impl Fn(usize, A::Slices<'_>, R::Slots<'_>) + Sync),
 ) -> Result<R::Outputs> {
+    if R::ARITY == 0 {
+        return Err(nothing(op, Role::Output));
+    }
     let inputs = operands::<A>(op, Role::Input, x)?;
     let layout = Layout::new(op, &inputs)?;
     let (outputs, mut targets) = R::make(&mut |dtype, as_stored| {
@@ -167,10 +171,12 @@ pub(super) fn operands<'t, A: Elements>(
     role: Role,
     x: A::Tensors<'t>,
 ) -> Result<Operands<'t>> {
-    let mut operands = Operands::new();
+    if A::ARITY == 0 {
+        return Err(nothing(op, role));
+    }
+    let mut operands = Operands::default();
     A::visit(x, &mut |t, stored, seen| {
-        operands.push(Operand::of(op, (role, operands.len()), t, stored, seen)?);
-        Ok(())
+        operands.push(op, t, |i| Operand::of(op, (role, i), t, stored, seen))
     })?;
     Ok(operands)
 }

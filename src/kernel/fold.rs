@@ -76,7 +76,13 @@ pub(super) fn blocks<A: Elements, S: Clone + Send + Sync>(
         return finish(op, catch_unwind(AssertUnwindSafe(|| piece(0))));
     }
     let count = layout.count.div_ceil(GRAIN);
-    let pieces = Mutex::new(vec![None; count]);
+    let mut pieces = Vec::new();
+    if pieces.try_reserve_exact(count).is_err() {
+        let message = format!("{} elements are too many to fold", layout.count);
+        return Err(crate::Error::Argument { op, message });
+    }
+    pieces.resize(count, None);
+    let pieces = Mutex::new(pieces);
     let task = |i: usize| {
         let value = piece(i * GRAIN);
         pieces.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(value);

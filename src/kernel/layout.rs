@@ -5,7 +5,7 @@ use super::overlap::{is_injective, overlap};
 use super::refusals::{other_dtype, overlapping, shape, shared, unfit};
 use super::view::Place;
 use super::walk::Walk;
-use crate::ffi::memory::{self, Memory};
+use crate::ffi::memory::{self, Memory, Pin};
 use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::fmt;
@@ -37,7 +37,36 @@ pub(super) struct Operand<'t> {
     pub seen: i8,
 }
 
-pub(super) type Operands<'t> = SmallVec<[Operand<'t>; 3]>;
+pub(super) type List<'t> = SmallVec<[Operand<'t>; 3]>;
+
+/// The tensors of a kernel. Their storages cannot be freed or resized while this lives,
+/// whatever the closure does with other handles of them.
+#[derive(Default)]
+pub(super) struct Operands<'t> {
+    list: List<'t>,
+    _pins: SmallVec<[Pin; 3]>,
+}
+
+impl<'t> Operands<'t> {
+    pub fn push(
+        &mut self,
+        op: &'static str,
+        t: &Tensor,
+        operand: impl FnOnce(usize) -> Result<Operand<'t>>,
+    ) -> Result<()> {
+        // Before its memory is read, which lives as long as the pin.
+        self._pins.push(Pin::of(op, t)?);
+        self.list.push(operand(self.list.len())?);
+        Ok(())
+    }
+}
+
+impl<'t> std::ops::Deref for Operands<'t> {
+    type Target = [Operand<'t>];
+    fn deref(&self) -> &[Operand<'t>] {
+        &self.list
+    }
+}
 
 impl<'t> Operand<'t> {
     #[inline]

@@ -17,8 +17,9 @@ impl Footprint {
     fn of(x: &Operand<'_>) -> Footprint {
         let element = x.element_size();
         let pairs = x.memory.sizes.iter().zip(x.memory.strides);
-        let dims = pairs.map(|(size, stride)| (*size as usize, *stride as usize * element));
-        let dims = dims.filter(|(size, stride)| *size > 1 && *stride > 0).collect();
+        let dims = pairs.filter(|(size, stride)| **size > 1 && **stride > 0);
+        let dims = dims.map(|(size, stride)| (*size as usize, *stride as usize * element));
+        let dims = dims.collect();
         Footprint { start: x.memory.data as usize, element, dims }
     }
 

@@ -42,8 +42,17 @@ pub(super) fn unfit(op: &'static str, (what, i): (Role, usize), why: Unfit) -> E
             "lies at an address that is no multiple of its elements' size",
             "call copy() on it first",
         ),
+        Unfit::Beyond => (
+            "has strides that are negative or reach further than memory can",
+            "call contiguous() on it first",
+        ),
     };
     Error::NoKernel { op, what: format!("{what} {i}"), found, instead }
+}
+
+#[cold]
+pub(super) fn nothing(op: &'static str, what: Role) -> Error {
+    Error::Argument { op, message: format!("the closure has no {what}; give it at least one") }
 }
 
 #[cold]

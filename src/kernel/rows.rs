@@ -2,7 +2,7 @@
 
 use super::elements::{Elements, output_dtype, stored};
 use super::elementwise::{GRAIN, finish, operands};
-use super::layout::{Layout, Operand, Operands, Role};
+use super::layout::{Layout, List, Operand, Role};
 use super::view::{Place, Work, drive};
 use super::walk::Walk;
 use crate::ffi::memory;
@@ -48,7 +48,7 @@ pub fn rows<A: Elements, R: Elements>(
     check_lengths(op, lengths, R::ARITY)?;
     let inputs = operands::<A>(op, Role::Input, x)?;
     let heads = inputs.iter().enumerate().map(|(i, x)| head(op, i, x)).collect::<Result<_>>()?;
-    let heads: Operands<'_> = heads;
+    let heads: List<'_> = heads;
     let layout = Layout::in_order(op, &heads)?;
 
     let mut lengths = lengths.iter();
@@ -63,7 +63,7 @@ pub fn rows<A: Elements, R: Elements>(
         let place = Place { data, extent, stored, walk: Walk::Flat, width, tensor: PhantomData };
         Ok((output, (place, layout.count, false)))
     })?;
-    for x in &inputs {
+    for x in inputs.iter() {
         super::layout::count_of(op, &[layout.count as i64, length(x) as i64])?;
     }
     let mut pairs = inputs.iter().zip(&heads);
@@ -79,7 +79,7 @@ pub fn rows<A: Elements, R: Elements>(
 }
 
 fn check_lengths(op: &'static str, lengths: &[i64], outputs: usize) -> Result<()> {
-    if lengths.len() == outputs && lengths.iter().all(|length| *length >= 0) {
+    if outputs > 0 && lengths.len() == outputs && lengths.iter().all(|length| *length >= 0) {
         return Ok(());
     }
     let message = format!("rows of lengths {lengths:?} for {outputs} outputs; give one for each");

@@ -32,7 +32,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     });
     let tangents = tangents.transpose()?;
     if outputs.iter().any(|y| y.differentiable) {
-        let applied = Applied::new(f, &mut ctx, x, &inputs, layout.clone());
+        let applied = Applied::new(f, &mut ctx, x, &inputs, layout.clone())?;
         record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
     for (y, tangent) in outputs.iter().zip(tangents.iter().flatten()) {

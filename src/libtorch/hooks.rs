@@ -2,8 +2,9 @@
 
 use crate::application::run_hook;
 use crate::error::{Error, Result};
-use crate::ffi::{self, Meta, hooks::Place};
-use std::sync::{Arc, RwLock};
+use crate::ffi::{self, Meta, hooks};
+use std::marker::PhantomData;
+use std::sync::{Arc, PoisonError, RwLock};
 use tch::Tensor;
 
 /// Calls `hook` with the gradient of `t` whenever libtorch's engine has computed
@@ -33,22 +34,25 @@ pub fn register_hook(
     t: &Tensor,
     hook: impl Fn(&Tensor) -> anyhow::Result<Option<Tensor>> + Send + Sync + 'static,
 ) -> Result<HookHandle> {
-    let on = ffi::hooks::grad_fn_name(t).unwrap_or_else(|| "a leaf".to_owned());
-    register(t, Place::Tensor, on, move |grads, _| {
+    let on = hooks::GradFn::of(t).map_or_else(|| "a leaf".to_owned(), |node| node.name());
+    let hook = move |grads: &[Tensor], _: &[Tensor]| {
         let Some(grad) = grads.first().filter(|grad| grad.defined()) else { return Ok(None) };
         Ok(hook(grad)?.map(|changed| vec![Some(changed)]))
-    })
+    };
+    register(on, hook, |hook| hooks::register(t, hook))
 }
 
 /// Returns the node that made `t`, if libtorch recorded one: `Tensor.grad_fn`.
 pub fn grad_fn(t: &Tensor) -> Option<GradFn<'_>> {
-    ffi::hooks::grad_fn_name(t).map(|name| GradFn { of: t, name })
+    let node = hooks::GradFn::of(t)?;
+    Some(GradFn { name: node.name(), node, of: PhantomData })
 }
 
-/// A node of libtorch's graph.
+/// A node of libtorch's graph, whatever becomes of the tensor that it made.
 pub struct GradFn<'t> {
-    of: &'t Tensor,
+    node: hooks::GradFn,
     name: String,
+    of: PhantomData<&'t Tensor>,
 }
 
 /// Gradients of a node's inputs or outputs, `None` if none flows.
@@ -75,9 +79,8 @@ impl GradFn<'_> {
         + Sync
         + 'static,
     ) -> Result<HookHandle> {
-        register(self.of, Place::NodePost, self.name.clone(), move |grads, seen| {
-            hook(&options(grads), &options(seen))
-        })
+        let hook = move |grads: &[Tensor], seen: &[Tensor]| hook(&options(grads), &options(seen));
+        register(self.name.clone(), hook, |hook| self.node.register(false, hook))
     }
 
     /// Calls `hook(grad_outputs)` before the node runs: `Node.register_prehook`.
@@ -93,7 +96,8 @@ impl GradFn<'_> {
         + Sync
         + 'static,
     ) -> Result<HookHandle> {
-        register(self.of, Place::NodePre, self.name.clone(), move |grads, _| hook(&options(grads)))
+        let hook = move |grads: &[Tensor], _: &[Tensor]| hook(&options(grads));
+        register(self.name.clone(), hook, |hook| self.node.register(true, hook))
     }
 }
 
@@ -114,7 +118,12 @@ fn options(tensors: &[Tensor]) -> NodeGradients {
     tensors.iter().map(|t| t.defined().then(|| t.shallow_clone())).collect()
 }
 
-fn register<H>(t: &Tensor, place: Place, on: String, hook: H) -> Result<HookHandle>
+/// Makes `add` register a hook that can be removed.
+fn register<H>(
+    on: String,
+    hook: H,
+    add: impl FnOnce(Box<hooks::Hook>) -> Result<()>,
+) -> Result<HookHandle>
 where
     H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync + 'static,
 {
@@ -122,14 +131,18 @@ where
     let called = Arc::clone(&slot);
     let call = move |grads: &mut [Tensor], seen: &[Tensor]| {
         // A clone, so that the hook may remove itself.
-        let hook = called.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let hook = called.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(hook) = hook else { return Ok(()) };
         let failed = |source| Error::Hook { on: on.clone(), source };
         let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
         changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
     };
-    ffi::hooks::register(t, place, Box::new(call))?;
-    let remove = move || drop(slot.write().unwrap_or_else(|e| e.into_inner()).take());
+    add(Box::new(call))?;
+    let remove = move || {
+        let hook = slot.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Without the lock: what the hook holds may run a pass that calls the hook.
+        ffi::drop_quietly(hook);
+    };
     Ok(HookHandle { remove: Box::new(remove) })
 }
 

@@ -1,7 +1,7 @@
 //! Modes of libtorch that tch cannot switch: autocast on any device, and inference
 //! mode.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ffi;
 use tch::{Device, Kind};
 
@@ -9,7 +9,9 @@ use tch::{Device, Kind};
 /// and for this type of device, libtorch's ops choose between `dtype` and f32. ([`tch::autocast`] is only for CUDA.)
 ///
 /// # Errors
-/// [`Error::Torch`](crate::Error::Torch) for a device that has no autocast.
+/// [`Error::Argument`](crate::Error::Argument) for a dtype other than
+/// [`Kind::BFloat16`] and [`Kind::Half`], in which libtorch's ops would compute
+/// nonsense; [`Error::Torch`](crate::Error::Torch) for a device that has no autocast.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -20,6 +22,10 @@ use tch::{Device, Kind};
 /// # anyhow::Ok(())
 /// ```
 pub fn autocast<T>(device: Device, dtype: Kind, f: impl FnOnce() -> T) -> Result<T> {
+    if !matches!(dtype, Kind::BFloat16 | Kind::Half) {
+        let message = format!("{dtype:?} is no dtype for autocast; use BFloat16 or Half");
+        return Err(Error::Argument { op: "autocast", message });
+    }
     let _on = ffi::modes::Autocast::enter(ffi::device_type(device), ffi::dtype_of(dtype))?;
     Ok(f())
 }

@@ -2,6 +2,7 @@
 
 use super::scalar::{AddScalar, DivScalar, MulScalar, PowScalar, ScalarDiv, ScalarSub};
 use super::{chain, gradient, save_factors, saved_factors};
+use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function, Var};
 use anyhow::Result;
 use tch::Tensor;
@@ -127,6 +128,10 @@ impl Function for Pow {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("pow.Tensor_Tensor")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
         let y = a.f_pow(b)?;
         match ctx.needs_input_grad(1) {
@@ -140,18 +145,18 @@ impl Function for Pow {
         let saved = ctx.saved_tensors_vec()?;
         let (a, b) = (saved[0], saved[1]);
         let da = gradient(ctx, 0, || {
-            let slope = b.f_mul(&a.f_pow(&b.f_sub_scalar(1)?)?)?;
+            let slope = b.f_mul(&a.f_pow(&b.sub_number(1)?)?)?;
             // 0 times infinity. Elsewhere b = 0 makes 0 by itself, and has a
             // second derivative.
-            let undefined = a.f_abs()?.f_gt(0)?.f_logical_not()?;
-            let flat = b.f_eq(0)?.f_logical_and(&undefined)?;
-            Ok(chain(dy, &slope)?.f_masked_fill(&flat, 0)?)
+            let undefined = a.f_abs()?.gt_number(0)?.f_logical_not()?;
+            let flat = b.eq_number(0)?.f_logical_and(&undefined)?;
+            Ok(chain(dy, &slope)?.filled(&flat, 0)?)
         })?;
         let db = gradient(ctx, 1, || {
             let y = saved[2];
-            let flat = a.f_eq(0)?.f_logical_and(&b.f_ge(0)?)?;
+            let flat = a.eq_number(0)?.f_logical_and(&b.ge_number(0)?)?;
             // log 1 = 0 in place of an infinity, of which 0 times is no number.
-            let base = a.f_where_scalarother(&flat.f_logical_not()?, 1)?;
+            let base = a.where_else(&flat.f_logical_not()?, 1)?;
             let slope = y.f_mul(&base.f_to_kind(y.kind())?.f_log()?)?;
             chain(dy, &slope)
         })?;

@@ -2,6 +2,7 @@
 
 use super::fused::elsewhere;
 use super::gradient;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, Lane, Lanes};
 use crate::kernel::{self, simd};
 use crate::{Ctx, Error, Function, Var};
@@ -32,6 +33,10 @@ pub struct CrossEntropy {
 impl Function for CrossEntropy {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
+
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("nll_loss")
+    }
 
     fn forward(&self, ctx: &mut Ctx, (x, targets): (&Tensor, &Tensor)) -> Result<Tensor> {
         let s = self.label_smoothing;
@@ -172,7 +177,7 @@ impl CrossEntropy {
         let zero = log_p.f_zeros_like()?.f_mean_dim(dim, false, None)?;
         let soft = log_p.f_mean_dim(dim, false, None)?.f_where_self(&counted, &zero)?;
         let soft = soft.f_sum(None)?.f_neg()?.f_div(&counted.f_sum(None)?)?;
-        Ok(hard.f_mul_scalar(1.0 - s)?.f_add(&soft.f_mul_scalar(s)?)?)
+        Ok(hard.mul_number(1.0 - s)?.f_add(&soft.mul_number(s)?)?)
     }
 
     fn slope_formula(
@@ -183,12 +188,12 @@ impl CrossEntropy {
         counted: &Tensor,
     ) -> Result<Tensor> {
         let (s, dim) = (self.label_smoothing, class_dim(x));
-        let class = targets.f_to_kind(Kind::Int64)?.f_where_scalarother(counted, 0)?;
-        let weight = dy.f_div(&counted.f_sum(None)?)?.f_where_scalarother(counted, 0)?;
+        let class = targets.f_to_kind(Kind::Int64)?.where_else(counted, 0)?;
+        let weight = dy.f_div(&counted.f_sum(None)?)?.where_else(counted, 0)?;
         let (class, weight) = (class.f_unsqueeze(dim)?, weight.f_unsqueeze(dim)?);
         let classes = x.size()[dim as usize];
-        let p = x.f_softmax(dim, None)?.f_sub_scalar(s / classes as f64)?;
-        let target = weight.f_mul_scalar(s - 1.0)?;
+        let p = x.f_softmax(dim, None)?.sub_number(s / classes as f64)?;
+        let target = weight.mul_number(s - 1.0)?;
         Ok(p.f_mul(&weight)?.f_scatter_add(dim, &class, &target)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Smooth functions of one variable.
 
 use super::{chain, elementwise};
+use crate::ffi::WithScalar as _;
 use tch::Tensor;
 
 elementwise! {
@@ -12,7 +13,7 @@ elementwise! {
 
     /// `y = sqrt x`; `dy/dx = 1 / (2 y)`, infinite at 0.
     Sqrt, sqrt: f_sqrt, saves output,
-        |dy, y| Ok(dy.f_div(&y.f_mul_scalar(2.0)?.f_conj()?)?);
+        |dy, y| Ok(dy.f_div(&y.mul_number(2.0)?.f_conj()?)?);
 
     /// `y = tanh x`; `dy/dx = 1 - y^2`.
     Tanh, tanh: f_tanh, saves output, |dy, y| Ok(Tensor::f_tanh_backward(dy, y)?);

@@ -12,7 +12,7 @@ pub(super) type Formula = fn(&Tensor) -> Result<Tensor>;
 /// `y` of `x`.
 #[inline]
 pub(super) fn forward(kernel: &impl Lanes<1, 1>, x: &Tensor, formula: Formula) -> Result<Tensor> {
-    elsewhere(simd::map(kernel, [x]).map(|[y]| y), || composed(x, formula))
+    elsewhere(simd::map_with_own(kernel, [x]).map(|[y]| y), || composed(x, formula))
 }
 
 /// `dx` of `x` and `dy`, `dy` times the `slope` of `x`.
@@ -23,7 +23,7 @@ pub(super) fn backward(
     dy: &Tensor,
     slope: Formula,
 ) -> Result<Tensor> {
-    let done = simd::map(kernel, [x, dy]).map(|[dx]| dx);
+    let done = simd::map_with_own(kernel, [x, dy]).map(|[dx]| dx);
     elsewhere(done, || Ok(dy.f_mul(&composed(x, slope)?)?))
 }
 
@@ -56,9 +56,9 @@ fn composed(x: &Tensor, formula: Formula) -> Result<Tensor> {
 }
 
 /// Stamps an op of one tensor that saves its input: its kernels, and formulas
-/// for elsewhere.
+/// for elsewhere. `torch` is libtorch's name for it.
 macro_rules! fused {
-    ($(#[$doc:meta])* $Op:ident, $method:ident, $value:path, $slope:path, $formula:path, $slope_formula:path) => {
+    ($(#[$doc:meta])* $Op:ident, $method:ident as $torch:literal, $value:path, $slope:path, $formula:path, $slope_formula:path) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $Op;
@@ -66,6 +66,10 @@ macro_rules! fused {
         impl $crate::Function for $Op {
             type Inputs = tch::Tensor;
             type Outputs = tch::Tensor;
+
+            fn autocast(&self) -> $crate::function::Autocast {
+                $crate::function::Autocast::Wide($torch)
+            }
 
             fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
                 ctx.save_for_backward([x])?;

@@ -1,6 +1,7 @@
 //! Smooth relatives of `relu`: GELU, exact and with tanh, and SiLU.
 
 use super::fused::fused;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, Lanes};
 use anyhow::Result;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
@@ -13,7 +14,7 @@ fused! {
     ///
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value. Floating-point
     /// inputs of any shape; dtypes and devices as [`Log1pExp`](super::Log1pExp).
-    Gelu, gelu, GeluValue, GeluSlope, gelu_formula, gelu_slope_formula
+    Gelu, gelu as "gelu", GeluValue, GeluSlope, gelu_formula, gelu_slope_formula
 }
 
 struct GeluValue;
@@ -50,8 +51,8 @@ fn normal<V: Float>(x: V) -> V {
 /// 0 and hides it.)
 fn bounded(x: &Tensor) -> Result<Tensor> {
     let far = 1e3;
-    let inside = x.f_abs()?.f_gt(far)?.f_logical_not()?;
-    Ok(x.f_where_self(&inside, &x.f_sign()?.f_mul_scalar(far)?)?)
+    let inside = x.f_abs()?.gt_number(far)?.f_logical_not()?;
+    Ok(x.f_where_self(&inside, &x.f_sign()?.mul_number(far)?)?)
 }
 
 fn gelu_formula(x: &Tensor) -> Result<Tensor> {
@@ -60,8 +61,8 @@ fn gelu_formula(x: &Tensor) -> Result<Tensor> {
 
 fn gelu_slope_formula(x: &Tensor) -> Result<Tensor> {
     let x = &bounded(x)?;
-    let normal = x.f_mul_scalar(FRAC_1_SQRT_2)?.f_erf()?.f_mul_scalar(0.5)?.f_add_scalar(0.5)?;
-    let density = x.f_square()?.f_mul_scalar(-0.5)?.f_exp()?.f_mul_scalar(DENSITY_AT_0)?;
+    let normal = x.mul_number(FRAC_1_SQRT_2)?.f_erf()?.mul_number(0.5)?.add_number(0.5)?;
+    let density = x.f_square()?.mul_number(-0.5)?.f_exp()?.mul_number(DENSITY_AT_0)?;
     Ok(normal.f_add(&x.f_mul(&density)?)?)
 }
 
@@ -73,7 +74,7 @@ fused! {
     ///
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value. Floating-point
     /// inputs of any shape; dtypes and devices as [`Log1pExp`](super::Log1pExp).
-    GeluTanh, gelu_tanh, GeluTanhValue, GeluTanhSlope, gelu_tanh_formula, gelu_tanh_slope_formula
+    GeluTanh, gelu_tanh as "gelu", GeluTanhValue, GeluTanhSlope, gelu_tanh_formula, gelu_tanh_slope_formula
 }
 
 /// `2 sqrt(2 / pi)`
@@ -135,10 +136,10 @@ fn gelu_tanh_formula(x: &Tensor) -> Result<Tensor> {
 fn gelu_tanh_slope_formula(x: &Tensor) -> Result<Tensor> {
     let x = &bounded(x)?;
     let square = x.f_square()?;
-    let polynomial = |cubic: f64| square.f_mul_scalar(cubic)?.f_add_scalar(1.0)?.f_mul(x);
-    let s = polynomial(CUBIC)?.f_mul_scalar(FACTOR)?.f_sigmoid()?;
-    let slope = polynomial(3.0 * CUBIC)?.f_mul_scalar(FACTOR)?;
-    Ok(s.f_add(&slope.f_mul(&s.f_mul(&s.f_rsub_scalar(1.0)?)?)?)?)
+    let polynomial = |cubic: f64| anyhow::Ok(square.mul_number(cubic)?.add_number(1.0)?.f_mul(x)?);
+    let s = polynomial(CUBIC)?.mul_number(FACTOR)?.f_sigmoid()?;
+    let slope = polynomial(3.0 * CUBIC)?.mul_number(FACTOR)?;
+    Ok(s.f_add(&slope.f_mul(&s.f_mul(&s.rsub_number(1.0)?)?)?)?)
 }
 
 fused! {
@@ -148,7 +149,7 @@ fused! {
     /// Both are within 8 epsilon `max(1, |x|)` of the exact value.
     /// Floating-point inputs of any shape; dtypes and devices as
     /// [`Log1pExp`](super::Log1pExp).
-    Silu, silu, SiluValue, SiluSlope, silu_formula, silu_slope_formula
+    Silu, silu as "silu", SiluValue, SiluSlope, silu_formula, silu_slope_formula
 }
 
 struct SiluValue;
@@ -178,5 +179,5 @@ fn silu_formula(x: &Tensor) -> Result<Tensor> {
 fn silu_slope_formula(x: &Tensor) -> Result<Tensor> {
     let x = &bounded(x)?;
     let s = x.f_sigmoid()?;
-    Ok(s.f_add(&x.f_mul(&s.f_mul(&s.f_rsub_scalar(1.0)?)?)?)?)
+    Ok(s.f_add(&x.f_mul(&s.f_mul(&s.rsub_number(1.0)?)?)?)?)
 }

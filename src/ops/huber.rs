@@ -2,6 +2,7 @@
 
 use super::fused::elsewhere;
 use super::gradient;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{self, Float, Lanes};
 use crate::{Ctx, Function, Var};
 use anyhow::{Result, ensure};
@@ -38,6 +39,10 @@ impl Function for HuberLoss {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("huber_loss")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (x, t): (&Tensor, &Tensor)) -> Result<Tensor> {
         let delta = self.delta;
         ensure!(delta > 0.0, "delta is {delta}; give a positive number");
@@ -45,7 +50,7 @@ impl Function for HuberLoss {
         let loss = Loss { delta };
         let done = match self.reduction {
             // In the dtype of `x`, as libtorch's loss.
-            Reduction::None => simd::map(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
+            Reduction::None => simd::map_with_own(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
             _ => simd::sum_of(&loss, [x, t])
                 .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
         };
@@ -73,7 +78,7 @@ impl Function for HuberLoss {
         let dl = self.times_slope(x, t, &d, 1.0)?;
         let dl = match self.reduction {
             Reduction::None => dl,
-            _ => wide(&dl)?.f_sum(None)?.f_mul_scalar(self.factor(x, t))?,
+            _ => wide(&dl)?.f_sum(None)?.mul_number(self.factor(x, t))?,
         };
         Ok(dl.f_to_kind(d.kind())?)
     }
@@ -83,12 +88,12 @@ impl HuberLoss {
     /// `factor dl/dx dy`
     fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, factor: f64) -> Result<Tensor> {
         let delta = self.delta;
-        let done = simd::map(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
+        let done = simd::map_with_own(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
         elsewhere(done, || {
             let d = wide(x)?.f_sub(&wide(t)?)?;
             // libtorch refuses scalars that the dtype cannot hold.
             let held = if d.kind() == Kind::Double { delta } else { f64::from(delta as f32) };
-            Ok(d.f_clamp(-held, held)?.f_mul_scalar(factor)?.f_mul(dy)?)
+            Ok(d.clamped(-held, held)?.mul_number(factor)?.f_mul(dy)?)
         })
     }
 

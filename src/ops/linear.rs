@@ -18,6 +18,10 @@ impl Function for Matmul {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Lower("matmul")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
         save_factors(ctx, a, b)?;
         Ok(a.f_matmul(b)?)

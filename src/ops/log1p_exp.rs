@@ -1,6 +1,7 @@
 //! `log(1 + e^x)` over the whole range.
 
 use super::fused::fused;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, Lanes};
 use anyhow::Result;
 use tch::Tensor;
@@ -18,7 +19,7 @@ fused! {
     /// rounded once. On dense CPU tensors `forward` and `backward` are one pass
     /// over memory each; on others, and in a `backward` that is differentiated
     /// itself, the same formulas are composed of libtorch's operators.
-    Log1pExp, log1p_exp, Value, Slope, value, slope
+    Log1pExp, log1p_exp as "softplus", Value, Slope, value, slope
 }
 
 /// `y` of `x`.
@@ -51,12 +52,12 @@ fn value(x: &Tensor) -> Result<Tensor> {
 /// more than 2 ulp; in `e - e q` they count only `e` times as much.
 fn slope(x: &Tensor) -> Result<Tensor> {
     let e = decayed(x)?;
-    let q = e.f_div(&e.f_add_scalar(1)?)?;
-    let q = e.f_sub(&e.f_mul(&q)?)?.f_where_self(&e.f_lt(0.25)?, &q)?;
-    Ok(q.f_where_self(&x.f_lt(0)?, &q.f_rsub_scalar(1)?)?)
+    let q = e.f_div(&e.add_number(1)?)?;
+    let q = e.f_sub(&e.f_mul(&q)?)?.f_where_self(&e.lt_number(0.25)?, &q)?;
+    Ok(q.f_where_self(&x.lt_number(0)?, &q.rsub_number(1)?)?)
 }
 
 /// `e^-|x|`; not by `abs`, whose derivative is 0 at 0.
 fn decayed(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_where_self(&x.f_lt(0)?, &x.f_neg()?)?.f_exp()?)
+    Ok(x.f_where_self(&x.lt_number(0)?, &x.f_neg()?)?.f_exp()?)
 }

@@ -136,6 +136,10 @@ macro_rules! elementwise {
             type Inputs = tch::Tensor;
             type Outputs = tch::Tensor;
 
+            fn autocast(&self) -> $crate::function::Autocast {
+                $crate::function::Autocast::Wide(stringify!($method))
+            }
+
             fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
                 let y = x.$forward()?;
                 ctx.save_for_backward([$crate::ops::elementwise!(@$kept x y)])?;

@@ -1,6 +1,7 @@
 //! Functions with kinks, where the gradients are those that libtorch chose.
 
 use super::{elementwise, gradient};
+use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function, Grads, Var};
 use anyhow::Result;
 use tch::Tensor;
@@ -36,8 +37,8 @@ macro_rules! extremum {
             fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
                 let [a, b] = ctx.saved_tensors()?;
                 let share = |a: &Tensor, b: &Tensor| {
-                    let tied = dy.f_div_scalar(2.0)?.f_where_self(&a.f_eq_tensor(b)?, dy)?;
-                    Ok(tied.f_masked_fill(&a.$loses(b)?, 0)?)
+                    let tied = dy.div_number(2.0)?.f_where_self(&a.f_eq_tensor(b)?, dy)?;
+                    Ok(tied.filled(&a.$loses(b)?, 0)?)
                 };
                 Ok((gradient(ctx, 0, || share(a, b))?, gradient(ctx, 1, || share(b, a))?))
             }
@@ -81,8 +82,8 @@ impl Function for Where {
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Grads<Self::Inputs>> {
         let [condition] = ctx.saved_tensors()?;
-        let da = gradient(ctx, 1, || Ok(dy.f_where_scalarother(condition, 0)?))?;
-        let db = gradient(ctx, 2, || Ok(dy.f_masked_fill(condition, 0)?))?;
+        let da = gradient(ctx, 1, || Ok(dy.where_else(condition, 0)?))?;
+        let db = gradient(ctx, 2, || Ok(dy.filled(condition, 0)?))?;
         Ok((None, da, db))
     }
 }

@@ -3,6 +3,7 @@
 //! `dims` may be negative (counted from the last dimension) and empty (all
 //! dimensions); `keepdim` keeps reduced dimensions with size 1.
 
+use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function, Var};
 use anyhow::Result;
 use tch::Tensor;
@@ -21,6 +22,10 @@ pub struct Sum {
 impl Function for Sum {
     type Inputs = Tensor;
     type Outputs = Tensor;
+
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("sum")
+    }
 
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         Ok(x.f_sum_dim_intlist(&self.dims[..], self.keepdim, None)?)
@@ -57,7 +62,7 @@ impl Function for Mean {
         let kept = keepdim_size(size, &self.dims);
         let reduced = size.iter().zip(&kept).filter(|(_, k)| **k == 1);
         let n: i64 = reduced.map(|(s, _)| s).product();
-        Ok(Some(dy.f_div_scalar(n)?.f_reshape(kept)?.f_expand(size, false)?))
+        Ok(Some(dy.div_number(n)?.f_reshape(kept)?.f_expand(size, false)?))
     }
 }
 

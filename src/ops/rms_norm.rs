@@ -2,6 +2,7 @@
 
 use super::fused::elsewhere;
 use super::gradient;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, Lane, Lanes};
 use crate::kernel::{self, simd};
 use crate::{Ctx, Error, Function, Var};
@@ -27,6 +28,10 @@ pub struct RmsNorm {
 impl Function for RmsNorm {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
+
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("rms_norm")
+    }
 
     fn forward(&self, ctx: &mut Ctx, (x, w): (&Tensor, &Tensor)) -> Result<Tensor> {
         let (rows, weight) = (x.size(), w.size());
@@ -77,7 +82,7 @@ impl Function for RmsNorm {
         let kind = promoted(x, w)?;
         let (x, w, dx, dw) = (wide(x), wide(w), wide(dx), wide(dw));
         let r = self.scales(&x)?;
-        let along = r.f_pow_tensor_scalar(3)?.f_mul(&x.f_mul(&dx)?.f_mean_dim(-1, true, None)?)?;
+        let along = r.pow_number(3)?.f_mul(&x.f_mul(&dx)?.f_mean_dim(-1, true, None)?)?;
         let normed = r.f_mul(&dx)?.f_sub(&along.f_mul(&x)?)?;
         Ok(normed.f_mul(&w)?.f_add(&r.f_mul(&x)?.f_mul(&dw)?)?.f_to_kind(kind)?)
     }
@@ -135,12 +140,12 @@ impl RmsNorm {
 
     /// `r` of each row.
     fn scales(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_square()?.f_mean_dim(-1, true, None)?.f_add_scalar(self.eps)?.f_rsqrt()?)
+        Ok(x.f_square()?.f_mean_dim(-1, true, None)?.add_number(self.eps)?.f_rsqrt()?)
     }
 
     fn slopes_formula(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (r, dy) = (self.scales(x)?, dy.f_mul(w)?);
-        let along = r.f_pow_tensor_scalar(3)?.f_mul(&x.f_mul(&dy)?.f_mean_dim(-1, true, None)?)?;
+        let along = r.pow_number(3)?.f_mul(&x.f_mul(&dy)?.f_mean_dim(-1, true, None)?)?;
         Ok(r.f_mul(&dy)?.f_sub(&along.f_mul(x)?)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Arithmetic of a tensor and a number.
 
 use super::{chain, gradient};
+use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
@@ -20,26 +21,26 @@ macro_rules! linear {
             type Outputs = Tensor;
 
             fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-                let y: fn(&Tensor, f64) -> Result<Tensor, tch::TchError> = $y;
-                Ok(y(x, self.c)?)
+                let y: fn(&Tensor, f64) -> Result<Tensor> = $y;
+                y(x, self.c)
             }
 
             fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-                let dx: fn(&Tensor, f64) -> Result<Tensor, tch::TchError> = $dx;
-                gradient(ctx, 0, || Ok(dx(dy, self.c)?))
+                let dx: fn(&Tensor, f64) -> Result<Tensor> = $dx;
+                gradient(ctx, 0, || dx(dy, self.c))
             }
         }
     )+};
 }
 linear! {
     /// `y = x + c`; `dy/dx = 1`. On Vars `&x + c`, `c + &x` and `&x - c`.
-    AddScalar { /** The number added. */ }: |x, c| x.f_add_scalar(c), |dy, _| Ok(dy.shallow_clone());
+    AddScalar { /** The number added. */ }: |x, c| Ok(x.add_number(c)?), |dy, _| Ok(dy.shallow_clone());
     /// `y = c - x`; `dy/dx = -1`. On Vars `c - &x`.
-    ScalarSub { /** The number that is subtracted from. */ }: |x, c| x.f_rsub_scalar(c), |dy, _| dy.f_neg();
+    ScalarSub { /** The number that is subtracted from. */ }: |x, c| Ok(x.rsub_number(c)?), |dy, _| Ok(dy.f_neg()?);
     /// `y = c x`; `dy/dx = c`. On Vars `&x * c` and `c * &x`.
-    MulScalar { /** The factor. */ }: |x, c| x.f_mul_scalar(c), |dy, c| dy.f_mul_scalar(c);
+    MulScalar { /** The factor. */ }: |x, c| Ok(x.mul_number(c)?), |dy, c| Ok(dy.mul_number(c)?);
     /// `y = x / c`; `dy/dx = 1 / c`. On Vars `&x / c`.
-    DivScalar { /** The divisor. */ }: |x, c| x.f_div_scalar(c), |dy, c| dy.f_div_scalar(c);
+    DivScalar { /** The divisor. */ }: |x, c| Ok(x.div_number(c)?), |dy, c| Ok(dy.div_number(c)?);
 }
 
 /// `y = c / x`; `dy/dx = -y / x`. On Vars `c / &x`.
@@ -55,8 +56,12 @@ impl Function for ScalarDiv {
     type Inputs = Tensor;
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("reciprocal")
+    }
+
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        let y = x.f_reciprocal()?.f_mul_scalar(self.c)?;
+        let y = x.f_reciprocal()?.mul_number(self.c)?;
         ctx.save_for_backward([x, &y])?;
         Ok(y)
     }
@@ -78,16 +83,20 @@ impl Function for PowScalar {
     type Inputs = Tensor;
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("pow.Tensor_Scalar")
+    }
+
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         ctx.save_for_backward([x])?;
-        Ok(x.f_pow_tensor_scalar(self.exponent)?)
+        Ok(x.pow_number(self.exponent)?)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
         let [x] = ctx.saved_tensors()?;
         gradient(ctx, 0, || match self.exponent {
             0.0 => Ok(x.f_zeros_like()?),
-            e => chain(dy, &x.f_pow_tensor_scalar(e - 1.0)?.f_mul_scalar(e)?),
+            e => chain(dy, &x.pow_number(e - 1.0)?.mul_number(e)?),
         })
     }
 }

@@ -16,6 +16,10 @@ impl Function for Softmax {
     type Inputs = Tensor;
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("softmax.int")
+    }
+
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let y = x.f_softmax(self.dim, None)?;
         ctx.save_for_backward([&y])?;
@@ -39,6 +43,10 @@ pub struct LogSoftmax {
 impl Function for LogSoftmax {
     type Inputs = Tensor;
     type Outputs = Tensor;
+
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("log_softmax.int")
+    }
 
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let y = x.f_log_softmax(self.dim, None)?;

@@ -1,6 +1,7 @@
 //! The error of a network with targets.
 
 use super::{chain, gradient};
+use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
@@ -15,9 +16,13 @@ impl Function for SquaredError {
     type Inputs = (Tensor, Tensor);
     type Outputs = Tensor;
 
+    fn autocast(&self) -> crate::function::Autocast {
+        crate::function::Autocast::Wide("mse_loss")
+    }
+
     fn forward(&self, ctx: &mut Ctx, (y, t): (&Tensor, &Tensor)) -> Result<Tensor> {
         ctx.save_for_backward([y, t])?;
-        Ok(t.f_sub(y)?.f_square()?.f_sum(None)?.f_div_scalar(2.0)?)
+        Ok(t.f_sub(y)?.f_square()?.f_sum(None)?.div_number(2.0)?)
     }
 
     fn backward(&self, ctx: &Ctx, de: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {

@@ -1,5 +1,10 @@
 //! Ops of every kind, for the Python tests beside this.
 
+#[path = "fuzzed.rs"]
+mod fuzzed;
+#[path = "random_ops.rs"]
+pub mod random;
+
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 use tch_function::dispatcher::forward_only;

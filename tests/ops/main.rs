@@ -1,5 +1,6 @@
 //! The shipped ops: values, accuracy, gradients, dtypes and checks.
 
+mod autocast;
 mod every_check;
 mod gelu;
 mod kernels;

@@ -10,6 +10,7 @@ mod marks;
 mod passes;
 mod saving;
 mod second_order;
+mod unrecorded;
 mod vars;
 mod vars_faults;
 

@@ -41,6 +41,10 @@ pub trait Engine: Sized + Send + 'static {
     fn is_superseded(&self) -> bool {
         false
     }
+    /// Whether ops refuse this handle, also because its parameter got other data.
+    fn is_refused(&self) -> bool {
+        false
+    }
 }
 
 /// What a pass starts from.
@@ -119,7 +123,7 @@ impl Engine for Var {
         let options = GradOptions::new().seeds(&seeds).retain_graph(pass.retain);
         if how.all {
             // It has nothing for them, where `grad` says what is wrong.
-            if x.iter().any(|x| !x.requires_grad()) {
+            if x.iter().any(|x| !x.requires_grad() || x.is_superseded()) {
                 return Err("an input without a gradient".to_owned());
             }
             let found = options.gradients(&pass.y[..]).map_err(text)?;
@@ -131,6 +135,10 @@ impl Engine for Var {
     fn is_superseded(&self) -> bool {
         let sum = tch::no_grad(|| self.sum());
         matches!(sum, Err(Error::Superseded { .. } | Error::ValueChanged { .. }))
+    }
+    fn is_refused(&self) -> bool {
+        let sum = tch::no_grad(|| self.sum());
+        matches!(sum, Err(Error::Argument { .. })) || self.is_superseded()
     }
 }
 

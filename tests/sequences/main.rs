@@ -7,7 +7,7 @@ mod compare;
 mod draw;
 mod engine;
 mod functions;
-mod known;
+mod measure;
 mod op;
 mod plain;
 mod shrink;

@@ -91,7 +91,11 @@ fn loss<const VARS: bool>(pass: &Pass<'_, Plain<VARS>>) -> Result<Tensor, TchErr
 
 /// tch can only make a gradient zeros; `Var::zero_grad` of a parameter makes it undefined.
 pub fn forget_gradient(leaf: &Tensor) {
-    if leaf.is_leaf() && leaf.requires_grad() {
+    if leaf.is_leaf() && leaf.grad().defined() {
+        // Also that of one that is frozen.
+        let requires_grad = leaf.requires_grad();
+        let _ = leaf.set_requires_grad(true);
         Var::leaf(leaf).zero_grad();
+        let _ = leaf.set_requires_grad(requires_grad);
     }
 }

@@ -2,7 +2,8 @@ use super::*;
 use crate::check::compare::{apart, numbers};
 use crate::check::failure::Difference;
 use crate::{DualLevel, Error, Var};
-use std::sync::{Mutex, PoisonError};
+use std::cell::Cell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
@@ -39,9 +40,7 @@ pub(super) fn check(kit: &Kit<'_>, point: &Point) -> Result<Tally, Stop> {
 }
 
 fn tangents(kit: &Kit<'_>, point: &Point, u: &Flat) -> Result<Flat, Stop> {
-    // A process has one level.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = Turn::take()?;
     let level = enter()?;
     let dual = |(x, u): (&Option<Tensor>, &Option<Tensor>)| match (x, u) {
         (Some(x), Some(u)) => level.dual(&x.copy(), u).map(Some),
@@ -56,6 +55,36 @@ fn tangents(kit: &Kit<'_>, point: &Point, u: &Flat) -> Result<Flat, Stop> {
         Err(e) => return Err(e.into()),
     };
     Ok(y.iter().map(|y| y.as_ref().and_then(|y| Some(level.tangent(y)?.copy()))).collect())
+}
+
+/// The right to enter the level, of which a process has one.
+struct Turn {
+    _lock: MutexGuard<'static, ()>,
+}
+
+thread_local! {
+    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Turn {
+    /// Waits for the check kit's other threads.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the op that is checked checks one itself.
+    fn take() -> Result<Turn> {
+        static ONE: Mutex<()> = Mutex::new(());
+        if HAS_TURN.replace(true) {
+            let message = "forward mode is in use on this thread; check the inner op on its own";
+            return Err(Error::Argument { op: "check", message: message.to_owned() });
+        }
+        Ok(Turn { _lock: ONE.lock().unwrap_or_else(PoisonError::into_inner) })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        HAS_TURN.set(false);
+    }
 }
 
 /// Tests on other threads may be in it too.

@@ -1,6 +1,7 @@
 //! [`Frame`]: what an application keeps from `forward` to `backward`, without its
 //! tensors.
 
+use crate::ffi::rng::Generators;
 use crate::ffi::{Description, Meta};
 use smallvec::SmallVec;
 use std::any::Any;
@@ -40,6 +41,9 @@ struct Extra {
     /// its gradient is there, so nothing needs materialising.
     outputs: Vec<Meta>,
     state: Option<Arc<dyn Any + Send + Sync>>,
+    /// What the random number generators were before a `forward` that drew from them, and
+    /// that may run again.
+    generators: Option<Arc<Generators>>,
 }
 
 impl Frame {
@@ -69,6 +73,15 @@ impl Frame {
 
     pub fn set_state(&mut self, state: Option<Arc<dyn Any + Send + Sync>>) {
         self.extra().state = state;
+    }
+
+    /// Returns the generators as they were before `forward`, if it drew from them.
+    pub fn generators(&self) -> Option<&Arc<Generators>> {
+        self.extra.as_ref()?.generators.as_ref()
+    }
+
+    pub fn set_generators(&mut self, generators: Generators) {
+        self.extra().generators = Some(Arc::new(generators));
     }
 
     /// Sets which inputs' gradients are needed.

@@ -11,8 +11,10 @@ pub use vector::Float;
 use super::element::{Element, sealed::Element as _};
 use super::elementwise::{GRAIN, finish, fresh};
 use super::view::{alike, prefetch};
+use crate::ffi::memory::Pin;
 use crate::{Result, ffi};
 use pulp::{Arch, Simd, WithSimd};
+use smallvec::SmallVec;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use tch::Tensor;
@@ -60,23 +62,33 @@ pub fn map<const I: usize, const O: usize>(
     op: &impl Lanes<I, O>,
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    let name = "kernel::simd::map";
+    let _pins = x.iter().map(|x| Pin::of(MAP, x)).collect::<Result<SmallVec<[Pin; 3]>>>()?;
+    map_with_own(op, x)
+}
+
+const MAP: &str = "kernel::simd::map";
+
+/// Does what [`map`] does, with an op of this crate: its code cannot resize an input.
+#[inline]
+pub(crate) fn map_with_own<const I: usize, const O: usize>(
+    op: &impl Lanes<I, O>,
+    x: [&Tensor; I],
+) -> Result<[Tensor; O]> {
     const { assert!(I > 0 && O > 0, "an op has an input and an output") };
     match alike::<f32, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y)) {
-        Some(done) => finish(name, done),
-        None => map_any(name, op, x),
+        Some(done) => finish(MAP, done),
+        None => map_any(op, x),
     }
 }
 
 fn map_any<const I: usize, const O: usize>(
-    name: &'static str,
     op: &impl Lanes<I, O>,
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    if ffi::describe(name, x[0])?.dtype == f64::DTYPE {
-        fresh::<[f64; I], [f64; O]>(name, x, &|n, x, y| run(op, n, x, y))
+    if ffi::describe(MAP, x[0])?.dtype == f64::DTYPE {
+        fresh::<[f64; I], [f64; O]>(MAP, x, &|n, x, y| run(op, n, x, y))
     } else {
-        fresh::<[f32; I], [f32; O]>(name, x, &|n, x, y| run(op, n, x, y))
+        fresh::<[f32; I], [f32; O]>(MAP, x, &|n, x, y| run(op, n, x, y))
     }
 }
 

@@ -13,9 +13,9 @@
 //!   thread; a target's walk leads to no place twice (`layout` has made sure).
 //! - No source shares memory with a target, except one that has the same walk
 //!   (`Source::shared`), which is gathered before the block is written.
-//! - The caller of a kernel holds the tensors' handles until it returns. That
-//!   nobody resizes them through another handle meanwhile, or writes to an
-//!   input on another thread, is what libtorch asks for in its own ops as well.
+//! - The storages of the tensors are pinned (`Operands`): whatever a closure does with
+//!   other handles, they are neither freed nor resized. That nobody writes to an
+//!   input meanwhile is what libtorch asks for in its own ops as well.
 #![allow(unsafe_code)]
 
 mod alike;

@@ -1,0 +1,110 @@
+//! [`Generators`]: the states of libtorch's random number generators.
+
+use super::{Meta, check};
+use crate::error::{Error, Result};
+use std::ffi::c_void;
+
+const OP: &str = "random numbers";
+const CPU: (i8, i8) = (0, -1);
+const CUDA: i8 = 1;
+
+unsafe extern "C" {
+    fn tf_rng_state(
+        device_type: i8,
+        device_index: i8,
+        take: extern "C" fn(*mut c_void, *const u8, usize),
+        data: *mut c_void,
+    ) -> bool;
+    fn tf_set_rng_state(device_type: i8, device_index: i8, bytes: *const u8, n: usize) -> bool;
+}
+
+/// The states of the generators that an op on some tensors can draw from: the CPU's, and
+/// those of the tensors' CUDA devices.
+#[derive(PartialEq)]
+pub(crate) struct Generators(Vec<((i8, i8), Vec<u8>)>);
+
+impl Generators {
+    /// Reads the states.
+    pub fn now<'a>(inputs: impl Iterator<Item = &'a Meta>) -> Result<Generators> {
+        let mut devices = vec![CPU];
+        for device in inputs.map(Meta::device_code).filter(|device| device.0 == CUDA) {
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        devices
+            .into_iter()
+            .map(|device| Ok((device, state(device)?)))
+            .collect::<Result<_>>()
+            .map(Generators)
+    }
+
+    /// Reads the same generators again.
+    pub fn again(&self) -> Result<Generators> {
+        self.0
+            .iter()
+            .map(|(device, _)| Ok((*device, state(*device)?)))
+            .collect::<Result<_>>()
+            .map(Generators)
+    }
+
+    /// Makes the generators draw what they drew after this was read, until the result is
+    /// dropped.
+    pub fn replay(&self) -> Result<Replay> {
+        let was = Replay(self.again()?);
+        self.set()?;
+        Ok(was)
+    }
+
+    /// Returns the states as one list of bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|(_, state)| state).copied().collect()
+    }
+
+    /// Reads what [`bytes`](Generators::bytes) wrote, for the same generators.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a list of another length.
+    pub fn of_bytes(&self, mut bytes: &[u8]) -> Result<Generators> {
+        let message = "the state of the random number generators does not fit this machine's";
+        let misfit = || Error::Argument { op: OP, message: message.to_owned() };
+        let mut states = Vec::new();
+        for (device, state) in &self.0 {
+            let (own, rest) = bytes.split_at_checked(state.len()).ok_or_else(misfit)?;
+            states.push((*device, own.to_vec()));
+            bytes = rest;
+        }
+        if bytes.is_empty() { Ok(Generators(states)) } else { Err(misfit()) }
+    }
+
+    fn set(&self) -> Result<()> {
+        for ((device_type, index), state) in &self.0 {
+            // SAFETY: the bytes are read during the call alone.
+            check(OP, unsafe {
+                tf_set_rng_state(*device_type, *index, state.as_ptr(), state.len())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The states that come back on drop.
+pub(crate) struct Replay(Generators);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        // They were read from these generators, so they fit.
+        let _ = self.0.set();
+    }
+}
+
+fn state((device_type, index): (i8, i8)) -> Result<Vec<u8>> {
+    extern "C" fn take(data: *mut c_void, bytes: *const u8, n: usize) {
+        // SAFETY: `data` is the Vec below; there are `n` bytes.
+        unsafe { (*data.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes, n)) }
+    }
+    let mut state = Vec::<u8>::new();
+    // SAFETY: `take` gets the Vec during the call alone.
+    check(OP, unsafe { tf_rng_state(device_type, index, take, (&raw mut state).cast()) })?;
+    Ok(state)
+}

@@ -1,0 +1,124 @@
+//! Ops of a tensor and a number. Those of tch panic where libtorch reports an error: a
+//! `Scalar` that it drops meets the error first.
+
+use super::own;
+use crate::error::Result;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// `tf_scalar_op` of the shim.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(super) enum Op {
+    Add = 0,
+    Sub,
+    Rsub,
+    Mul,
+    Div,
+    Pow,
+    Eq,
+    Gt,
+    Ge,
+    Lt,
+}
+
+unsafe extern "C" {
+    fn tf_with_scalar(op: Op, x: *const C_tensor, c: f64, integer: bool) -> *mut C_tensor;
+    fn tf_where_else(
+        condition: *const C_tensor,
+        x: *const C_tensor,
+        c: f64,
+        integer: bool,
+    ) -> *mut C_tensor;
+    fn tf_masked_fill(
+        x: *const C_tensor,
+        mask: *const C_tensor,
+        c: f64,
+        integer: bool,
+    ) -> *mut C_tensor;
+    fn tf_clamp(x: *const C_tensor, least: f64, greatest: f64) -> *mut C_tensor;
+}
+
+/// A number beside a tensor. An integer one promotes dtypes as an integer does.
+#[derive(Clone, Copy)]
+pub(crate) struct Number {
+    value: f64,
+    integer: bool,
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Number {
+        Number { value, integer: false }
+    }
+}
+
+impl From<i32> for Number {
+    fn from(value: i32) -> Number {
+        Number { value: value.into(), integer: true }
+    }
+}
+
+impl From<i64> for Number {
+    fn from(value: i64) -> Number {
+        Number { value: value as f64, integer: true }
+    }
+}
+
+macro_rules! ops {
+    ($($name:ident $op:ident, $torch:literal, $what:literal;)+) => {
+        /// A tensor and a number, with libtorch's errors as errors.
+        pub(crate) trait WithScalar {$(
+            #[doc = concat!("Returns `", $what, "`.")]
+            fn $name(&self, c: impl Into<Number>) -> Result<Tensor>;
+        )+
+            /// Returns the elements where the condition holds, `c` elsewhere.
+            fn where_else(&self, condition: &Tensor, c: impl Into<Number>) -> Result<Tensor>;
+            /// Returns `c` where the mask holds, the elements elsewhere.
+            fn filled(&self, mask: &Tensor, c: impl Into<Number>) -> Result<Tensor>;
+            /// Returns the elements, at least `least` and at most `greatest`.
+            fn clamped(&self, least: f64, greatest: f64) -> Result<Tensor>;
+        }
+
+        impl WithScalar for Tensor {$(
+            #[inline]
+            fn $name(&self, c: impl Into<Number>) -> Result<Tensor> {
+                let Number { value, integer } = c.into();
+                // SAFETY: the tensor owns a valid handle.
+                own($torch, unsafe {
+                    tf_with_scalar(Op::$op, self.as_ptr(), value, integer)
+                })
+            }
+        )+
+            fn where_else(&self, condition: &Tensor, c: impl Into<Number>) -> Result<Tensor> {
+                let Number { value, integer } = c.into();
+                // SAFETY: both own valid handles.
+                own("where", unsafe {
+                    tf_where_else(condition.as_ptr(), self.as_ptr(), value, integer)
+                })
+            }
+            fn filled(&self, mask: &Tensor, c: impl Into<Number>) -> Result<Tensor> {
+                let Number { value, integer } = c.into();
+                // SAFETY: both own valid handles.
+                own("masked_fill", unsafe {
+                    tf_masked_fill(self.as_ptr(), mask.as_ptr(), value, integer)
+                })
+            }
+            fn clamped(&self, least: f64, greatest: f64) -> Result<Tensor> {
+                // SAFETY: the tensor owns a valid handle.
+                own("clamp", unsafe { tf_clamp(self.as_ptr(), least, greatest) })
+            }
+        }
+    };
+}
+ops! {
+    add_number Add, "add", "x + c";
+    sub_number Sub, "sub", "x - c";
+    rsub_number Rsub, "rsub", "c - x";
+    mul_number Mul, "mul", "x c";
+    div_number Div, "div", "x / c";
+    pow_number Pow, "pow", "x^c";
+    eq_number Eq, "eq", "x = c";
+    gt_number Gt, "gt", "x > c";
+    ge_number Ge, "ge", "x >= c";
+    lt_number Lt, "lt", "x < c";
+}
