@@ -78,7 +78,8 @@ fuzz-python: libtorch
 
 MEMCHECK = valgrind --error-exitcode=1 --suppressions=scripts/valgrind.supp
 valgrind: libtorch
-	TCH_FUNCTION_PLAIN_MEMORY=1 cargo test --lib --test libtorch --test rules --test faults --test kernel --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
+	TCH_FUNCTION_PLAIN_MEMORY=1 TCH_FUNCTION_SEQUENCES=1000 TCH_FUNCTION_SEQUENCES_PROCESS=alone \
+	  cargo test --lib --test libtorch --test rules --test faults --test kernel --test sequences --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads --skip large_memory_is_used_again --skip more_elements --skip large_tensors
 
 # Needs a nightly toolchain: rustup toolchain install nightly --component miri,rust-src

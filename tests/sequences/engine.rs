@@ -79,7 +79,9 @@ impl Engine for Var {
         Var::try_leaf(x).map_err(text)
     }
     fn leaf_again(&self, parameter: Option<&Tensor>) -> Done<Var> {
-        Var::try_leaf(parameter.unwrap_or(self.value())).map_err(text)
+        // Without the flag that a program may have given the value.
+        let own = self.value().detach();
+        Var::try_leaf(parameter.unwrap_or(&own)).map_err(text)
     }
     fn constant(x: &Tensor) -> Var {
         Var::constant(x)

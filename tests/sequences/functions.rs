@@ -118,7 +118,8 @@ impl Function for Silu {
     }
 }
 
-/// `x` itself.
+/// `x` itself. Its gradient is another tensor than `dy`, as in plain tch, where one of the
+/// two does not depend on the other.
 pub struct Same;
 impl Function for Same {
     type Inputs = Tensor;
@@ -127,7 +128,7 @@ impl Function for Same {
         Ok(x.shallow_clone())
     }
     fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(dy.shallow_clone()))
+        Ok(Some(dy.view_as(dy)))
     }
 }
 

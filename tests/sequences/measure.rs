@@ -6,18 +6,26 @@ use super::op::Op;
 use super::world::World;
 
 /// Whether plain tch is no measure from a call on. It may lose the gradient of what is
-/// added to an inference tensor. Several gradients may be one tensor, so
-/// that a flag of one is a flag of the others. A flag that is taken from a saved
+/// added to an inference tensor. Several gradients may share their memory or be one tensor,
+/// so that a change of one is a change of the others. A flag that is taken from a saved
 /// tensor counts for its history there, and not here. And what is recomputed takes what a
 /// change has left that libtorch's counter does not see, as by tch's optimizers, where
 /// plain tch has saved its intermediates.
 pub fn is_beyond_tch<E: Engine>(ours: &World<E>, program: &Program, i: usize, call: &Call) -> bool {
     let before = || program.calls.iter().take_while(|(k, _)| *k < i).map(|(_, call)| call);
-    let is_gradient = |made: &usize| {
-        program.calls.iter().any(|(k, call)| k == made && matches!(call, Call::Grad { .. }))
-    };
     match call {
-        Call::RequiresGrad(Place::Made(made, _), _) => is_gradient(made),
+        // A known fault: what every op refuses, because its parameter was resized or got
+        // other data, is a constant like any other once it is detached.
+        Call::Detach(x) => ours.values.get(x).is_some_and(E::is_refused),
+        Call::RequiresGrad(x, _)
+        | Call::DetachInPlace(x)
+        | Call::Scale { x, .. }
+        | Call::Resize { x, .. }
+            if is_gradient(program, *x) =>
+        {
+            true
+        }
+        Call::Apply { op, x, .. } if op.is_in_place() && is_gradient(program, x[0]) => true,
         Call::Apply { op, x, .. } if op.is_in_place() => {
             ours.tensor(x[0]).is_ok_and(|x| x.is_inference())
         }
@@ -29,6 +37,16 @@ pub fn is_beyond_tch<E: Engine>(ours: &World<E>, program: &Program, i: usize, ca
             let creates = |call: &Call| matches!(call, Call::Grad { create: true, .. });
             recomputes(program) && program.calls.iter().any(|(_, call)| creates(call))
         }
+        _ => false,
+    }
+}
+
+/// Whether a value is one of several results of `grad`, or another handle to one.
+fn is_gradient(program: &Program, x: Place) -> bool {
+    let Place::Made(made, _) = x else { return false };
+    match program.calls.iter().find(|(i, _)| *i == made) {
+        Some((_, Call::Grad { x, .. })) => x.len() > 1,
+        Some((_, Call::Clone(x) | Call::Detach(x))) => is_gradient(program, *x),
         _ => false,
     }
 }
