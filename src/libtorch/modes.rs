@@ -9,9 +9,9 @@ use tch::{Device, Kind};
 /// and for this type of device, libtorch's ops choose between `dtype` and f32. ([`tch::autocast`] is only for CUDA.)
 ///
 /// # Errors
-/// [`Error::Argument`](crate::Error::Argument) for a dtype other than
+/// [`Error::Argument`] for a dtype other than
 /// [`Kind::BFloat16`] and [`Kind::Half`], in which libtorch's ops would compute
-/// nonsense; [`Error::Torch`](crate::Error::Torch) for a device that has no autocast.
+/// nonsense; [`Error::Torch`] for a device that has no autocast.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
