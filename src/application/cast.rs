@@ -80,7 +80,7 @@ fn wanted(rule: Autocast, device: i8) -> Option<Kind> {
         Autocast::Lower(op) => {
             modes::autocast_knows(op, device).then(|| kind_of(modes::autocast_dtype(device)))
         }
-        Autocast::Off | Autocast::Unchanged => None,
+        Autocast::Unchanged => None,
     }
 }
 

@@ -2,6 +2,7 @@
 #include "guard.h"
 #include "node_ptr.h"
 #include "shim.h"
+#include "zeros.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/SequenceNumber.h>
@@ -42,7 +43,8 @@ class GradLock {
  public:
   explicit GradLock(const at::Tensor& leaf)
       : node_(leaf.is_leaf() ? torch::autograd::impl::grad_accumulator(leaf) : nullptr) {
-    if (node_ && torch::autograd::get_current_node() != node_) lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
+    if (node_ && torch::autograd::get_current_node() != node_)
+      lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
   }
 
  private:
@@ -80,15 +82,7 @@ at::Tensor* tf_with_same_history(const at::Tensor* t) noexcept {
 }
 
 bool tf_has_hooks(const at::Tensor* leaf) noexcept {
-  return guarded(false, [&] {
-    return !torch::autograd::impl::hooks(*leaf).empty();
-  });
-}
-
-// Some derivatives (that of sgn, say) are libtorch's zeros without memory, of
-// which the data cannot be read.
-static at::Tensor with_memory(const at::Tensor& t) {
-  return t._is_zerotensor() ? at::zeros(t.sizes(), t.options()) : t;
+  return guarded(false, [&] { return !torch::autograd::impl::hooks(*leaf).empty(); });
 }
 
 bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds, size_t n_outputs,
@@ -104,7 +98,7 @@ bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seed
     const Tensors found =
         torch::autograd::grad(y, x, dy, retain_graph, create_graph, /*allow_unused=*/true);
     for (size_t i = 0; i < n_inputs; ++i)
-      grads[i] = found[i].defined() ? new at::Tensor(with_memory(found[i])) : nullptr;
+      grads[i] = found[i].defined() ? new at::Tensor(tf::with_memory(found[i])) : nullptr;
     return true;
   });
 }

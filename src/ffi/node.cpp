@@ -4,10 +4,10 @@
 #include "node_ptr.h"
 #include "saving_node.h"
 #include "shim.h"
+#include "zeros.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/alias.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
@@ -51,12 +51,6 @@ class Handles {
   c10::SmallVector<at::Tensor*, 8> handles_;
 };
 
-// Some derivatives of libtorch's (that of sgn, say) are zeros without memory, which a
-// kernel cannot read.
-at::Tensor with_memory(at::Tensor t) {
-  return t._is_zerotensor() ? at::zeros_symint(t.sym_sizes(), t.options()) : t;
-}
-
 // The state, whose size C++ does not know, lies behind the node.
 struct FunctionNode : tf::SavingNode {
   FunctionNode(edge_list&& edges, const tf_recording& what)
@@ -99,7 +93,7 @@ struct FunctionNode : tf::SavingNode {
     Handles handles(n_dy + n_saved + n);
     unpack(recorded, [&](size_t i, at::Tensor&& t) { handles.put(n_dy + i, std::move(t)); });
     for (size_t i = 0; i < n_dy; ++i)
-      if (dy[i].defined()) handles.put(i, with_memory(std::move(dy[i])));
+      if (dy[i].defined()) handles.put(i, tf::with_memory(std::move(dy[i])));
     c10::SmallVector<bool, 8> needs;
     // A node with one input runs only if that is needed.
     for (size_t i = 0; i < n; ++i) needs.push_back(n == 1 || task_should_compute_output(i));

@@ -1,6 +1,7 @@
 // Reads and changes tensors, below autograd.
 #include "guard.h"
 #include "shim.h"
+#include "zeros.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
@@ -176,7 +177,7 @@ bool tf_accumulate(at::Tensor* sum, const at::Tensor* term) noexcept {
 
 at::Tensor* tf_zeros_like(const at::Tensor* t) noexcept {
   return guarded(static_cast<at::Tensor*>(nullptr),
-                 [&] { return new at::Tensor(at::zeros_symint(t->sym_sizes(), t->options())); });
+                 [&] { return new at::Tensor(tf::zeros_like(*t)); });
 }
 
 at::Tensor* tf_as_leaf_gradient(const at::Tensor* leaf, const at::Tensor* grad) noexcept {

@@ -14,6 +14,4 @@ pub enum Autocast {
     Wide(&'static str),
     /// The inputs are converted to autocast's own dtype in the same way.
     Lower(&'static str),
-    /// The op runs with autocast off, on the inputs as they are.
-    Off,
 }
