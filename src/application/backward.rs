@@ -3,7 +3,8 @@
 use super::gradients::{are_followed, checked_gradient, materialize};
 use super::{off_for, run_user};
 use crate::error::{Error, Result};
-use crate::ffi;
+use crate::ffi::modes::AutocastAgain;
+use crate::ffi::{self, Quiet};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Refs, Saved, Shape, Stage, Value};
 use smallvec::SmallVec;
 use tch::Tensor;
@@ -12,8 +13,6 @@ use tch::Tensor;
 pub(crate) trait Backward: Send + Sync {
     fn name(&self) -> &'static str;
     fn double_backward(&self) -> DoubleBackward;
-    /// Returns whether dropping this may run user code.
-    fn drops_user_code(&self) -> bool;
     /// Runs `forward` again on the same inputs, one per position, in the grad mode
     /// that is on; returns the context that it leaves.
     fn recompute(&self, ctx: &Ctx, inputs: &mut dyn Iterator<Item = Option<Tensor>>)
@@ -49,7 +48,7 @@ pub(crate) fn differentiate(
 
 /// A Function and the layouts of one application.
 pub(crate) struct Applied<F: Function> {
-    pub f: F,
+    pub f: Quiet<F>,
     pub inputs: <F::Inputs as Shape>::Layout,
     pub outputs: <F::Outputs as Shape>::Layout,
 }
@@ -59,7 +58,7 @@ impl<F: Function> Applied<F> {
     /// context if `forward` is to run again.
     #[inline(always)]
     pub fn new<V: Value>(
-        f: F,
+        f: Quiet<F>,
         ctx: &mut Ctx,
         x: Refs<'_, F::Inputs, V>,
         inputs: &[Option<&V>],
@@ -88,10 +87,6 @@ impl<F: Function> Backward for Applied<F> {
         self.f.double_backward()
     }
 
-    fn drops_user_code(&self) -> bool {
-        std::mem::needs_drop::<F>()
-    }
-
     fn recompute(
         &self,
         ctx: &Ctx,
@@ -101,6 +96,7 @@ impl<F: Function> Backward for Applied<F> {
         if frame.state().is_some() {
             frame.set_state(None);
         }
+        let _autocast = AutocastAgain::enter(frame.autocast());
         let _replay = frame.generators().map(|before| before.replay()).transpose()?;
         let mut ctx = Ctx::new(frame, Stage::Recomputation);
         let x = F::Inputs::build(&self.inputs, &mut || inputs.next().flatten());
@@ -116,7 +112,7 @@ impl<F: Function> Backward for Applied<F> {
         dy.iter().for_each(|t| versions.push(t.as_ref().map_or(0, ffi::version)));
         let mut dy = dy.iter_mut();
         let dy = F::Outputs::build(&self.outputs, &mut || dy.next().and_then(Option::take));
-        let _no_autocast = off_for(&self.f);
+        let _no_autocast = off_for(&*self.f, &ctx.frame);
         let grads = run_user(op, "backward", Error::backward, || {
             self.f.backward(ctx, F::Outputs::borrow(&dy))
         })?;

@@ -1,9 +1,9 @@
 //! What autocast means for a Function, in every engine.
 
 use crate::error::Result;
-use crate::ffi::modes::{self, NoAutocast};
+use crate::ffi::modes::{self, AutocastState, NoAutocast};
 use crate::ffi::{device_type, kind_of};
-use crate::function::{Autocast, Ctx, Engine, Function, Of, Refs, Shape};
+use crate::function::{Autocast, Ctx, Engine, Frame, Function, Of, Refs, Shape};
 use tch::{Kind, Tensor};
 
 /// Calls `apply` with `f` and its inputs, under the rule that `f` has for autocast.
@@ -26,10 +26,18 @@ pub(crate) fn rule<F: Function>(f: &F) -> Option<Autocast> {
     (rule != Autocast::Unchanged && modes::is_autocast_on()).then_some(rule)
 }
 
-/// Turns autocast off if `f` has a rule, until the result is dropped.
+/// Turns autocast off until the result is dropped, if it concerns an application of `f`.
 #[inline(always)]
-pub(crate) fn off_for<F: Function>(f: &F) -> Option<NoAutocast> {
-    rule(f).map(|_| NoAutocast::enter())
+pub(crate) fn off_for<F: Function>(f: &F, frame: &Frame) -> Option<NoAutocast> {
+    rule(f)?;
+    let devices = frame.inputs.iter().filter(|input| input.meta.is_defined());
+    concerns(AutocastState::now(), devices.map(|input| input.meta.device_code().0))
+        .then(NoAutocast::enter)
+}
+
+/// Returns whether autocast is on for one of these types of devices.
+fn concerns(state: AutocastState, mut devices: impl Iterator<Item = i8>) -> bool {
+    devices.any(|device| state.is_on(device))
 }
 
 fn cast_as<F: Function, V: Engine>(
@@ -40,11 +48,11 @@ fn cast_as<F: Function, V: Engine>(
 ) -> Result<Of<F::Outputs, V>> {
     let mut inputs = Vec::new();
     F::Inputs::visit(x, &mut |v: Option<&V>| inputs.push(v));
-    let off = NoAutocast::enter();
-    if !inputs.iter().flatten().any(|v| autocast_was_on(v.tensor(), &off)) {
-        drop(off);
+    let tensors = inputs.iter().flatten().map(|v| v.tensor()).filter(|t| t.defined());
+    if !concerns(AutocastState::now(), tensors.map(|t| device_type(t.device()))) {
         return apply(f, x);
     }
+    let off = NoAutocast::enter();
     let mut inside = Vec::with_capacity(inputs.len());
     for v in inputs {
         inside.push(v.map(|v| converted(v, rule, &off)).transpose()?);
@@ -55,7 +63,7 @@ fn cast_as<F: Function, V: Engine>(
 }
 
 fn autocast_was_on(t: &Tensor, off: &NoAutocast) -> bool {
-    t.defined() && off.was_on(device_type(t.device()))
+    t.defined() && off.was().is_on(device_type(t.device()))
 }
 
 /// Returns a floating-point input that is not in f64 in the dtype that its op wants

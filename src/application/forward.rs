@@ -3,6 +3,7 @@
 use super::marks::{settle_marks, settle_saved};
 use super::{Operand, run_user};
 use crate::error::{Error, Result};
+use crate::ffi::modes::AutocastState;
 use crate::ffi::rng::Generators;
 use crate::ffi::{self, Meta};
 use crate::function::{Ctx, DoubleBackward, Function, Marks, Of, Refs, Shape, Value};
@@ -57,14 +58,16 @@ pub(crate) fn run<F: Function>(
     })
 }
 
-/// Checks that the inputs can be kept, and reads the random number generators.
-fn before_recomputed<F: Function>(ctx: &Ctx, x: Refs<'_, F::Inputs>) -> Result<Generators> {
+/// Checks that the inputs can be kept, notes what autocast is, and reads the random number
+/// generators.
+fn before_recomputed<F: Function>(ctx: &mut Ctx, x: Refs<'_, F::Inputs>) -> Result<Generators> {
     for (i, x) in flatten::<F::Inputs, Tensor>(x).into_iter().enumerate() {
         if x.map_or(Ok(false), |x| Ok(ffi::describe(ctx.op(), x)?.is_inference))? {
             let what = format!("input {i}, which DoubleBackward::Recompute keeps,");
             return Err(Error::SavedInference { op: ctx.op(), what });
         }
     }
+    ctx.frame.set_autocast(AutocastState::now());
     generators(ctx)
 }
 

@@ -8,7 +8,8 @@ use super::signature::{Signature, arranged};
 use crate::application::{self, Applied, Backward, Output, converted, differentiate, jvp, run};
 use crate::error::{Error, Result, torch};
 use crate::ffi::dispatcher::{Facts, Kernel, Op, Results, TensorRef, Value};
-use crate::ffi::{self, modes::NoAutocast};
+use crate::ffi::modes::{AutocastState, NoAutocast};
+use crate::ffi::{self, Quiet};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Shape, Stage, Vmap};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let call = self.open(args)?;
         let (f, x) = (&call.f, call.inputs());
         let mut ctx = context(f.name(), &call.flat(), needs)?;
-        let _no_autocast = application::off_for(f);
+        let _no_autocast = application::off_for(f, &ctx.frame);
         let y = run(f, &mut ctx, x)?;
         let layout = Outputs::<C, A>::layout(Outputs::<C, A>::borrow(&y));
         let mut outputs = application::collect::<Outputs<C, A>>(y);
@@ -91,7 +92,12 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         }
         let differentiable = outputs.iter().map(|y| y.differentiable).collect();
         let materialize = ctx.frame.materialize_grads;
-        let plan = Plan { second_order, materialize, differentiable, saved }.write();
+        // A graph that is traced under autocast runs without it.
+        let autocast = match call.is_traced() {
+            true => AutocastState::OFF,
+            false => ctx.frame.autocast(),
+        };
+        let plan = Plan { second_order, materialize, autocast, differentiable, saved }.write();
 
         let outputs: Vec<_> = outputs.into_iter().map(|y| y.tensor).collect();
         let kept = call.flat().into_iter().chain(outputs.iter().map(Option::as_ref));
@@ -126,7 +132,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let Call { f, x, layout } = call;
         let mut inputs = Vec::new();
         Inputs::<C, A>::take(x, &mut |t: Option<Tensor>| inputs.push(t));
-        let applied = Applied { f, inputs: layout, outputs };
+        let applied = Applied { f: Quiet::new(f), inputs: layout, outputs };
         if applied.double_backward() == DoubleBackward::Recompute {
             ctx = applied.recompute(&ctx, &mut inputs.iter().map(share))?;
         }
@@ -182,7 +188,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         };
         let call = self.open(args)?;
         let mut ctx = context(call.f.name(), &call.flat(), needs)?;
-        let (materialize, origins) = Plan::read(plan).ok_or_else(|| misused(self.name()))?;
+        let (materialize, autocast, origins) = Plan::read(plan).ok_or_else(|| misused(self.name()))?;
         let saved = saved.iter().filter_map(|t| t.handle()).zip(origins);
         ctx.saved = saved.map(|(t, origin)| Saved::of(t, origin)).collect();
         if call.f.double_backward() == DoubleBackward::Recompute
@@ -196,6 +202,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
             ctx.frame.set_generators(generators);
         }
         ctx.stage = Stage::Backward;
+        ctx.frame.set_autocast(autocast);
         ctx.frame.materialize_grads = materialize;
         Ok((ctx, call))
     }

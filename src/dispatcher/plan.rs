@@ -2,17 +2,19 @@
 
 use crate::ffi::dispatcher::SOURCES;
 pub(super) use crate::ffi::dispatcher::Source;
+use crate::ffi::modes::AutocastState;
 use crate::function::Origin;
 use crate::{DoubleBackward, Error, Result};
 use std::sync::{Mutex, PoisonError};
 
 /// The plan of one application. The C++ node reads the same list (`Plan` of
 /// dispatch_node.cpp): the kind of second derivatives, whether gradients are
-/// materialised, the number of outputs, whether each is differentiable, and the source
+/// materialised, what autocast was around a `forward` that may run again, the number of outputs, whether each is differentiable, and the source
 /// of each saved tensor.
 pub(super) struct Plan {
     pub second_order: DoubleBackward,
     pub materialize: bool,
+    pub autocast: AutocastState,
     pub differentiable: Vec<bool>,
     /// Each source, with its index among the inputs, the outputs, or the others.
     pub saved: Vec<(Source, usize)>,
@@ -61,7 +63,8 @@ impl Plans {
 
 impl Plan {
     pub fn write(&self) -> Vec<i64> {
-        let head = [self.second_order as i64, i64::from(self.materialize)];
+        let head =
+            [self.second_order as i64, i64::from(self.materialize), self.autocast.code()];
         let outputs = self.differentiable.iter().map(|&d| i64::from(d));
         let n = self.differentiable.len() as i64;
         let saved =
@@ -69,12 +72,12 @@ impl Plan {
         head.into_iter().chain([n]).chain(outputs).chain(saved).collect()
     }
 
-    /// Returns whether gradients are materialised, and the origin of each saved tensor;
-    /// `None` for a list that is no plan.
-    pub fn read(ints: &[i64]) -> Option<(bool, Vec<Origin>)> {
-        let [_, materialize, n, ref rest @ ..] = *ints else { return None };
+    /// Returns whether gradients are materialised, what autocast was, and the origin of
+    /// each saved tensor; `None` for a list that is no plan.
+    pub fn read(ints: &[i64]) -> Option<(bool, AutocastState, Vec<Origin>)> {
+        let [_, materialize, autocast, n, ref rest @ ..] = *ints else { return None };
         let saved = rest.get(usize::try_from(n).ok()?..)?;
         let origins = saved.iter().map(|&code| (code >= 0).then(|| origin(code)));
-        Some((materialize != 0, origins.collect::<Option<_>>()?))
+        Some((materialize != 0, AutocastState::of_code(autocast), origins.collect::<Option<_>>()?))
     }
 }

@@ -1,9 +1,41 @@
-//! Drops values in turn.
+//! Drops values of the user's: in turn, and so that no panic comes out.
 
 use super::drop_quietly;
 use std::any::Any;
 use std::cell::RefCell;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, needs_drop};
+use std::ops::Deref;
+
+/// A value of the user's. Nothing that its `Drop` panics with or throws comes out.
+#[derive(Clone)]
+pub(crate) struct Quiet<T>(ManuallyDrop<T>);
+
+impl<T> Quiet<T> {
+    #[inline]
+    pub fn new(value: T) -> Quiet<T> {
+        Quiet(ManuallyDrop::new(value))
+    }
+}
+
+impl<T> Deref for Quiet<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if needs_drop::<T>() {
+            // SAFETY: the value is taken once, by this destructor, after which nobody can
+            // reach it.
+            drop_quietly(unsafe { ManuallyDrop::take(&mut self.0) });
+        }
+    }
+}
 
 type Waiting = Option<Vec<Box<dyn Any>>>;
 

@@ -81,10 +81,6 @@ at::Tensor* tf_with_same_history(const at::Tensor* t) noexcept {
   });
 }
 
-bool tf_has_hooks(const at::Tensor* leaf) noexcept {
-  return guarded(false, [&] { return !torch::autograd::impl::hooks(*leaf).empty(); });
-}
-
 bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds, size_t n_outputs,
                  const at::Tensor* const* inputs, size_t n_inputs, bool retain_graph,
                  bool create_graph, at::Tensor** grads) noexcept {

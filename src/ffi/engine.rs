@@ -11,7 +11,6 @@ unsafe extern "C" {
     fn tf_grad(leaf: *const C_tensor) -> *mut C_tensor;
     fn tf_set_grad(leaf: *const C_tensor, grad: *const C_tensor) -> bool;
     fn tf_with_same_history(t: *const C_tensor) -> *mut C_tensor;
-    fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_run_pass(
         outputs: *const *const C_tensor,
         seeds: *const *const C_tensor,
@@ -52,12 +51,6 @@ pub(crate) fn set_grad(op: &'static str, leaf: &Tensor, grad: &Tensor) -> Result
 pub(crate) fn with_same_history(op: &'static str, t: &Tensor) -> Result<Tensor, Error> {
     // SAFETY: `t` owns a valid handle.
     own(op, unsafe { tf_with_same_history(t.as_ptr()) })
-}
-
-/// Returns whether libtorch calls hooks on the gradient of its leaf.
-pub(crate) fn has_hooks(leaf: &Tensor) -> bool {
-    // SAFETY: `leaf` owns a valid handle.
-    unsafe { tf_has_hooks(leaf.as_ptr()) }
 }
 
 /// One pass of libtorch's engine.

@@ -6,7 +6,9 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -28,6 +30,8 @@ class Hook {
   Hook(const Hook&) = delete;
   Hook& operator=(const Hook&) = delete;
 
+  bool is_removed() const { return hook_.is_removed(hook_.state); }
+
   // `grads` after the hook.
   variable_list run(const variable_list& grads, const variable_list& seen) const {
     variable_list changed = grads;
@@ -45,6 +49,12 @@ class Hook {
   tf_hook hook_;
 };
 using HookPtr = std::shared_ptr<Hook>;
+
+// A hook on a tensor, as libtorch keeps it.
+struct TensorHook {
+  at::Tensor operator()(const at::Tensor& grad) const { return hook->run({grad}, {})[0]; }
+  HookPtr hook;
+};
 
 struct PreHook : FunctionPreHook {
   explicit PreHook(HookPtr hook)
@@ -68,9 +78,23 @@ struct PostHook : FunctionPostHook {
 bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept {
   const auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
   return tf::guarded(false, [&] {
-    t->register_hook(
-        [hook](const at::Tensor& grad) -> at::Tensor { return hook->run({grad}, {})[0]; });
+    t->register_hook(TensorHook{hook});
     return true;
+  });
+}
+
+bool tf_has_hooks(const at::Tensor* leaf) noexcept {
+  return tf::guarded(true, [&] {
+    namespace impl = torch::autograd::impl;
+    const size_t n_hooks = impl::hooks(*leaf).size();
+    if (n_hooks == 0) return false;
+    // C++'s hooks on one tensor are one list, which counts as one hook.
+    const auto& list = impl::get_autograd_meta(*leaf)->cpp_hooks_list_;
+    if (!list || n_hooks > 1) return true;
+    return std::any_of(list->begin(), list->end(), [](const auto& call) {
+      const auto* ours = call.template target<TensorHook>();
+      return call && !(ours && ours->hook->is_removed());
+    });
   });
 }
 

@@ -20,9 +20,9 @@ mod scalar;
 mod tensor;
 mod values;
 
-pub(crate) use drops::drop_in_turn;
+pub(crate) use drops::{Quiet, drop_in_turn};
 pub(crate) use engine::{
-    Pass, grad_of, graph_leaves, has_hooks, next_sequence_number, set_grad, tap, with_same_history,
+    Pass, grad_of, graph_leaves, next_sequence_number, set_grad, tap, with_same_history,
 };
 pub(crate) use errors::{catch_cpp, drop_quietly, last_error, panic_message, take_python_error};
 pub(crate) use forward_ad::{

@@ -8,6 +8,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <iterator>
 #include <optional>
 #include <string>
 
@@ -61,7 +62,7 @@ bool tf_enter_autocast(int8_t device_type, int8_t dtype, tf_autocast* was) noexc
             autocast::is_autocast_enabled(device)};
     autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(dtype));
     autocast::set_autocast_enabled(device, true);
-    autocast::increment_nesting();
+    tf_begin_autocast();
     return true;
   });
 }
@@ -70,8 +71,7 @@ void tf_exit_autocast(tf_autocast was) noexcept {
   const auto device = static_cast<at::DeviceType>(was.device_type);
   at::autocast::set_autocast_enabled(device, was.enabled);
   at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(was.dtype));
-  // The cache keeps weights that were cast.
-  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  tf_end_autocast();
 }
 
 bool tf_autocast_knows(const char* op, int8_t device_type) noexcept {
@@ -98,17 +98,32 @@ bool tf_is_autocast_on() noexcept {
   return (c10::autocast_dispatch_keyset - off).raw_repr() != 0;
 }
 
-uint32_t tf_autocast_devices() noexcept {
-  uint32_t found = 0;
-  for (const at::DeviceType device : kDevices)
-    if (at::autocast::is_autocast_enabled(device)) found |= 1u << static_cast<uint32_t>(device);
-  return found;
+uint64_t tf_autocast_state() noexcept {
+  uint64_t state = 0;
+  for (size_t i = 0; i < std::size(kDevices); ++i) {
+    const auto dtype = static_cast<uint8_t>(at::autocast::get_autocast_dtype(kDevices[i]));
+    state |= uint64_t{dtype} << (32 + 8 * i);
+    if (at::autocast::is_autocast_enabled(kDevices[i]))
+      state |= uint64_t{1} << static_cast<uint32_t>(kDevices[i]);
+  }
+  return state;
 }
 
-void tf_set_autocast_devices(uint32_t enabled) noexcept {
-  for (const at::DeviceType device : kDevices)
-    at::autocast::set_autocast_enabled(device,
-                                       (enabled >> static_cast<uint32_t>(device) & 1u) != 0);
+void tf_set_autocast_state(uint64_t state) noexcept {
+  for (size_t i = 0; i < std::size(kDevices); ++i) {
+    const bool enabled = (state >> static_cast<uint32_t>(kDevices[i]) & 1u) != 0;
+    at::autocast::set_autocast_enabled(kDevices[i], enabled);
+    const auto dtype = static_cast<uint8_t>(state >> (32 + 8 * i));
+    if (dtype != 0 && dtype < static_cast<uint8_t>(at::ScalarType::NumOptions))
+      at::autocast::set_autocast_dtype(kDevices[i], static_cast<at::ScalarType>(dtype));
+  }
+}
+
+void tf_begin_autocast() noexcept { at::autocast::increment_nesting(); }
+
+void tf_end_autocast() noexcept {
+  // The cache keeps weights that were cast.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
 }
 
 bool tf_is_inference_mode() noexcept { return c10::InferenceMode::is_enabled(); }

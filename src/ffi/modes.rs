@@ -22,8 +22,10 @@ unsafe extern "C" {
     fn tf_autocast_knows(op: *const c_char, device_type: i8) -> bool;
     safe fn tf_autocast_dtype(device_type: i8) -> i8;
     safe fn tf_is_autocast_on() -> bool;
-    safe fn tf_autocast_devices() -> u32;
-    safe fn tf_set_autocast_devices(enabled: u32);
+    safe fn tf_autocast_state() -> u64;
+    safe fn tf_set_autocast_state(state: u64);
+    safe fn tf_begin_autocast();
+    safe fn tf_end_autocast();
     safe fn tf_is_inference_mode() -> bool;
     safe fn tf_enter_inference_mode(enabled: bool) -> *mut c_void;
     fn tf_exit_inference_mode(mode: *mut c_void);
@@ -98,30 +100,89 @@ pub(crate) fn is_autocast_on() -> bool {
     tf_is_autocast_on()
 }
 
+/// What autocast is on a thread, for each type of device: `tf_autocast_state` of the shim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AutocastState(u64);
+
+impl AutocastState {
+    /// Autocast is off for each type of device.
+    pub const OFF: AutocastState = AutocastState(0);
+
+    /// The bits that say for which types of devices it is on.
+    const DEVICES: u64 = 0xffff_ffff;
+
+    /// Reads what it is on this thread.
+    pub fn now() -> AutocastState {
+        AutocastState(tf_autocast_state())
+    }
+
+    /// Returns whether it is on for this type of device.
+    pub fn is_on(self, device_type: i8) -> bool {
+        let devices = self.0 & Self::DEVICES;
+        u32::try_from(device_type).is_ok_and(|d| devices.checked_shr(d).unwrap_or(0) & 1 != 0)
+    }
+
+    /// Returns whether it is on for some type of device.
+    pub fn is_on_somewhere(self) -> bool {
+        self.0 & Self::DEVICES != 0
+    }
+
+    /// Returns this as a number that is not negative, for [`of_code`](Self::of_code).
+    pub fn code(self) -> i64 {
+        self.0 as i64
+    }
+
+    pub fn of_code(code: i64) -> AutocastState {
+        AutocastState(code as u64)
+    }
+}
+
 /// Turns autocast off for every device on this thread, while it lives.
 pub(crate) struct NoAutocast {
-    /// The types of devices for which autocast was on, as bits.
-    was: u32,
+    was: AutocastState,
     /// The mode belongs to this thread.
     _not_send: PhantomData<*const ()>,
 }
 
 impl NoAutocast {
     pub fn enter() -> NoAutocast {
-        let was = tf_autocast_devices();
-        tf_set_autocast_devices(0);
+        let was = AutocastState::now();
+        tf_set_autocast_state(0);
         NoAutocast { was, _not_send: PhantomData }
     }
 
-    /// Returns whether autocast was on for this type of device.
-    pub fn was_on(&self, device_type: i8) -> bool {
-        u32::try_from(device_type).is_ok_and(|d| self.was.checked_shr(d).unwrap_or(0) & 1 != 0)
+    /// Returns what autocast was before.
+    pub fn was(&self) -> AutocastState {
+        self.was
     }
 }
 
 impl Drop for NoAutocast {
     fn drop(&mut self) {
-        tf_set_autocast_devices(self.was);
+        tf_set_autocast_state(self.was.0);
+    }
+}
+
+/// Makes autocast what it was at another time, on this thread, while it lives.
+pub(crate) struct AutocastAgain {
+    was: AutocastState,
+    /// The mode belongs to this thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl AutocastAgain {
+    pub fn enter(state: AutocastState) -> AutocastAgain {
+        let was = AutocastState::now();
+        tf_set_autocast_state(state.0);
+        tf_begin_autocast();
+        AutocastAgain { was, _not_send: PhantomData }
+    }
+}
+
+impl Drop for AutocastAgain {
+    fn drop(&mut self) {
+        tf_set_autocast_state(self.was.0);
+        tf_end_autocast();
     }
 }
 
@@ -144,7 +205,7 @@ impl InferenceMode {
 
 impl Drop for InferenceMode {
     fn drop(&mut self) {
-        // SAFETY: made by `enter` on this thread, given back once.
+        // SAFETY: made by `enter` or `leave` on this thread, given back once.
         unsafe { tf_exit_inference_mode(self.mode) }
     }
 }

@@ -76,9 +76,6 @@ bool tf_same_data(const at::Tensor* a, const at::Tensor* b) noexcept;
 at::Tensor* tf_grad(const at::Tensor* leaf) noexcept;
 bool tf_set_grad(const at::Tensor* leaf, const at::Tensor* grad) noexcept;
 
-// True if a hook is registered on the leaf.
-bool tf_has_hooks(const at::Tensor* leaf) noexcept;
-
 // A pass of libtorch's engine. Writes one new handle per input to `grads`, null if no
 // gradient flows; or adds to the leaves, if `grads` is null. Undefined seeds are zeros.
 bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seeds, size_t n_outputs,
@@ -234,11 +231,15 @@ struct tf_hook {
   // hook sees the gradients of its outputs too. Null on success, else an error.
   void* (*call)(const void* state, at::Tensor* const* grads, size_t n_grads,
                 const at::Tensor* const* seen, size_t n_seen);
+  bool (*is_removed)(const void* state);
   void (*drop)(const void* state);
 };
 
 // Puts a hook on the gradient of a tensor. Takes the hook, on failure too.
 bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
+
+// Whether hooks run on the gradient of a leaf. One that was removed does not run.
+bool tf_has_hooks(const at::Tensor* leaf) noexcept;
 
 // The node that made a tensor, which the caller owns; null if there is none.
 void* tf_grad_fn(const at::Tensor* t) noexcept;
@@ -273,9 +274,14 @@ bool tf_autocast_knows(const char* op, int8_t device_type) noexcept;
 int8_t tf_autocast_dtype(int8_t device_type) noexcept;
 
 bool tf_is_autocast_on() noexcept;
-// The types of devices for which autocast is on, as bits.
-uint32_t tf_autocast_devices() noexcept;
-void tf_set_autocast_devices(uint32_t enabled) noexcept;
+// What autocast is on this thread: a bit for each type of device for which it is on, and
+// above 32 bits a byte for the dtype of each device that has it. A byte of 0 leaves the
+// dtype as it is.
+uint64_t tf_autocast_state() noexcept;
+void tf_set_autocast_state(uint64_t state) noexcept;
+// Keeps what autocast has cast until the outermost region ends.
+void tf_begin_autocast() noexcept;
+void tf_end_autocast() noexcept;
 
 bool tf_is_inference_mode() noexcept;
 void* tf_enter_inference_mode(bool enabled) noexcept;

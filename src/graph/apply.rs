@@ -4,16 +4,17 @@ use super::node::{Edge, Inputs, Node, Operation, Role};
 use super::var::Var;
 use crate::application::{self, Applied, Operand, Output};
 use crate::error::Result;
-use crate::ffi;
+use crate::ffi::{self, Quiet};
 use crate::function::{Ctx, Function, Input, Of, Refs, Shape};
 
 pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs, Var>) -> Result<Of<F::Outputs, Var>> {
     let vars = application::flatten::<F::Inputs, Var>(x);
     let grad_mode = ffi::GradMode::set(false);
+    let f = Quiet::new(f);
     let mut ctx = Box::new(Ctx::start(f.name()));
     application::begin(&mut ctx, &vars, grad_mode.was)?;
     let held = F::Inputs::hold(x);
-    let y = application::run(&f, &mut ctx, F::Inputs::lend(&held))?;
+    let y = application::run(&*f, &mut ctx, F::Inputs::lend(&held))?;
     let layout = F::Outputs::layout(F::Outputs::borrow(&y));
     let mut outputs = application::collect::<F::Outputs>(y);
     application::finish(&mut ctx, &mut outputs, &vars, |_, _| false)?;

@@ -2,7 +2,7 @@
 
 use super::node::{Node, Role, Start, lock};
 use crate::error::{Error, Result};
-use crate::ffi::{self, Meta, Pass};
+use crate::ffi::{self, Meta, Pass, hooks};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -141,7 +141,7 @@ impl Leaf {
 
     /// Returns `grad` after the hooks that libtorch has on the parameter.
     pub fn hooked(&self, grad: Tensor) -> Result<Tensor> {
-        let Some(parameter) = self.parameter().filter(ffi::has_hooks) else { return Ok(grad) };
+        let Some(parameter) = self.parameter().filter(hooks::has_hooks) else { return Ok(grad) };
         let pass = Pass {
             outputs: &[&parameter],
             seeds: &[grad],
@@ -159,9 +159,9 @@ impl Leaf {
     /// [`Error::NotYet`] for a parameter with a hook, which would not be recorded.
     pub fn check_recorded(&self) -> Result<()> {
         match self.parameter() {
-            Some(parameter) if ffi::has_hooks(&parameter) => Err(Error::NotYet {
+            Some(parameter) if hooks::has_hooks(&parameter) => Err(Error::NotYet {
                 what: "create_graph with the Var of a parameter that has a hook",
-                instead: "use tensors instead of Vars (a hook that was removed counts too)",
+                instead: "remove the hook, or use tensors instead of Vars",
             }),
             _ => Ok(()),
         }

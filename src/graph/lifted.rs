@@ -144,7 +144,7 @@ impl Function for Lift {
         let is_wanted = |&i: &usize| ctx.needs_input_grad(i) && leaves[i].requires_grad();
         let wanted: Vec<usize> = (0..leaves.len()).filter(is_wanted).collect();
         let inputs: Vec<&Tensor> = wanted.iter().map(|&i| leaves[i]).collect();
-        if inputs.iter().any(|leaf| leaf.is_leaf() && ffi::has_hooks(leaf)) {
+        if inputs.iter().any(|leaf| leaf.is_leaf() && ffi::hooks::has_hooks(leaf)) {
             anyhow::bail!(
                 "a parameter has a hook, and the closure used it through a value that was \
                  computed outside; the hook would be called for a part of the gradient; compute \

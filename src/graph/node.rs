@@ -182,19 +182,10 @@ impl Drop for Graph {
     }
 }
 
-/// Takes the edges. What may run user code is dropped, each part apart: two panics at once
-/// end the process.
+/// Takes the edges.
 fn take_apart(role: &mut Role) -> Inputs<Option<Edge>> {
     let Role::Op(recorded) = role else { return Inputs::new() };
-    let edges = std::mem::take(&mut recorded.edges);
-    let ctx = recorded.ctx.get_mut().unwrap_or_else(PoisonError::into_inner);
-    let has_state = ctx.as_ref().is_some_and(|ctx| ctx.frame.state().is_some());
-    if has_state || recorded.op.drops_user_code() {
-        ffi::drop_quietly(ctx.take());
-        let nothing = Role::Start(Start::Constant { blocked_by: None });
-        ffi::drop_quietly(std::mem::replace(role, nothing));
-    }
-    edges
+    std::mem::take(&mut recorded.edges)
 }
 
 /// A chunk of at most 128 bytes (with the counters and malloc's own word) is

@@ -115,9 +115,11 @@ impl Var {
         self.node().requires_grad()
     }
 
-    /// Returns the same value as a constant: no gradient flows back from it.
+    /// Returns the same value as a constant: no gradient flows back from it. A parameter's
+    /// Var gives the data that the parameter has now.
     pub fn detach(&self) -> Var {
-        Var::constant(&self.value).lying_in_leaf(self.in_leaf)
+        let parameter = self.node().leaf().and_then(Leaf::parameter);
+        Var::constant(parameter.as_ref().unwrap_or(&self.value)).lying_in_leaf(self.in_leaf)
     }
 
     /// Returns the gradient that [`backward`](Var::backward) has added up in this leaf.

@@ -5,12 +5,13 @@ use super::node::FunctionNode;
 use crate::application::{self, Applied, Operand, Output};
 use crate::error::{Error, Result};
 use crate::ffi::node::{self, Recording, gather};
-use crate::ffi::{self, GradMode, NoForwardMode};
+use crate::ffi::{self, GradMode, NoForwardMode, Quiet};
 use crate::function::{Ctx, Function, Input, Marks, Of, Origin, Refs, Saved, Shape, Stage};
 use smallvec::SmallVec;
 use tch::Tensor;
 
 pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::Outputs, Tensor>> {
+    let f = Quiet::new(f);
     let op = f.name();
     let inputs = application::flatten::<F::Inputs, Tensor>(x);
     let grad_mode = GradMode::set(false);
@@ -19,7 +20,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let dual = ctx.stage == Stage::Dual;
     let dx = dual.then(|| application::tangents_of(&inputs));
     let _no_forward_mode = dual.then(NoForwardMode::enter);
-    let y = application::run(&f, &mut ctx, x)?;
+    let y = application::run(&*f, &mut ctx, x)?;
     if !dual && is_done::<F>(&ctx, F::Outputs::borrow(&y), &inputs) {
         return Ok(y);
     }
@@ -28,7 +29,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let marks = application::finish(&mut ctx, &mut outputs, &inputs, history_follows)?;
     let tangents = dx.map(|dx| {
         let y: Vec<_> = outputs.iter().map(|y| y.tensor.as_ref()).collect();
-        application::jvp(&f, &ctx, x, dx.into_iter(), &y)
+        application::jvp(&*f, &ctx, x, dx.into_iter(), &y)
     });
     let tangents = tangents.transpose()?;
     if outputs.iter().any(|y| y.differentiable) {

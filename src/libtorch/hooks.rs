@@ -114,6 +114,36 @@ impl HookHandle {
     }
 }
 
+/// A hook until it is removed.
+struct Removable<H> {
+    /// What it is on, for errors.
+    on: String,
+    slot: Arc<RwLock<Option<Arc<H>>>>,
+}
+
+impl<H> Removable<H> {
+    /// Returns the hook: a handle, so that it may remove itself while it runs.
+    fn hook(&self) -> Option<Arc<H>> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<H> hooks::Hook for Removable<H>
+where
+    H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync,
+{
+    fn call(&self, grads: &mut [Tensor], seen: &[Tensor]) -> Result<()> {
+        let Some(hook) = self.hook() else { return Ok(()) };
+        let failed = |source| Error::hook(&self.on, source);
+        let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
+        changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
+    }
+
+    fn is_removed(&self) -> bool {
+        self.hook().is_none()
+    }
+}
+
 fn options(tensors: &[Tensor]) -> NodeGradients {
     tensors.iter().map(|t| t.defined().then(|| t.shallow_clone())).collect()
 }
@@ -122,22 +152,13 @@ fn options(tensors: &[Tensor]) -> NodeGradients {
 fn register<H>(
     on: String,
     hook: H,
-    add: impl FnOnce(Box<hooks::Hook>) -> Result<()>,
+    add: impl FnOnce(Box<dyn hooks::Hook>) -> Result<()>,
 ) -> Result<HookHandle>
 where
     H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync + 'static,
 {
     let slot = Arc::new(RwLock::new(Some(Arc::new(hook))));
-    let called = Arc::clone(&slot);
-    let call = move |grads: &mut [Tensor], seen: &[Tensor]| {
-        // A clone, so that the hook may remove itself.
-        let hook = called.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(hook) = hook else { return Ok(()) };
-        let failed = |source| Error::hook(&on, source);
-        let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
-        changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
-    };
-    add(Box::new(call))?;
+    add(Box::new(Removable { on, slot: Arc::clone(&slot) }))?;
     let remove = move || {
         let hook = slot.write().unwrap_or_else(PoisonError::into_inner).take();
         // Without the lock: what the hook holds may run a pass that calls the hook.

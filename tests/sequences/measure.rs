@@ -14,9 +14,6 @@ use super::world::World;
 pub fn is_beyond_tch<E: Engine>(ours: &World<E>, program: &Program, i: usize, call: &Call) -> bool {
     let before = || program.calls.iter().take_while(|(k, _)| *k < i).map(|(_, call)| call);
     match call {
-        // A known fault: what every op refuses, because its parameter was resized or got
-        // other data, is a constant like any other once it is detached.
-        Call::Detach(x) => ours.values.get(x).is_some_and(E::is_refused),
         Call::RequiresGrad(x, _)
         | Call::DetachInPlace(x)
         | Call::Scale { x, .. }

@@ -1,8 +1,9 @@
 //! [`Frame`]: what an application keeps from `forward` to `backward`, without its
 //! tensors.
 
+use crate::ffi::modes::AutocastState;
 use crate::ffi::rng::Generators;
-use crate::ffi::{Description, Meta};
+use crate::ffi::{Description, Meta, Quiet};
 use smallvec::SmallVec;
 use std::any::Any;
 use std::sync::Arc;
@@ -40,10 +41,12 @@ struct Extra {
     /// The outputs, if there are several: a node with one output runs only when
     /// its gradient is there, so nothing needs materialising.
     outputs: Vec<Meta>,
-    state: Option<Arc<dyn Any + Send + Sync>>,
+    state: Option<Quiet<Arc<dyn Any + Send + Sync>>>,
     /// What the random number generators were before a `forward` that drew from them, and
     /// that may run again.
     generators: Option<Arc<Generators>>,
+    /// What autocast was around a `forward` that may run again.
+    autocast: Option<AutocastState>,
 }
 
 impl Frame {
@@ -68,11 +71,11 @@ impl Frame {
 
     /// Returns the state that is not a tensor.
     pub fn state(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.extra.as_ref()?.state.as_deref()
+        Some(&***self.extra.as_ref()?.state.as_ref()?)
     }
 
     pub fn set_state(&mut self, state: Option<Arc<dyn Any + Send + Sync>>) {
-        self.extra().state = state;
+        self.extra().state = state.map(Quiet::new);
     }
 
     /// Returns the generators as they were before `forward`, if it drew from them.
@@ -82,6 +85,18 @@ impl Frame {
 
     pub fn set_generators(&mut self, generators: Generators) {
         self.extra().generators = Some(Arc::new(generators));
+    }
+
+    /// Returns what autocast was around `forward`.
+    pub fn autocast(&self) -> AutocastState {
+        self.extra.as_ref().and_then(|extra| extra.autocast).unwrap_or(AutocastState::OFF)
+    }
+
+    /// Notes what autocast is around a `forward` that may run again.
+    pub fn set_autocast(&mut self, state: AutocastState) {
+        if state.is_on_somewhere() {
+            self.extra().autocast = Some(state);
+        }
     }
 
     /// Sets which inputs' gradients are needed.
