@@ -188,7 +188,8 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         };
         let call = self.open(args)?;
         let mut ctx = context(call.f.name(), &call.flat(), needs)?;
-        let (materialize, autocast, origins) = Plan::read(plan).ok_or_else(|| misused(self.name()))?;
+        let (materialize, autocast, origins) =
+            Plan::read(plan).ok_or_else(|| misused(self.name()))?;
         let saved = saved.iter().filter_map(|t| t.handle()).zip(origins);
         ctx.saved = saved.map(|(t, origin)| Saved::of(t, origin)).collect();
         if call.f.double_backward() == DoubleBackward::Recompute

@@ -63,8 +63,7 @@ impl Plans {
 
 impl Plan {
     pub fn write(&self) -> Vec<i64> {
-        let head =
-            [self.second_order as i64, i64::from(self.materialize), self.autocast.code()];
+        let head = [self.second_order as i64, i64::from(self.materialize), self.autocast.code()];
         let outputs = self.differentiable.iter().map(|&d| i64::from(d));
         let n = self.differentiable.len() as i64;
         let saved =

@@ -52,7 +52,9 @@ using HookPtr = std::shared_ptr<Hook>;
 
 // A hook on a tensor, as libtorch keeps it.
 struct TensorHook {
-  at::Tensor operator()(const at::Tensor& grad) const { return hook->run({grad}, {})[0]; }
+  at::TensorBase operator()(const at::TensorBase& grad) const {
+    return hook->run({at::Tensor(grad)}, {})[0];
+  }
   HookPtr hook;
 };
 
@@ -78,7 +80,8 @@ struct PostHook : FunctionPostHook {
 bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept {
   const auto hook = std::make_shared<Hook>(*what);  // dropped on failure too
   return tf::guarded(false, [&] {
-    t->register_hook(TensorHook{hook});
+    // The base's own method keeps the type, which `tf_has_hooks` asks for.
+    static_cast<const at::TensorBase&>(*t).register_hook(TensorHook{hook});
     return true;
   });
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::panic::panic_any;
 use std::sync::Mutex;
 use tch::Tensor;
-use tch_function::{Ctx, Function, Var, grad, grad_fn, register_hook};
+use tch_function::{Ctx, Differentiable, Function, GradOptions, Var, grad, grad_fn, register_hook};
 use test_support::{numbers, vector};
 
 /// Panics when it is dropped, with a payload that does the same.
@@ -35,14 +35,41 @@ impl Function for Bad {
     }
 }
 
-#[test]
-fn destructors_that_panic_end_nothing() -> Result<()> {
+/// Keeps a state and fails.
+struct Fails(#[allow(dead_code, reason = "it is dropped")] Nest);
+impl Function for Fails {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, ctx: &mut Ctx, _: &Tensor) -> Result<Tensor> {
+        ctx.save(Nest(3))?;
+        anyhow::bail!("no output");
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy * 2.0))
+    }
+}
+
+/// Applies the op to an input that needs a gradient and to one that does not, asks for the
+/// gradient in each way, and drops what is left.
+fn destructors<V: Differentiable>(with: V, without: V) -> Result<()> {
     for depth in 1..4 {
-        let y = Bad(Nest(depth)).apply(&leaf(&[1.0]))?;
-        drop(y);
-        drop(Bad(Nest(depth)).apply(&Var::leaf(vector(&[1.0])))?);
+        drop(Bad(Nest(depth)).apply(&without)?);
+        drop(Bad(Nest(depth)).apply(&with)?);
+        for options in [GradOptions::new(), GradOptions::new().create_graph(true)] {
+            let y = Bad(Nest(depth)).apply(&with)?;
+            let dx = options.grad(&y, &with)?.expect("x was used");
+            assert_eq!(numbers(&dx.tensor().detach()), [2.0]);
+        }
+        assert!(Fails(Nest(depth)).apply(&with).is_err());
     }
     Ok(())
+}
+
+#[test]
+fn destructors_that_panic_end_nothing() -> Result<()> {
+    let x = vector(&[1.0]);
+    destructors(Var::leaf(&x), Var::constant(&x))?;
+    destructors(leaf(&[1.0]), x)
 }
 
 /// The closure of each hook holds the graph of the one before.

@@ -131,6 +131,36 @@ fn a_hook_on_a_parameter_sees_the_sum_once() -> Result<()> {
 
 /// The graph that a closure of `lift` recorded still works in libtorch.
 #[test]
+fn a_hook_that_was_removed_does_not_count() -> Result<()> {
+    for way in WAYS {
+        let (_vs, w) = store();
+        let v = Var::leaf(&w);
+        let (one, two) = (register_hook(&w, |_| Ok(None))?, register_hook(&w, |_| Ok(None))?);
+        let second = || {
+            let y = way(&v, &w);
+            GradOptions::new().create_graph(true).grad(&(&y * &y), &v)
+        };
+        one.remove();
+        assert!(second().is_err(), "one hook is left");
+        two.remove();
+        let dw = second()?.expect("w was used");
+        assert_eq!((number(dw.value()), number(grad(&dw, &v)?.value())), (36.0, 18.0));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_detached_var_has_the_data_of_its_parameter() -> Result<()> {
+    let (mut vs, mut w) = store();
+    let v = Var::leaf(&w);
+    vs.double();
+    assert_eq!(v.detach().value().kind(), Kind::Double);
+    w.set_data(&vector(&[5.0]));
+    assert_eq!(numbers(v.detach().value()), [5.0]);
+    Ok(())
+}
+
+#[test]
 fn a_lifted_graph_still_works_in_libtorch() -> Result<()> {
     let w = leaf(&[2.0]);
     let mut inside = None;

@@ -8,6 +8,7 @@ mod gradients;
 mod host;
 mod marks;
 mod passes;
+mod recompute;
 mod saving;
 mod second_order;
 mod unrecorded;
