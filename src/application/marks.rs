@@ -10,7 +10,8 @@ use tch::Tensor;
 /// Applies the marks to the outputs.
 ///
 /// # Errors
-/// [`Error::NotAnOutput`], [`Error::DirtyNotReturned`].
+/// [`Error::NotAnOutput`], [`Error::DirtyNotReturned`]; [`Error::Argument`] for a dirty
+/// input that is returned twice.
 pub(super) fn settle_marks(ctx: &Ctx, marks: &Marks, outputs: &mut [Output]) -> Result<()> {
     let op = ctx.op();
     for t in &marks.non_differentiable {
@@ -25,10 +26,23 @@ pub(super) fn settle_marks(ctx: &Ctx, marks: &Marks, outputs: &mut [Output]) -> 
         }
     }
     let returned: SmallVec<[usize; 4]> = outputs.iter().map(|y| y.identity).collect();
-    match marks.dirty.iter().find(|&&i| !returned.contains(&ctx.frame.inputs[i].identity)) {
-        Some(&input) => Err(Error::DirtyNotReturned { op, input }),
-        None => Ok(()),
+    for &input in &marks.dirty {
+        let of_input = |&&y: &&usize| y == ctx.frame.inputs[input].identity;
+        match returned.iter().filter(of_input).count() {
+            0 => return Err(Error::DirtyNotReturned { op, input }),
+            1 => {}
+            // The tensor has one place in libtorch's graph.
+            n if ctx.frame.recording => {
+                let message = format!(
+                    "input {input} is marked dirty, and forward returns it as {n} outputs; \
+                     return it once"
+                );
+                return Err(Error::Argument { op, message });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Tells outputs and constants from other saved tensors; dirty inputs are outputs

@@ -12,6 +12,7 @@ rules! {
     marking_what_is_not_returned_is_an_error,
     a_dirty_tensor_must_be_an_input,
     a_dirty_tensor_must_be_returned,
+    a_dirty_tensor_is_returned_once,
     a_leaf_that_needs_a_gradient_stays_untouched,
     an_undeclared_change_is_an_error,
     an_undefined_output_is_an_error,
@@ -89,6 +90,22 @@ fn a_dirty_tensor_must_be_an_input<H: Host>() {
         true => assert_rule!(refused, Error::Argument { op: "Op", .. }, "Op", UNDECLARED),
         false => assert_rule!(refused, Error::DirtyNotInput { op: "Op" }, "not an input"),
     }
+}
+
+fn a_dirty_tensor_is_returned_once<H: Host>() {
+    let op = Op::<Tensor, (Tensor, Tensor)> {
+        forward: |ctx, x| {
+            ctx.mark_dirty(x)?;
+            let _ = x.shallow_clone().f_mul_scalar_(2.0)?;
+            Ok((x.shallow_clone(), x.shallow_clone()))
+        },
+        backward: |_, (a, b)| Ok(Some(a * 2.0 + b * 2.0)),
+    };
+    if H::is_registered() {
+        return; // their schema is functional
+    }
+    let x = not_a_leaf::<H>();
+    assert_rule!(H::apply(op, &[&x]), Error::Argument { op: "Op", .. }, "input 0", "once");
 }
 
 fn a_dirty_tensor_must_be_returned<H: Host>() {
