@@ -339,5 +339,11 @@ tch_function::library! {
                 Ok((x / step).round() * step)
             })
         },
+        "empty_cache(Tensor x) -> Tensor" => || {
+            forward_only::<Tensor, Tensor>("tf_test::empty_cache", |x| {
+                tch_function::kernel::empty_cache();
+                Ok(x.copy())
+            })
+        },
     }
 }

@@ -1,6 +1,7 @@
 """What becomes of a library that cannot be registered."""
 
 import shutil
+import sys
 import tempfile
 import threading
 import unittest
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ops_under_test import LIBRARY, ops
+from ops_under_test import LIBRARY, ROOT, ops
 
 
 class Loading(unittest.TestCase):
@@ -34,6 +35,22 @@ class Loading(unittest.TestCase):
             thread.start()
             thread.join()
         self.assertEqual(ops.leaky(torch.ones(1)).tolist(), [1])
+
+    def test_an_error_of_another_librarys_op_inside_a_pass_of_this_one(self):
+        """Each library has a copy of the crate, whose errors the other cannot read."""
+        sys.path.insert(0, str(ROOT / "examples/python"))
+        import digit_ops
+
+        fuzz = torch.ops.tf_fuzz
+        x = torch.ones(2, dtype=torch.double, requires_grad=True)
+        for how in ["forward through", "forward through, of tch"]:
+            with self.subTest(how):
+                y = digit_ops.squareplus(x)
+                y.sum().backward()
+                # Its pass fails in the other library's node, which has lost what it saved.
+                self.assertEqual(fuzz.swallow(y, how).tolist(), (y * 3).tolist())
+        with self.assertRaisesRegex(RuntimeError, "squareplus|Squareplus"):
+            (fuzz.swallow(y, "backward") * 2).sum().backward()
 
 
 if __name__ == "__main__":
