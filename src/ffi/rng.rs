@@ -34,20 +34,17 @@ impl Generators {
                 devices.push(device);
             }
         }
-        devices
-            .into_iter()
-            .map(|device| Ok((device, state(device)?)))
-            .collect::<Result<_>>()
-            .map(Generators)
+        Generators::of(devices.into_iter())
     }
 
     /// Reads the same generators again.
     pub fn again(&self) -> Result<Generators> {
-        self.0
-            .iter()
-            .map(|(device, _)| Ok((*device, state(*device)?)))
-            .collect::<Result<_>>()
-            .map(Generators)
+        Generators::of(self.0.iter().map(|(device, _)| *device))
+    }
+
+    fn of(devices: impl Iterator<Item = (i8, i8)>) -> Result<Generators> {
+        let states = devices.map(|device| Ok((device, state(device)?)));
+        states.collect::<Result<_>>().map(Generators)
     }
 
     /// Makes the generators draw what they drew after this was read, until the result is

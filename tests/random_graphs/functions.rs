@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use tch::{Kind, Tensor};
-use tch_function::{Ctx, DoubleBackward, Function};
+use tch_function::{Ctx, Function};
 
 /// `(sin x, cos x)`; saves both outputs.
 pub struct SinCos;
@@ -60,44 +60,6 @@ impl Function for Rows {
         let rows: Vec<&Tensor> =
             dy.iter().map(|dy| if dy.defined() { dy } else { &zeros }).collect();
         Ok(Some(Tensor::stack(&rows, 0)))
-    }
-}
-
-/// `(x m, m)` with `m` 1 where `x > 0`, else 0: a floating-point output without
-/// a gradient, which is saved.
-pub struct Gate;
-impl Function for Gate {
-    type Inputs = Tensor;
-    type Outputs = (Tensor, Tensor);
-    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let open = x.gt(0.0).to_kind(Kind::Double);
-        ctx.save_for_backward([&open])?;
-        ctx.mark_non_differentiable(&open);
-        Ok((x * &open, open))
-    }
-    /// Anything that arrived at the marked output would be seen.
-    fn backward(&self, ctx: &Ctx, (dy, dopen): (&Tensor, &Tensor)) -> Result<Option<Tensor>> {
-        let [open] = ctx.saved_tensors()?;
-        Ok(Some(dy * open + dopen))
-    }
-}
-
-/// `x sigmoid(x)`; saves an intermediate, which a second derivative recomputes.
-pub struct Silu;
-impl Function for Silu {
-    type Inputs = Tensor;
-    type Outputs = Tensor;
-    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        let s = x.sigmoid();
-        ctx.save_for_backward([x, &s])?;
-        Ok(x * s)
-    }
-    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
-        let [x, s] = ctx.saved_tensors()?;
-        Ok(Some(dy * (s + x * s * (1.0 - s))))
-    }
-    fn double_backward(&self) -> DoubleBackward {
-        DoubleBackward::Recompute
     }
 }
 

@@ -7,6 +7,7 @@ use super::functions::*;
 use std::sync::atomic::AtomicBool;
 use tch::{Kind, TchError, Tensor};
 use tch_function::{Differentiable, DoubleBackward, Function, Result, ops};
+use test_support::functions::{Gate, Silu};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod compare;
+pub mod functions;
 
 use anyhow::Result;
 use tch::Tensor;
