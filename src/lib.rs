@@ -191,6 +191,7 @@ pub mod check;
 pub mod dispatcher;
 mod error;
 mod ffi;
+pub mod formula;
 mod function;
 mod grad;
 mod graph;

@@ -30,7 +30,7 @@ pub(crate) use forward_ad::{
 };
 pub(crate) use meta::{Meta, device_type, dtype_of, kind_of};
 pub(crate) use modes::{GradMode, grad_enabled};
-pub(crate) use scalar::WithScalar;
+pub(crate) use scalar::{WithScalar, result_type};
 pub(crate) use tensor::{
     Description, accumulate, as_leaf_gradient, bump_version, describe, describe_input, in_leaf,
     is_unique, same_data, shares_storage, version, zeros, zeros_like,

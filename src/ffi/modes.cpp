@@ -7,6 +7,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <iterator>
 #include <optional>
@@ -125,6 +126,8 @@ void tf_end_autocast() noexcept {
   // The cache keeps weights that were cast.
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
 }
+
+bool tf_is_mode_on() noexcept { return c10::impl::TorchDispatchModeTLS::any_modes_set(); }
 
 bool tf_is_inference_mode() noexcept { return c10::InferenceMode::is_enabled(); }
 

@@ -22,6 +22,7 @@ unsafe extern "C" {
     fn tf_autocast_knows(op: *const c_char, device_type: i8) -> bool;
     safe fn tf_autocast_dtype(device_type: i8) -> i8;
     safe fn tf_is_autocast_on() -> bool;
+    safe fn tf_is_mode_on() -> bool;
     safe fn tf_autocast_state() -> u64;
     safe fn tf_set_autocast_state(state: u64);
     safe fn tf_begin_autocast();
@@ -98,6 +99,11 @@ pub(crate) fn autocast_dtype(device_type: i8) -> i8 {
 #[inline]
 pub(crate) fn is_autocast_on() -> bool {
     tf_is_autocast_on()
+}
+
+/// Returns whether a mode of Python's sees every op of this thread.
+pub(crate) fn is_mode_on() -> bool {
+    tf_is_mode_on()
 }
 
 /// What autocast is on a thread, for each type of device: `tf_autocast_state` of the shim.

@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/native/TypeProperties.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/div.h>
@@ -73,5 +74,13 @@ at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c
 at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept {
   return tf::guarded(static_cast<at::Tensor*>(nullptr), [&] {
     return new at::Tensor(at::clamp(*x, at::Scalar(least), at::Scalar(greatest)));
+  });
+}
+
+int8_t tf_result_type(const at::Tensor* const* x, size_t n) noexcept {
+  return tf::guarded(int8_t{-1}, [&] {
+    at::native::ResultTypeState state;
+    for (size_t i = 0; i < n; ++i) state = at::native::update_result_type_state(*x[i], state);
+    return static_cast<int8_t>(at::native::result_type(state));
   });
 }

@@ -36,6 +36,7 @@ unsafe extern "C" {
         c: f64,
         integer: bool,
     ) -> *mut C_tensor;
+    fn tf_result_type(x: *const *const C_tensor, n: usize) -> i8;
     fn tf_clamp(x: *const C_tensor, least: f64, greatest: f64) -> *mut C_tensor;
 }
 
@@ -121,4 +122,12 @@ ops! {
     gt_number Gt, "gt", "x > c";
     ge_number Ge, "ge", "x >= c";
     lt_number Lt, "lt", "x < c";
+}
+
+/// Returns the dtype in which libtorch's ops compute with these tensors together.
+pub(crate) fn result_type(op: &'static str, x: &[&Tensor]) -> Result<i8> {
+    let handles = super::handles(x);
+    // SAFETY: the handles are valid.
+    let dtype = unsafe { tf_result_type(handles.as_ptr(), handles.len()) };
+    if dtype < 0 { Err(super::last_error(op)) } else { Ok(dtype) }
 }

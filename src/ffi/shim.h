@@ -119,6 +119,8 @@ at::Tensor* tf_where_else(const at::Tensor* condition, const at::Tensor* x, doub
                           bool integer) noexcept;
 at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c,
                            bool integer) noexcept;
+// The dtype in which libtorch's ops compute with these tensors together.
+int8_t tf_result_type(const at::Tensor* const* x, size_t n) noexcept;
 at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept;
 
 // --- A Rust Function as a node of libtorch's autograd ---------------------
@@ -274,6 +276,8 @@ bool tf_autocast_knows(const char* op, int8_t device_type) noexcept;
 int8_t tf_autocast_dtype(int8_t device_type) noexcept;
 
 bool tf_is_autocast_on() noexcept;
+// Whether a mode of Python's sees every op.
+bool tf_is_mode_on() noexcept;
 // What autocast is on this thread: a bit for each type of device for which it is on, and
 // above 32 bits a byte for the dtype of each device that has it. A byte of 0 leaves the
 // dtype as it is.

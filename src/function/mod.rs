@@ -21,7 +21,7 @@ pub(crate) use tensors::{Shape, Slot};
 pub(crate) use value::{Engine, PassOptions};
 
 use crate::error::Result;
-use name::short_name;
+pub(crate) use name::short_name;
 use std::sync::Arc;
 
 /// A differentiable operator: `torch.autograd.Function` in Rust.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 /// Returns `Scale` for `my_crate::ops::Scale` and for `my_crate::ops::Scale<f32>`.
 /// Every call of `apply` asks for it, so the last results are kept.
-pub(super) fn short_name(path: &'static str) -> &'static str {
+pub(crate) fn short_name(path: &'static str) -> &'static str {
     const SLOTS: usize = 16;
     type Slot = Cell<(&'static str, &'static str)>;
     thread_local!(static LAST: [Slot; SLOTS] = const { [const { Cell::new(("", "")) }; SLOTS] });

@@ -1,10 +1,12 @@
 //! The same op for every instruction set, written once over a vector type.
 
 mod erf;
+mod groups;
 mod math;
 mod slices;
 mod vector;
 
+pub(crate) use groups::{Groups, map_groups};
 pub use slices::{accumulate, apply, max, sum, sum_of, update};
 pub use vector::Float;
 

@@ -51,6 +51,13 @@ pub trait Float:
     /// `yes` where `mask` is true, else `no`.
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
 
+    /// `f` of each lane, one by one, in f64.
+    #[doc(hidden)]
+    fn each(self, f: impl Fn(f64) -> f64) -> Self;
+    /// `f` of each lane and the other's, one by one, in f64.
+    #[doc(hidden)]
+    fn each_with(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self;
+
     /// `e^x`
     #[inline(always)]
     fn exp(self) -> Self {
@@ -171,6 +178,25 @@ macro_rules! vector {
                 #[inline(always)]
                 fn eq(self, other: Self) -> Mask<S> {
                     Mask(self.0, self.0.$eq(self.1, other.1))
+                }
+                #[inline(always)]
+                fn each(self, f: impl Fn(f64) -> f64) -> Self {
+                    let mut vector = [self.1];
+                    let lanes: &mut [$T] = pulp::bytemuck::cast_slice_mut(&mut vector);
+                    for x in lanes {
+                        *x = f(f64::from(*x)) as $T;
+                    }
+                    $V(self.0, vector[0])
+                }
+                #[inline(always)]
+                fn each_with(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+                    let (mut vector, other) = ([self.1], [other.1]);
+                    let lanes: &mut [$T] = pulp::bytemuck::cast_slice_mut(&mut vector);
+                    let others: &[$T] = pulp::bytemuck::cast_slice(&other);
+                    for (x, y) in lanes.iter_mut().zip(others) {
+                        *x = f(f64::from(*x), f64::from(*y)) as $T;
+                    }
+                    $V(self.0, vector[0])
                 }
                 #[inline(always)]
                 fn select(mask: Mask<S>, yes: Self, no: Self) -> Self {

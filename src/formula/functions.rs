@@ -1,0 +1,453 @@
+//! The functions of a formula. Each is a type with what it is on vectors, on tensors and on
+//! constants, and with its derivative, which is written in the same functions: so every
+//! derivative of any order comes from here.
+
+use super::Scalar;
+use crate::ffi::WithScalar as _;
+use crate::kernel::simd::Float;
+use anyhow::Result;
+use std::f64::consts::{FRAC_2_SQRT_PI, LN_2, LN_10, SQRT_2};
+use tch::Tensor;
+
+/// A function of one number.
+pub trait Unary {
+    /// The values of each lane, within 2 ulp.
+    fn lanes<V: Float>(x: V) -> V;
+    fn tensor(x: &Tensor) -> Result<Tensor>;
+    fn constant(x: f64) -> f64;
+    /// The derivative at `x`, where the value is `y`.
+    fn slope<S: Scalar>(x: S, y: S) -> S;
+}
+
+/// A function of two numbers.
+pub trait Binary {
+    fn lanes<V: Float>(a: V, b: V) -> V;
+    /// `F(a, c)` with a constant, which is not rounded to the type of `a`.
+    #[inline(always)]
+    fn with_right<V: Float>(a: V, c: f64) -> V {
+        Self::lanes(a, a.of(c))
+    }
+    /// `F(c, b)`
+    #[inline(always)]
+    fn with_left<V: Float>(c: f64, b: V) -> V {
+        Self::lanes(b.of(c), b)
+    }
+    fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    fn constant(a: f64, b: f64) -> f64;
+    /// The derivative in the direction (`da`, `db`) at (`a`, `b`), where the value is `y`.
+    fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S;
+}
+
+/// Stamps types that implement [`Unary`].
+macro_rules! unary {
+    ($($F:ident: $lanes:expr, $tensor:expr, $constant:expr, $slope:expr;)+) => {$(
+        pub struct $F;
+        impl Unary for $F {
+            #[inline(always)]
+            fn lanes<V: Float>(x: V) -> V {
+                Call::<V>::lanes($lanes, x)
+            }
+            fn tensor(x: &Tensor) -> Result<Tensor> {
+                let f: fn(&Tensor) -> Result<Tensor> = $tensor;
+                f(x)
+            }
+            fn constant(x: f64) -> f64 {
+                let f: fn(f64) -> f64 = $constant;
+                f(x)
+            }
+            #[inline(always)]
+            fn slope<S: Scalar>(x: S, y: S) -> S {
+                Call::<S>::slope($slope, x, y)
+            }
+        }
+    )+};
+}
+
+/// Calls closures whose types are not written.
+struct Call<T>(std::marker::PhantomData<T>);
+
+impl<T> Call<T> {
+    #[inline(always)]
+    fn lanes(f: impl FnOnce(T) -> T, x: T) -> T {
+        f(x)
+    }
+    #[inline(always)]
+    fn slope(f: impl FnOnce(T, T) -> T, x: T, y: T) -> T {
+        f(x, y)
+    }
+}
+
+unary! {
+    Neg: |x| -x, |x| Ok(x.f_neg()?), |x| -x, |_, _| S::of(-1.0);
+    Abs: |x| x.abs(), |x| Ok(x.f_abs()?), f64::abs, |x, _| x.unary::<Sign>();
+    Sign: |x| V::select(x.lt(x.of(0.0)), x.of(-1.0), V::select(x.of(0.0).lt(x), x.of(1.0), x)),
+        |x| Ok(x.f_sgn()?), sign, |_, _| S::none();
+    Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |_, y| S::of(0.5) / y;
+    Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
+        |x, y| y / x * -0.5;
+    Cbrt: |x| x.each(f64::cbrt), |x| Ok(x.f_sign()?.f_mul(&x.f_abs()?.pow_number(1.0 / 3.0)?)?),
+        f64::cbrt, |_, y| S::of(1.0 / 3.0) / (y * y);
+    Exp: |x| x.exp(), |x| Ok(x.f_exp()?), f64::exp, |_, y| y;
+    Exp2: |x| x.each(f64::exp2), |x| Ok(x.f_exp2()?), f64::exp2, |_, y| y * LN_2;
+    ExpM1: |x| x.each(f64::exp_m1), |x| Ok(x.f_expm1()?), f64::exp_m1, |x, _| x.exp();
+    Ln: |x| x.ln(), |x| Ok(x.f_log()?), f64::ln, |x, _| S::one() / x;
+    Log2: |x| x.each(f64::log2), |x| Ok(x.f_log2()?), f64::log2, |x, _| S::of(1.0 / LN_2) / x;
+    Log10: |x| x.each(f64::log10), |x| Ok(x.f_log10()?), f64::log10, |x, _| S::of(1.0 / LN_10) / x;
+    Ln1p: |x| x.ln_1p(), |x| Ok(x.f_log1p()?), f64::ln_1p, |x, _| S::one() / (x + 1.0);
+    Sin: |x| x.each(f64::sin), |x| Ok(x.f_sin()?), f64::sin, |x, _| x.cos();
+    Cos: |x| x.each(f64::cos), |x| Ok(x.f_cos()?), f64::cos, |x, _| -x.sin();
+    Tan: |x| x.each(f64::tan), |x| Ok(x.f_tan()?), f64::tan, |_, y| y.unary::<OneAndSquare>();
+    Asin: |x| x.each(f64::asin), |x| Ok(x.f_asin()?), f64::asin, |x, _| inverse_sine_slope(x);
+    Acos: |x| x.each(f64::acos), |x| Ok(x.f_acos()?), f64::acos, |x, _| -inverse_sine_slope(x);
+    Atan: |x| x.each(f64::atan), |x| Ok(x.f_atan()?), f64::atan,
+        |x, _| S::one() / x.unary::<OneAndSquare>();
+    Sinh: |x| x.each(f64::sinh), |x| Ok(x.f_sinh()?), f64::sinh, |x, _| x.cosh();
+    Cosh: |x| x.each(f64::cosh), |x| Ok(x.f_cosh()?), f64::cosh, |x, _| x.sinh();
+    Tanh: |x| x.tanh(), |x| Ok(x.f_tanh()?), f64::tanh, |x, _| x.unary::<TanhSlope>();
+    Sigmoid: |x| x.sigmoid(), |x| Ok(x.f_sigmoid()?), sigmoid, |x, _| x.unary::<SigmoidSlope>();
+    Ln1pExp: |x| x.ln_1p_exp(), |x| Ok(x.f_logaddexp(&x.f_zeros_like()?)?),
+        |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), |x, _| x.sigmoid();
+    Erf: |x| x.erf(), |x| Ok(x.f_erf()?), libm::erf, |x, _| x.unary::<Gauss>() * FRAC_2_SQRT_PI;
+    Erfc: |x| x.each(libm::erfc), |x| Ok(x.f_erfc()?), libm::erfc,
+        |x, _| x.unary::<Gauss>() * -FRAC_2_SQRT_PI;
+    NormalCdf: |x| x.each(normal_cdf), |x| Ok(x.f_special_ndtr()?), normal_cdf,
+        |x, _| x.unary::<NormalPdf>();
+    NormalPdf: |x| exp_of_negative(x, x * 0.5) * NORMAL,
+        |x| Ok(x.f_square()?.mul_number(-0.5)?.f_exp()?.mul_number(NORMAL)?),
+        normal_pdf, |x, y| -x * y;
+    Floor: |x| x.each(f64::floor), |x| Ok(x.f_floor()?), f64::floor, |_, _| S::none();
+    Ceil: |x| x.each(f64::ceil), |x| Ok(x.f_ceil()?), f64::ceil, |_, _| S::none();
+    Trunc: |x| x.each(f64::trunc), |x| Ok(x.f_trunc()?), f64::trunc, |_, _| S::none();
+    Round: |x| x.each(f64::round_ties_even), |x| Ok(x.f_round()?), f64::round_ties_even,
+        |_, _| S::none();
+
+    // 1 + x^2
+    OneAndSquare: |x| x.mul_add(x, x.of(1.0)), |x| Ok(x.f_square()?.add_number(1)?),
+        |x| x.mul_add(x, 1.0), |x, _| x * 2.0;
+    // 1 - tanh(x)^2, which is right where tanh is almost 1 too
+    TanhSlope: |x| sigmoid_slope_lanes(x + x) * 4.0,
+        |x| Ok(sigmoid_slope_of(&x.mul_number(2)?)?.mul_number(4)?), tanh_slope,
+        |x, y| y * x.tanh() * -2.0;
+    // sigmoid(x) sigmoid(-x)
+    SigmoidSlope: |x| sigmoid_slope_lanes(x), sigmoid_slope_of, sigmoid_slope,
+        |x, y| -(y * (x * 0.5).tanh());
+    // e^(-x^2)
+    Gauss: |x| exp_of_negative(x, x), |x| Ok(x.f_square()?.f_neg()?.f_exp()?), gauss, |x, y| x * y * -2.0;
+}
+
+/// `1 / sqrt(2 pi)`
+const NORMAL: f64 = FRAC_2_SQRT_PI * 0.5 / SQRT_2;
+
+fn sign(x: f64) -> f64 {
+    if x == 0.0 || x.is_nan() { x } else { x.signum() }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    let e = (-x.abs()).exp();
+    if x < 0.0 { e / (1.0 + e) } else { 1.0 / (1.0 + e) }
+}
+
+fn sigmoid_slope(x: f64) -> f64 {
+    let s = sigmoid(-x.abs());
+    s * (1.0 - s)
+}
+
+#[inline(always)]
+fn sigmoid_slope_lanes<V: Float>(x: V) -> V {
+    let s = (-x.abs()).sigmoid();
+    s * (-s + 1.0)
+}
+
+/// Smooth at 0, unlike what `abs` is in.
+fn sigmoid_slope_of(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_sigmoid()?.f_mul(&x.f_neg()?.f_sigmoid()?)?)
+}
+
+fn tanh_slope(x: f64) -> f64 {
+    4.0 * sigmoid_slope(2.0 * x)
+}
+
+/// `e^(-a b)` of `a b` that is not negative. An exponential makes what its argument was
+/// rounded by a relative error of the same size, so that is added.
+#[inline(always)]
+fn exp_of_negative<V: Float>(a: V, b: V) -> V {
+    /// Beyond it, `e^-x` is 0.
+    const FAR: f64 = 800.0;
+    let product = a * b;
+    let lost = a.mul_add(b, -product);
+    let power = (-product).exp();
+    V::select(a.of(FAR).lt(product), a.of(0.0), (-power).mul_add(lost, power))
+}
+
+fn gauss(x: f64) -> f64 {
+    let square = x * x;
+    if square > 800.0 { 0.0 } else { (-square).exp() * (1.0 - x.mul_add(x, -square)) }
+}
+
+fn normal_pdf(x: f64) -> f64 {
+    let half = x * x * 0.5;
+    if half > 800.0 { 0.0 } else { (-half).exp() * (1.0 - (x * 0.5).mul_add(x, -half)) * NORMAL }
+}
+
+/// `erfc(-x / sqrt 2) / 2`. What the argument of `erfc` was rounded by counts in the tail, so
+/// its effect is added.
+fn normal_cdf(x: f64) -> f64 {
+    /// `1 / sqrt 2` less its nearest number.
+    const REST: f64 = -4.833_646_656_726_457e-17;
+    if !x.is_finite() {
+        return if x.is_nan() { x } else { f64::from(u8::from(x > 0.0)) };
+    }
+    let t = -x * std::f64::consts::FRAC_1_SQRT_2;
+    let lost = (-x).mul_add(std::f64::consts::FRAC_1_SQRT_2, -t) - x * REST;
+    0.5 * (libm::erfc(t) - FRAC_2_SQRT_PI * gauss(t) * lost)
+}
+
+/// `1 / sqrt(1 - x^2)`
+#[inline(always)]
+fn inverse_sine_slope<S: Scalar>(x: S) -> S {
+    S::one() / ((S::one() - x) * (x + 1.0)).sqrt()
+}
+
+/// Stamps types that implement [`Binary`].
+macro_rules! binary {
+    ($($F:ident: $lanes:expr, $tensor:expr, $constant:expr, $tangent:expr
+       $(, right $right:expr)? $(, left $left:expr)?;)+) => {$(
+        pub struct $F;
+        impl Binary for $F {
+            #[inline(always)]
+            fn lanes<V: Float>(a: V, b: V) -> V {
+                Call::<V>::slope($lanes, a, b)
+            }
+            $(
+                #[inline(always)]
+                fn with_right<V: Float>(a: V, c: f64) -> V {
+                    Call::<V>::with($right, a, c)
+                }
+            )?
+            $(
+                #[inline(always)]
+                fn with_left<V: Float>(c: f64, b: V) -> V {
+                    Call::<V>::with($left, b, c)
+                }
+            )?
+            fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+                let f: fn(&Tensor, &Tensor) -> Result<Tensor> = $tensor;
+                f(a, b)
+            }
+            fn constant(a: f64, b: f64) -> f64 {
+                let f: fn(f64, f64) -> f64 = $constant;
+                f(a, b)
+            }
+            #[inline(always)]
+            fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S {
+                Call::<S>::tangent($tangent, [a, b, y], [da, db])
+            }
+        }
+    )+};
+}
+
+impl<T> Call<T> {
+    #[inline(always)]
+    fn with(f: impl FnOnce(T, f64) -> T, x: T, c: f64) -> T {
+        f(x, c)
+    }
+    #[inline(always)]
+    fn tangent(f: impl FnOnce([T; 3], [T; 2]) -> T, at: [T; 3], d: [T; 2]) -> T {
+        f(at, d)
+    }
+}
+
+binary! {
+    Add: |a, b| a + b, |a, b| Ok(a.f_add(b)?), |a, b| a + b, |_, [da, db]| da + db,
+        right plus, left plus;
+    Sub: |a, b| a - b, |a, b| Ok(a.f_sub(b)?), |a, b| a - b, |_, [da, db]| da - db,
+        right |a, c| plus(a, -c), left |b, c| plus(-b, c);
+    Mul: |a, b| a * b, |a, b| Ok(a.f_mul(b)?), |a, b| a * b,
+        |[a, b, _], [da, db]| da * b + db * a,
+        right times, left times;
+    Div: |a, b| a / b, |a, b| Ok(a.f_div(b)?), |a, b| a / b,
+        |[_, b, y], [da, db]| (da - db * y) / b,
+        right |a, c| corrected(a / a.of(c), -rest(a, c) / c), left |b, c| corrected(b.of(c) / b, rest(b, c) / c);
+    Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), f64::max,
+        |[a, b, _], [da, db]| greater_side(a, b, da, db);
+    Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), f64::min,
+        |[a, b, _], [da, db]| greater_side(b, a, db, da);
+    Pow: |a, b| a.each_with(b, f64::powf), |a, b| Ok(a.f_pow(b)?), f64::powf,
+        |[a, b, y], [da, db]| da * power_slope(a, b) + db * exponent_slope(a, b, y),
+        right power;
+    Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
+        |[a, b, _], [da, db]| {
+            let r = a.binary::<Hypot>(b);
+            (da * (b / r) - db * (a / r)) / r
+        };
+    Hypot: |a, b| a.each_with(b, f64::hypot), |a, b| Ok(a.f_hypot(b)?), f64::hypot,
+        |[a, b, y], [da, db]| da * (a / y) + db * (b / y);
+    Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
+        |[a, b, _], [da, db]| da - db * (a / b).floor();
+}
+
+/// `c` less the nearest number of the type of `x`.
+#[inline(always)]
+fn rest<V: Float>(_: V, c: f64) -> f64 {
+    if V::BITS == 24 && c.is_finite() { c - f64::from(c as f32) } else { 0.0 }
+}
+
+/// `x + c`
+#[inline(always)]
+fn plus<V: Float>(x: V, c: f64) -> V {
+    let rest = rest(x, c);
+    let sum = x + c;
+    if rest == 0.0 { sum } else { sum + rest }
+}
+
+/// `x c`
+#[inline(always)]
+fn times<V: Float>(x: V, c: f64) -> V {
+    let rest = rest(x, c);
+    let product = x * c;
+    if rest == 0.0 {
+        return product;
+    }
+    let nearer = x.mul_add(x.of(rest), product);
+    V::select(product.abs().lt(x.of(f64::INFINITY)), nearer, product)
+}
+
+/// `y (1 + relative)`
+#[inline(always)]
+fn corrected<V: Float>(y: V, relative: f64) -> V {
+    if relative == 0.0 || !relative.is_finite() {
+        return y;
+    }
+    let nearer = y.mul_add(y.of(relative), y);
+    V::select(y.abs().lt(y.of(f64::INFINITY)), nearer, y)
+}
+
+/// NaN if one of the two is, else `y`.
+#[inline(always)]
+fn nan_of<V: Float>(a: V, b: V, y: V) -> V {
+    V::select(a.eq(a), V::select(b.eq(b), y, b), a)
+}
+
+/// The tangent of the greater one; half of each where they are equal.
+#[inline(always)]
+fn greater_side<S: Scalar>(a: S, b: S, da: S, db: S) -> S {
+    let tie = a.eq(b);
+    let half = |d: S| S::select(tie, d * 0.5, d);
+    S::select(a.lt(b), S::none(), half(da)) + S::select(b.lt(a), S::none(), half(db))
+}
+
+/// `x^c`; small powers are products.
+#[inline(always)]
+fn power<V: Float>(x: V, c: f64) -> V {
+    if c == 0.0 {
+        x.of(1.0)
+    } else if c == 1.0 {
+        x
+    } else if c == 2.0 {
+        x * x
+    } else if c == -1.0 {
+        x.of(1.0) / x
+    } else {
+        x.each(|x| x.powf(c))
+    }
+}
+
+/// `b a^(b - 1)`, and 0 where `b` is 0 and `a^-1` is no number.
+#[inline(always)]
+fn power_slope<S: Scalar>(a: S, b: S) -> S {
+    let power = a.powf(b - 1.0);
+    let flat = b.eq(S::zero()) & !power.abs().lt(S::of(f64::INFINITY));
+    S::select(flat, S::zero(), b * power)
+}
+
+/// `y log a`, and 0 where `a` is 0 and `b` is not negative.
+#[inline(always)]
+fn exponent_slope<S: Scalar>(a: S, b: S, y: S) -> S {
+    let flat = a.eq(S::zero()) & b.ge(S::zero());
+    S::select(flat, S::zero(), y * S::select(flat, S::one(), a).ln())
+}
+
+/// As Python's `%`, without an error of its own.
+fn remainder(a: f64, b: f64) -> f64 {
+    let r = a % b;
+    if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+}
+
+/// Stamps the methods of [`Scalar`] that are functions of one number.
+macro_rules! methods {
+    () => {
+        $crate::formula::functions::methods! {@
+            /// `|x|`; the derivative at 0 is 0.
+            abs: Abs,
+            /// -1, 0 or 1; the derivative is 0.
+            signum: Sign,
+            /// The square root; the derivative at 0 is infinite.
+            sqrt: Sqrt,
+            /// `1 / sqrt x`
+            rsqrt: Rsqrt,
+            /// The cube root; the derivative at 0 is infinite.
+            cbrt: Cbrt,
+            /// `e^x`
+            exp: Exp,
+            /// `2^x`
+            exp2: Exp2,
+            /// `e^x - 1`
+            exp_m1: ExpM1,
+            /// The natural logarithm.
+            ln: Ln,
+            /// The logarithm to base 2.
+            log2: Log2,
+            /// The logarithm to base 10.
+            log10: Log10,
+            /// `log(1 + x)`
+            ln_1p: Ln1p,
+            /// The sine.
+            sin: Sin,
+            /// The cosine.
+            cos: Cos,
+            /// The tangent.
+            tan: Tan,
+            /// The inverse sine; the derivative at -1 and 1 is infinite.
+            asin: Asin,
+            /// The inverse cosine; the derivative at -1 and 1 is infinite.
+            acos: Acos,
+            /// The inverse tangent.
+            atan: Atan,
+            /// The hyperbolic sine.
+            sinh: Sinh,
+            /// The hyperbolic cosine.
+            cosh: Cosh,
+            /// The hyperbolic tangent.
+            tanh: Tanh,
+            /// `1 / (1 + e^-x)`
+            sigmoid: Sigmoid,
+            /// `log(1 + e^x)`, which overflows nowhere.
+            ln_1p_exp: Ln1pExp,
+            /// The error function.
+            erf: Erf,
+            /// `1 - erf x`, which is right in the tail.
+            erfc: Erfc,
+            /// The distribution function of the normal distribution.
+            normal_cdf: NormalCdf,
+            /// The density of the normal distribution.
+            normal_pdf: NormalPdf,
+            /// The greatest integer that is not greater; the derivative is 0.
+            floor: Floor,
+            /// The least integer that is not less; the derivative is 0.
+            ceil: Ceil,
+            /// The integer part; the derivative is 0.
+            trunc: Trunc,
+            /// The nearest integer, the even one of two; the derivative is 0.
+            round: Round,
+        }
+    };
+    (@ $($(#[$doc:meta])* $method:ident: $F:ident,)+) => {$(
+        $(#[$doc])*
+        #[must_use]
+        #[inline(always)]
+        fn $method(self) -> Self {
+            self.unary::<$crate::formula::functions::$F>()
+        }
+    )+};
+}
+pub(super) use methods;

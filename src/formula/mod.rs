@@ -1,0 +1,161 @@
+//! An elementwise op from one formula: every derivative, every dtype, every device.
+//!
+//! ```
+//! use tch::Tensor;
+//! use tch_function::formula::{Derived, Formula, Scalar};
+//! use tch_function::{Function, Var, grad};
+//!
+//! /// `log(1 + e^x)`
+//! #[derive(Clone)]
+//! struct Softplus;
+//!
+//! impl Formula<1> for Softplus {
+//!     #[inline(always)]
+//!     fn eval<S: Scalar>(&self, [x]: [S; 1]) -> [S; 1] {
+//!         [x.max(S::zero()) + (-x.abs()).exp().ln_1p()]
+//!     }
+//! }
+//!
+//! let x = Var::leaf(Tensor::from_slice(&[0.0f32, 1000.0]));
+//! let y = Derived(Softplus).apply(&x)?;
+//! let dx = grad(&y.sum()?, &x)?;
+//! assert_eq!(Vec::<f32>::try_from(dx.value())?, [0.5, 1.0]);
+//! # anyhow::Ok(())
+//! ```
+//!
+//! [`Derived`] makes a [`Function`](crate::Function) of the formula, which runs in every
+//! host. The same `eval` runs on
+//!
+//! | what | for |
+//! |---|---|
+//! | vectors of f32 and f64 (f16 and bf16 through f32) | `forward`: one kernel |
+//! | dual numbers of vectors | `backward` and `jvp`: one kernel each, all inputs in one pass, nothing saved but the inputs |
+//! | duals of duals | second derivatives: one kernel |
+//! | tch tensors | other devices, tracing, `fake`, vmap, third and higher derivatives |
+//!
+//! The inputs broadcast and are promoted as in libtorch, and each gradient has its input's
+//! shape and dtype again. Integers compute in libtorch's default dtype. Complex numbers
+//! are refused.
+//!
+//! What is not `#[inline(always)]` is compiled without the instruction set's registers:
+//! right, but slow. So is a dev build of your own crate, unless its profile optimises it.
+
+mod derived;
+mod dual;
+mod forms;
+mod functions;
+mod lanes;
+mod scalar;
+mod slope;
+mod tensors;
+mod term;
+
+pub use derived::Derived;
+pub use scalar::Scalar;
+
+use crate::function::Shareable;
+use dual::Dual;
+
+/// An elementwise formula of `I` numbers (1 to 8) that gives `O` (1 to 4).
+///
+/// Its parameters are fields. Its derivative is derived; where the derived one would be
+/// inaccurate, [`slopes`](Formula::slopes) gives another one, and everything else is derived
+/// from that.
+///
+/// ```
+/// use tch_function::formula::{Derived, Formula, Scalar};
+/// # use tch::Tensor;
+/// # use tch_function::{Function, Var, grad};
+///
+/// /// `a x + b x^2` beyond a threshold, else 0.
+/// #[derive(Clone)]
+/// struct Beyond { threshold: f64 }
+///
+/// impl Formula<3> for Beyond {
+///     #[inline(always)]
+///     fn eval<S: Scalar>(&self, [x, a, b]: [S; 3]) -> [S; 1] {
+///         let y = a * x + b * x * x;
+///         [S::select(x.gt(S::of(self.threshold)), y, S::zero())]
+///     }
+/// }
+///
+/// # let x = Var::leaf(Tensor::from_slice(&[1.0, 3.0]));
+/// # let [a, b] = [2.0, 1.0].map(|c| Var::constant(Tensor::from(c)));
+/// let y = Derived(Beyond { threshold: 2.0 }).apply((&x, &a, &b))?;
+/// # let dx = grad(&y.sum()?, &x)?;
+/// # assert_eq!(Vec::<f64>::try_from(dx.value())?, [0.0, 8.0]);
+/// # anyhow::Ok(())
+/// ```
+pub trait Formula<const I: usize, const O: usize = 1>: Clone + Shareable + 'static {
+    /// The values at `x`. Every branch is computed, and [`Scalar::select`] takes one.
+    fn eval<S: Scalar>(&self, x: [S; I]) -> [S; O];
+
+    /// The derivative of each output in each input, in place of the derived one.
+    #[inline(always)]
+    fn slopes<S: Scalar>(&self, x: [S; I]) -> Option<[[S; I]; O]> {
+        let _ = x;
+        None
+    }
+}
+
+/// The derivatives of each output in each input.
+#[inline(always)]
+fn jacobian<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+) -> [[S; I]; O] {
+    jacobian_in(f, x, [true; I])
+}
+
+/// Does what [`jacobian`] does, in the `wanted` inputs; none in others.
+#[inline(always)]
+fn jacobian_in<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    wanted: [bool; I],
+) -> [[S; I]; O] {
+    if let Some(slopes) = f.slopes(x) {
+        return slopes;
+    }
+    let mut variables = [Dual::constant(S::none()); I];
+    for i in 0..I {
+        variables[i] =
+            if wanted[i] { Dual::variable(x[i], i) } else { Dual::constant(x[i]) };
+    }
+    let y = f.eval::<Dual<S, I>>(variables);
+    let mut slopes = [[S::none(); I]; O];
+    for o in 0..O {
+        slopes[o] = y[o].slopes;
+    }
+    slopes
+}
+
+/// `sum over o of dy_o dy_o/dx_i`, for each input.
+#[inline(always)]
+fn along_outputs<S: Scalar, const I: usize, const O: usize>(
+    slopes: &[[S; I]; O],
+    dy: [S; O],
+) -> [S; I] {
+    let mut dx = [S::none(); I];
+    for i in 0..I {
+        for o in 0..O {
+            dx[i] = dx[i] + slopes[o][i] * dy[o];
+        }
+    }
+    dx
+}
+
+/// `sum over i of dy_o/dx_i dx_i`, for each output.
+#[inline(always)]
+fn along_inputs<S: Scalar, const I: usize, const O: usize>(
+    slopes: &[[S; I]; O],
+    dx: [S; I],
+) -> [S; O] {
+    let mut dy = [S::none(); O];
+    for o in 0..O {
+        for i in 0..I {
+            dy[o] = dy[o] + slopes[o][i] * dx[i];
+        }
+    }
+    dy
+}

@@ -1,0 +1,164 @@
+//! [`Scalar`]: what a formula computes with.
+
+use super::functions::{self, Binary, Unary};
+use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
+
+/// A number of a [`Formula`](super::Formula): one element of each tensor, or what stands
+/// for it while the formula is differentiated, traced or run on another device.
+///
+/// `+ - * /` take a number or a constant (`x * 2.0`). A constant is not rounded to the
+/// tensors' dtype before it is added or multiplied.
+///
+/// The value of each function is within 2 ulp of the exact one in f32 and f64, and so is
+/// its derivative; `docs/accuracy.md` has the measured figures. At kinks the derivatives
+/// are those that libtorch chose; each function says which.
+pub trait Scalar:
+    Copy
+    + sealed::Scalar
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + Add<f64, Output = Self>
+    + Sub<f64, Output = Self>
+    + Mul<f64, Output = Self>
+    + Div<f64, Output = Self>
+{
+    /// A truth value, which [`select`](Scalar::select) takes.
+    type Mask: Copy
+        + BitAnd<Output = Self::Mask>
+        + BitOr<Output = Self::Mask>
+        + Not<Output = Self::Mask>;
+
+    /// A constant.
+    #[must_use]
+    fn of(c: f64) -> Self;
+
+    /// 0
+    #[must_use]
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::of(0.0)
+    }
+
+    /// 1
+    #[must_use]
+    #[inline(always)]
+    fn one() -> Self {
+        Self::of(1.0)
+    }
+
+    /// `self < other`; false with NaN.
+    #[must_use = "a comparison does nothing until `select` takes it"]
+    fn lt(self, other: Self) -> Self::Mask;
+
+    /// `self <= other`; false with NaN.
+    #[must_use = "a comparison does nothing until `select` takes it"]
+    fn le(self, other: Self) -> Self::Mask;
+
+    /// `self == other`; false with NaN.
+    #[must_use = "a comparison does nothing until `select` takes it"]
+    fn eq(self, other: Self) -> Self::Mask;
+
+    /// `self > other`; false with NaN.
+    #[must_use = "a comparison does nothing until `select` takes it"]
+    #[inline(always)]
+    fn gt(self, other: Self) -> Self::Mask {
+        other.lt(self)
+    }
+
+    /// `self >= other`; false with NaN.
+    #[must_use = "a comparison does nothing until `select` takes it"]
+    #[inline(always)]
+    fn ge(self, other: Self) -> Self::Mask {
+        other.le(self)
+    }
+
+    /// `yes` where `mask` is true, else `no`; the gradient goes to the one that was taken.
+    #[must_use]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+
+    /// The greater one; NaN if one is NaN. Each gets half of the gradient where they are
+    /// equal.
+    #[must_use]
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.binary::<functions::Max>(other)
+    }
+
+    /// The lesser one; as [`max`](Scalar::max).
+    #[must_use]
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.binary::<functions::Min>(other)
+    }
+
+    /// `self` where it lies between two constants, else the nearer one. At the constants the
+    /// derivative is 1.
+    #[must_use]
+    #[inline(always)]
+    fn clamp(self, least: f64, greatest: f64) -> Self {
+        let below = Self::select(self.lt(Self::of(least)), Self::of(least), self);
+        Self::select(self.gt(Self::of(greatest)), Self::of(greatest), below)
+    }
+
+    /// `max(x, 0)`; the derivative at 0 is 0.
+    #[must_use]
+    #[inline(always)]
+    fn relu(self) -> Self {
+        Self::select(self.le(Self::zero()), Self::zero(), self)
+    }
+
+    /// `self^exponent`. As in libtorch the derivative in `self` is 0 where the exponent is 0,
+    /// and that in the exponent is 0 where `self` is 0 and the exponent is not negative.
+    #[must_use]
+    #[inline(always)]
+    fn powf(self, exponent: Self) -> Self {
+        self.binary::<functions::Pow>(exponent)
+    }
+
+    /// `self^n`
+    #[must_use]
+    #[inline(always)]
+    fn powi(self, n: i32) -> Self {
+        self.powf(Self::of(f64::from(n)))
+    }
+
+    /// The angle of the point (`x`, `self`), from -pi to pi.
+    #[must_use]
+    #[inline(always)]
+    fn atan2(self, x: Self) -> Self {
+        self.binary::<functions::Atan2>(x)
+    }
+
+    /// `self - floor(self / divisor) divisor`, with the sign of `divisor`, as Python's `%`. The
+    /// derivative in `divisor` is `-floor(self / divisor)`.
+    #[must_use]
+    #[inline(always)]
+    fn remainder(self, divisor: Self) -> Self {
+        self.binary::<functions::Remainder>(divisor)
+    }
+
+    /// `self * a + b`
+    #[must_use]
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        self * a + b
+    }
+
+    functions::methods! {}
+}
+
+pub mod sealed {
+    use super::{Binary, Unary};
+
+    pub trait Scalar: Copy {
+        /// What does not depend on anything: the derivative of a constant. Its product with
+        /// anything is none, also with an infinity.
+        fn none() -> Self;
+        fn is_none(self) -> bool;
+        fn unary<F: Unary>(self) -> Self;
+        fn binary<F: Binary>(self, other: Self) -> Self;
+    }
+}

@@ -1,0 +1,135 @@
+//! [`Slope`]: the gradients of a formula as a Function, of which second derivatives are taken.
+
+use super::derived::{elsewhere, gradients};
+use super::dual::Dual;
+use super::forms::{Count, Form};
+use super::lanes::SecondGradients;
+use super::tensors::over;
+use super::{Formula, Scalar, along_inputs, along_outputs, jacobian};
+use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap, short_name};
+use crate::kernel::simd;
+use anyhow::Result;
+use tch::Tensor;
+
+/// `dx` of `x` and `dy`, which are of one dtype and broadcast.
+pub(super) struct Slope<F, const I: usize, const O: usize>(pub F);
+
+impl<F, const I: usize, const O: usize> Function for Slope<F, I, O>
+where
+    F: Formula<I, O>,
+    Count<I>: Form<I>,
+    Count<O>: Form<O>,
+{
+    type Inputs = (<Count<I> as Form<I>>::Tensors, <Count<O> as Form<O>>::Tensors);
+    type Outputs = <Count<I> as Form<I>>::Tensors;
+
+    fn forward(
+        &self,
+        ctx: &mut Ctx,
+        (x, dy): Refs<'_, Self::Inputs>,
+    ) -> Result<Of<Self::Outputs, Tensor>> {
+        let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
+        ctx.save_for_backward(x.into_iter().chain(dy))?;
+        Ok(Count::<I>::of(gradients(&self.0, x, dy, [true; I])?))
+    }
+
+    fn backward(&self, ctx: &Ctx, ddx: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
+        let saved = ctx.saved_tensors_vec()?;
+        let x: [&Tensor; I] = std::array::from_fn(|i| saved[i]);
+        let dy: [&Tensor; O] = std::array::from_fn(|o| saved[I + o]);
+        let ddx = Count::<I>::refs(ddx);
+        let done = simd::map_groups("kernel::simd::map", &SecondGradients(&self.0), (x, dy, ddx));
+        let (dx, ddy) = elsewhere(done, || {
+            let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(ddx).collect();
+            let found = over(&all, |numbers| {
+                let (x, rest) = numbers.split_at(I);
+                let (dy, ddx) = rest.split_at(O);
+                let (dx, ddy) = second(&self.0, array(x), array(dy), array(ddx));
+                dx.into_iter().chain(ddy).collect()
+            })?;
+            let mut found = found.into_iter();
+            let mut next = || found.next().expect("one for each");
+            Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
+        })?;
+        let mut position = 0;
+        let mut reduced = |grad: Tensor| {
+            let i = position;
+            position += 1;
+            ctx.needs_input_grad(i).then(|| ctx.reduce_own_to_input(i, grad)).transpose()
+        };
+        let (mut of_x, mut of_dy) = ([const { None }; I], [const { None }; O]);
+        for (place, grad) in of_x.iter_mut().chain(&mut of_dy).zip(dx.into_iter().chain(ddy)) {
+            *place = reduced(grad)?;
+        }
+        Ok((Count::<I>::grads(of_x), Count::<O>::grads(of_dy)))
+    }
+
+    fn jvp(
+        &self,
+        _: &Ctx,
+        (x, dy): Refs<'_, Self::Inputs>,
+        (tx, tdy): Refs<'_, Self::Inputs>,
+    ) -> Result<Of<Self::Outputs, Tensor>> {
+        let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
+        let (tx, tdy) = (Count::<I>::refs(tx), Count::<O>::refs(tdy));
+        let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(tx).chain(tdy).collect();
+        let found = over(&all, |numbers| {
+            let (x, rest) = numbers.split_at(I);
+            let (dy, rest) = rest.split_at(O);
+            let (tx, tdy) = rest.split_at(I);
+            let (first, second) = moved(&self.0, array(x), array(tx));
+            let (through_dy, through_x) =
+                (along_outputs(&first, array(tdy)), along_outputs(&second, array(dy)));
+            through_dy.into_iter().zip(through_x).map(|(a, b)| a + b).collect()
+        })?;
+        let found = found.try_into().expect("one for each");
+        Ok(Count::<I>::of(found))
+    }
+
+    fn vmap(&self) -> Vmap {
+        Vmap::Formulas
+    }
+
+    fn name(&self) -> &'static str {
+        short_name(std::any::type_name::<F>())
+    }
+}
+
+pub(super) fn array<T: Copy, const N: usize>(x: &[T]) -> [T; N] {
+    std::array::from_fn(|i| x[i])
+}
+
+/// The derivatives of each output in each input, and their derivatives in one direction.
+#[inline(always)]
+fn moved<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    direction: [S; I],
+) -> ([[S; I]; O], [[S; I]; O]) {
+    let mut moved = [Dual::constant(S::none()); I];
+    for i in 0..I {
+        moved[i] = Dual { value: x[i], slopes: [direction[i]] };
+    }
+    let slopes = jacobian::<Dual<S, 1>, F, I, O>(f, moved);
+    let (mut first, mut second) = ([[S::none(); I]; O], [[S::none(); I]; O]);
+    for o in 0..O {
+        for i in 0..I {
+            first[o][i] = slopes[o][i].value;
+            second[o][i] = slopes[o][i].slopes[0];
+        }
+    }
+    (first, second)
+}
+
+/// The gradients of `x` and of `dy` from those of what [`Slope`] returns. Second derivatives
+/// are symmetric, so one direction is enough.
+#[inline(always)]
+pub(super) fn second<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    dy: [S; O],
+    ddx: [S; I],
+) -> ([S; I], [S; O]) {
+    let (first, second) = moved(f, x, ddx);
+    (along_outputs(&second, dy), along_inputs(&first, ddx))
+}
