@@ -43,11 +43,7 @@ where
         Ok(Count::<O>::of(values(&self.0, converted.refs(x))?))
     }
 
-    fn backward(
-        &self,
-        ctx: &Ctx,
-        dy: Refs<'_, Self::Outputs>,
-    ) -> Result<Grads<Self::Inputs>> {
+    fn backward(&self, ctx: &Ctx, dy: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
         let x: [&Tensor; I] = ctx.saved_tensors()?;
         let converted = Converted::new(ctx.op(), x)?;
         let wanted = std::array::from_fn(|i| ctx.needs_input_grad(i));
@@ -121,10 +117,7 @@ fn is_floating(kind: Kind) -> bool {
 }
 
 /// Returns the kernel's result; that of `formula`, of tensors, where the kernel does not run.
-pub(super) fn elsewhere<T>(
-    done: CrateResult<T>,
-    formula: impl FnOnce() -> Result<T>,
-) -> Result<T> {
+pub(super) fn elsewhere<T>(done: CrateResult<T>, formula: impl FnOnce() -> Result<T>) -> Result<T> {
     match done {
         Err(Error::NoKernel { .. }) => {
             let _off = NoAutocast::enter();

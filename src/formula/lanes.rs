@@ -98,6 +98,8 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, O, 0, I, 0> for
 pub(super) struct Tangents<'a, F>(pub &'a F);
 
 impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, I, 0, O, 0> for Tangents<'_, F> {
+    const IS_RARE: bool = true;
+
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dx: [V; I], _: [V; 0]) -> ([V; O], [V; 0]) {
         let slopes = jacobian(self.0, numbers(x));
@@ -112,6 +114,8 @@ pub(super) struct SecondGradients<'a, F>(pub &'a F);
 impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, O, I, I, O>
     for SecondGradients<'_, F>
 {
+    const IS_RARE: bool = true;
+
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dy: [V; O], ddx: [V; I]) -> ([V; I], [V; O]) {
         let (dx, ddy) = second(self.0, numbers(x), numbers(dy), numbers(ddx));

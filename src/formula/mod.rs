@@ -119,8 +119,7 @@ fn jacobian_in<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     }
     let mut variables = [Dual::constant(S::none()); I];
     for i in 0..I {
-        variables[i] =
-            if wanted[i] { Dual::variable(x[i], i) } else { Dual::constant(x[i]) };
+        variables[i] = if wanted[i] { Dual::variable(x[i], i) } else { Dual::constant(x[i]) };
     }
     let y = f.eval::<Dual<S, I>>(variables);
     let mut slopes = [[S::none(); I]; O];

@@ -130,12 +130,12 @@ fn each<A: Elements, R: Elements>(
 }
 
 /// Makes the outputs, and fills them by `body(count, slices, slots)`, block by
-/// block of `count` elements.
+/// block of `count` elements. A `dyn` body shares this code with every other one.
 #[inline]
 pub(super) fn fresh<A: Elements, R: Elements>(
     op: &'static str,
     x: A::Tensors<'_>,
-    body: &(impl Fn(usize, A::Slices<'_>, R::Slots<'_>) + Sync),
+    body: &(impl Fn(usize, A::Slices<'_>, R::Slots<'_>) + Sync + ?Sized),
 ) -> Result<R::Outputs> {
     if R::ARITY == 0 {
         return Err(nothing(op, Role::Output));

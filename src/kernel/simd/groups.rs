@@ -1,6 +1,7 @@
 //! [`map_groups`]: an elementwise op of several groups of tensors.
 
-use super::{AHEAD, Float, Lane, arch_for};
+use super::dispatch::{dispatch, dispatch_rarely};
+use super::{AHEAD, Float, Lane};
 use crate::kernel::element::sealed::Element as _;
 use crate::kernel::elementwise::fresh;
 use crate::kernel::view::prefetch;
@@ -19,6 +20,9 @@ pub(crate) trait Groups<
     const E: usize,
 >: Sync
 {
+    /// Whether the op is seldom needed.
+    const IS_RARE: bool = false;
+
     /// The op on one vector of each input.
     fn call<V: Float>(&self, a: [V; A], b: [V; B], c: [V; C]) -> ([V; D], [V; E]);
 }
@@ -32,6 +36,7 @@ type Inputs<T, const A: usize, const B: usize, const C: usize> = ([T; A], [T; B]
 /// # Errors
 /// As [`map`](crate::kernel::map).
 pub(crate) fn map_groups<
+    O: Groups<A, B, C, D, E>,
     const A: usize,
     const B: usize,
     const C: usize,
@@ -39,19 +44,20 @@ pub(crate) fn map_groups<
     const E: usize,
 >(
     name: &'static str,
-    op: &impl Groups<A, B, C, D, E>,
+    op: &O,
     x: Inputs<&Tensor, A, B, C>,
 ) -> Result<([Tensor; D], [Tensor; E])> {
     const { assert!(A > 0 && D > 0, "the first groups are not empty") };
     if ffi::describe(name, x.0[0])?.dtype == f64::DTYPE {
-        map_of::<f64, A, B, C, D, E>(name, op, x)
+        map_of::<f64, O, A, B, C, D, E>(name, op, x)
     } else {
-        map_of::<f32, A, B, C, D, E>(name, op, x)
+        map_of::<f32, O, A, B, C, D, E>(name, op, x)
     }
 }
 
 fn map_of<
     T: Lane,
+    O: Groups<A, B, C, D, E>,
     const A: usize,
     const B: usize,
     const C: usize,
@@ -59,14 +65,22 @@ fn map_of<
     const E: usize,
 >(
     name: &'static str,
-    op: &impl Groups<A, B, C, D, E>,
+    op: &O,
     x: Inputs<&Tensor, A, B, C>,
 ) -> Result<([Tensor; D], [Tensor; E])> {
-    type Results<T, const D: usize, const E: usize> = ([T; D], [T; E]);
-    fresh::<Inputs<T, A, B, C>, Results<T, D, E>>(name, x, &|count, x, y| {
-        arch_for(count).dispatch(Run { op, x, y });
-    })
+    let body: &Body<'_, T, A, B, C, D, E> = &|count, x, y| match O::IS_RARE {
+        true => dispatch_rarely(Run { op, x, y }),
+        false => dispatch(count, Run { op, x, y }),
+    };
+    fresh::<Inputs<T, A, B, C>, ([T; D], [T; E])>(name, x, body)
 }
+
+/// What runs on a block.
+type Body<'a, T, const A: usize, const B: usize, const C: usize, const D: usize, const E: usize> =
+    dyn Fn(usize, Inputs<&[T], A, B, C>, Slots<'_, T, D, E>) + Sync + 'a;
+
+type Slots<'b, T, const D: usize, const E: usize> =
+    ([&'b mut [MaybeUninit<T>]; D], [&'b mut [MaybeUninit<T>]; E]);
 
 /// An op on slices of one length; those of one element have it in each place.
 struct Run<
@@ -82,7 +96,7 @@ struct Run<
 > {
     op: &'a F,
     x: Inputs<&'b [T], A, B, C>,
-    y: ([&'b mut [MaybeUninit<T>]; D], [&'b mut [MaybeUninit<T>]; E]),
+    y: Slots<'b, T, D, E>,
 }
 
 impl<F, T, const A: usize, const B: usize, const C: usize, const D: usize, const E: usize> WithSimd

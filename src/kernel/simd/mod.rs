@@ -1,5 +1,6 @@
 //! The same op for every instruction set, written once over a vector type.
 
+mod dispatch;
 mod erf;
 mod groups;
 mod math;
@@ -15,10 +16,10 @@ use super::elementwise::{GRAIN, finish, fresh};
 use super::view::{alike, prefetch};
 use crate::ffi::memory::Pin;
 use crate::{Result, ffi};
-use pulp::{Arch, Simd, WithSimd};
+use dispatch::dispatch;
+use pulp::{Simd, WithSimd};
 use smallvec::SmallVec;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
 use tch::Tensor;
 use vector::{F32, F64};
 
@@ -88,35 +89,17 @@ fn map_any<const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     if ffi::describe(MAP, x[0])?.dtype == f64::DTYPE {
-        fresh::<[f64; I], [f64; O]>(MAP, x, &|n, x, y| run(op, n, x, y))
+        let body: &Body<'_, f64, I, O> = &|n, x, y| run(op, n, x, y);
+        fresh::<[f64; I], [f64; O]>(MAP, x, body)
     } else {
-        fresh::<[f32; I], [f32; O]>(MAP, x, &|n, x, y| run(op, n, x, y))
+        let body: &Body<'_, f32, I, O> = &|n, x, y| run(op, n, x, y);
+        fresh::<[f32; I], [f32; O]>(MAP, x, body)
     }
 }
 
-/// The best instruction set here.
-#[inline]
-fn arch() -> Arch {
-    static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(Arch::new)
-}
-
-/// Below this many elements the widest vectors (AVX-512) do not pay: for some
-/// microseconds after their first use the processor runs slower.
-const FEW: usize = 2048;
-
-/// The best instruction set for `n` elements.
-#[inline]
-fn arch_for(n: usize) -> Arch {
-    #[cfg(target_arch = "x86_64")]
-    if n < FEW {
-        static NARROW: OnceLock<Arch> = OnceLock::new();
-        let v3 = || pulp::x86::V3::try_new().map_or_else(Arch::new, Arch::V3);
-        return *NARROW.get_or_init(v3);
-    }
-    let _ = n;
-    arch()
-}
+/// What runs on a block.
+type Body<'a, T, const I: usize, const O: usize> =
+    dyn Fn(usize, [&[T]; I], [&mut [MaybeUninit<T>]; O]) + Sync + 'a;
 
 /// Runs `f`, which goes through some of `n` elements, compiled for several instruction
 /// sets, in the best one here.
@@ -130,7 +113,7 @@ pub(super) fn here(n: usize, f: impl FnOnce()) {
             (self.0)()
         }
     }
-    arch_for(n).dispatch(Here(f));
+    dispatch(n, Here(f));
 }
 
 /// Distance in bytes at which memory is prefetched. (The processor does
@@ -183,7 +166,7 @@ fn run<T: Lane, const I: usize, const O: usize>(
     x: [&[T]; I],
     y: [&mut [MaybeUninit<T>]; O],
 ) {
-    arch_for(count).dispatch(Run { op, x, y });
+    dispatch(count, Run { op, x, y });
 }
 
 /// A type that vectors are made of: `f32` or `f64`.
@@ -279,6 +262,7 @@ lane!(
 /// `tests/kernel_math.rs` compares with exact values.
 #[test]
 fn every_instruction_set() {
+    use pulp::Arch;
     struct All;
     impl Lanes<1, 8> for All {
         #[inline(always)]

@@ -1,7 +1,8 @@
 //! Vectors over slices, for the rows of [`rows`](crate::kernel::rows()); and
 //! sums over tensors.
 
-use super::{AHEAD, Float, Lane, Lanes, arch, prefetch};
+use super::dispatch::dispatch;
+use super::{AHEAD, Float, Lane, Lanes, prefetch};
 use crate::Result;
 use crate::kernel::element::sealed::Element as _;
 use crate::kernel::fold::blocks;
@@ -54,12 +55,12 @@ pub fn apply<T: Lane, const I: usize, const O: usize>(
     y: [&mut [T]; O],
 ) {
     check(&x, y.iter().map(|y| y.len()));
-    arch().dispatch(Apply { op, x, y });
+    dispatch(MANY, Apply { op, x, y });
 }
 
 /// `y = op(y)` on a slice.
 pub fn update<T: Lane>(op: &impl Lanes<1, 1>, y: &mut [T]) {
-    arch().dispatch(Update { op, y });
+    dispatch(MANY, Update { op, y });
 }
 
 /// `y = y + op(x)` on slices of one length; as [`apply`].
@@ -68,7 +69,7 @@ pub fn update<T: Lane>(op: &impl Lanes<1, 1>, y: &mut [T]) {
 /// If a length differs.
 pub fn accumulate<T: Lane, const I: usize>(op: &impl Lanes<I, 1>, x: [&[T]; I], y: &mut [T]) {
     check(&x, std::iter::once(y.len()));
-    arch().dispatch(Accumulate { op, x, y });
+    dispatch(MANY, Accumulate { op, x, y });
 }
 
 /// The sums of `op(x)` over slices of one length; a slice of one element stands
@@ -83,13 +84,13 @@ pub fn sum<T: Lane, const I: usize, const O: usize>(
 ) -> [f64; O] {
     let n = x.iter().map(|x| x.len()).find(|n| *n != 1).unwrap_or(1);
     check(&x, std::iter::once(n));
-    arch().dispatch(Sum { op, x, n })
+    dispatch(MANY, Sum { op, x, n })
 }
 
 /// The greatest element, minus infinity of none. With a NaN among them, any
 /// of them.
 pub fn max<T: Lane>(x: &[T]) -> T {
-    arch().dispatch(Max { x })
+    dispatch(MANY, Max { x })
 }
 
 /// The sums of `op(x)` over all elements of tensors, which broadcast: as
@@ -136,7 +137,7 @@ fn sum_of_all<T: Lane, const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[f64; O]> {
     let merge = |a: [f64; O], b: [f64; O]| std::array::from_fn(|i| a[i] + b[i]);
-    let step = |sums, _, n, x: [&[T]; I]| merge(sums, arch().dispatch(Sum { op, x, n }));
+    let step = |sums, _, n, x: [&[T]; I]| merge(sums, dispatch(MANY, Sum { op, x, n }));
     blocks::<[T; I], _>(name, x, [0.0; O], &step, merge)
 }
 
@@ -214,6 +215,9 @@ impl<F: Lanes<I, 1>, T: Lane, const I: usize> WithSimd for Accumulate<'_, '_, F,
         }
     }
 }
+
+/// A number of elements for which the widest vectors pay: there are many slices.
+const MANY: usize = usize::MAX;
 
 /// Number of sums that run beside each other, so that none waits for its last term.
 const CHAINS: usize = 4;
