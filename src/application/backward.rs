@@ -97,12 +97,19 @@ impl<F: Function> Backward for Applied<F> {
             frame.set_state(None);
         }
         let _autocast = AutocastAgain::enter(frame.autocast());
-        let _replay = frame.generators().map(|before| before.replay()).transpose()?;
+        let drawn = frame.drawn().cloned();
         let mut ctx = Ctx::new(frame, Stage::Recomputation);
         let x = F::Inputs::build(&self.inputs, &mut || inputs.next().flatten());
-        run_user(ctx.op(), "forward", Error::forward, || {
-            self.f.forward(&mut ctx, F::Inputs::borrow(&x)).map(drop)
-        })?;
+        let op = ctx.op();
+        let mut run = || {
+            run_user(op, "forward", Error::forward, || {
+                self.f.forward(&mut ctx, F::Inputs::borrow(&x)).map(drop)
+            })
+        };
+        match drawn {
+            Some(drawn) => drawn.again(op, run)?,
+            None => run()?,
+        }
         Ok(ctx)
     }
 

@@ -48,10 +48,11 @@ pub(crate) fn run<F: Function>(
     let recomputed = ctx.frame.recording && f.double_backward() == DoubleBackward::Recompute;
     let before = recomputed.then(|| before_recomputed::<F>(ctx, x)).transpose()?;
     let done = run_user(ctx.op(), "forward", Error::forward, || f.forward(ctx, x));
-    if let Some(before) = before.filter(|_| done.is_ok())
-        && before != before.again()?
-    {
-        ctx.frame.set_generators(before);
+    if let Some(before) = before.filter(|_| done.is_ok()) {
+        let after = before.again()?;
+        if before != after {
+            ctx.frame.set_drawn(before.until(&after));
+        }
     }
     done.map_err(|e| {
         if ctx.dirty().is_empty() { e } else { half_done(ctx, &flatten::<F::Inputs, Tensor>(x), e) }

@@ -78,7 +78,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         if ctx.frame.state().is_some() && second_order != DoubleBackward::Recompute {
             return Err(lost_state(ctx.op()));
         }
-        let draws = ctx.frame.generators().is_some();
+        let draws = ctx.frame.drawn().is_some();
         if draws && !self.is_random {
             return Err(untagged(self.name()));
         }
@@ -199,8 +199,8 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         {
             let bytes = state.f_to(Device::Cpu).and_then(|state| Vec::<u8>::try_from(&state));
             let bytes = bytes.map_err(|_| levels_of_random_numbers(self.name()))?;
-            let generators = application::generators(&ctx)?.of_bytes(&bytes)?;
-            ctx.frame.set_generators(generators);
+            let drawn = application::generators(&ctx)?.of_bytes(&bytes)?;
+            ctx.frame.set_drawn(drawn);
         }
         ctx.stage = Stage::Backward;
         ctx.frame.set_autocast(autocast);
@@ -306,7 +306,8 @@ fn sort(
 fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>) -> Result<Tensor> {
     // A trace has the length that a run has, on whichever device.
     let now = application::generators(ctx)?;
-    let bytes = ctx.frame.generators().map_or(&now, |drawn| drawn).padded_bytes();
+    let nothing = now.again()?.until(&now);
+    let bytes = ctx.frame.drawn().map_or(&nothing, |drawn| drawn).padded_bytes();
     let flat = call.flat();
     let state = match flat.into_iter().flatten().next() {
         Some(x) if call.is_traced() => {

@@ -2,7 +2,7 @@
 
 use super::drop_quietly;
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem::{ManuallyDrop, needs_drop};
 use std::ops::Deref;
 
@@ -37,47 +37,32 @@ impl<T> Drop for Quiet<T> {
     }
 }
 
-type Waiting = Option<Vec<Box<dyn Any>>>;
-
 thread_local! {
-    /// What waits until the value that is being dropped is gone; `None` if none is. It has
-    /// no destructor, so that it serves the destructors of other thread-locals too.
-    static WAITING: ManuallyDrop<RefCell<Waiting>> =
-        const { ManuallyDrop::new(RefCell::new(None)) };
+    /// Number of values that this thread is dropping, each inside the one before.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// What waits until these are gone. It has no destructor, so that it serves the
+    /// destructors of other thread-locals too.
+    static WAITING: ManuallyDrop<RefCell<Vec<Box<dyn Any>>>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
-/// Drops a value, and whatever this is called with meanwhile after it: a value that owns
-/// one that owns another one, and so on, needs no stack in proportion. Nothing that a
-/// `Drop` panics with or throws comes out.
+/// Drops a value. What this is called with meanwhile is dropped at once up to some depth,
+/// and after it beyond: a value that owns one that owns another one, and so on, needs no
+/// stack in proportion. Nothing that a `Drop` panics with or throws comes out.
 pub(crate) fn drop_in_turn<T: 'static>(value: T) {
-    let mut value = Some(value);
-    let first = WAITING.with(|waiting| match &mut *waiting.borrow_mut() {
-        Some(list) => {
-            list.extend(value.take().map(|value| Box::new(value) as Box<dyn Any>));
-            false
-        }
-        none => {
-            *none = Some(Vec::new());
-            true
-        }
-    });
-    if let Some(value) = value {
-        drop_quietly(value);
+    /// Number of values inside each other that the stack has room for.
+    const DEEP: u32 = 16;
+    let depth = DEPTH.get();
+    if depth == DEEP {
+        return WAITING.with(|waiting| waiting.borrow_mut().push(Box::new(value)));
     }
-    if !first {
-        return;
-    }
-    let next = || {
-        WAITING.with(|waiting| {
-            let mut waiting = waiting.borrow_mut();
-            let next = waiting.as_mut().and_then(Vec::pop);
-            if next.is_none() {
-                *waiting = None;
-            }
-            next
-        })
-    };
-    while let Some(next) = next() {
+    DEPTH.set(depth + 1);
+    drop_quietly(value);
+    let next = || WAITING.with(|waiting| waiting.borrow_mut().pop());
+    while depth == 0
+        && let Some(next) = next()
+    {
         drop_quietly(next);
     }
+    DEPTH.set(depth);
 }

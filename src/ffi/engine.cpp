@@ -11,9 +11,15 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/functions/tensor.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -37,14 +43,17 @@ Tensors copy_handles(const at::Tensor* const* handles, size_t n) {
 
 }  // namespace
 
-// Whoever adds to a leaf's .grad is its AccumulateGrad, and holds the node's mutex; on
-// this thread that is so if one of its hooks is running.
+// Whoever adds to a leaf's .grad is its AccumulateGrad, and holds the node's mutex: maybe
+// on this thread, where it calls a hook that runs after it.
 class GradLock {
  public:
   explicit GradLock(const at::Tensor& leaf)
       : node_(leaf.is_leaf() ? torch::autograd::impl::grad_accumulator(leaf) : nullptr) {
-    if (node_ && torch::autograd::get_current_node() != node_)
-      lock_ = std::unique_lock<std::mutex>(Access::mutex_of(*node_));
+    if (!node_) return;
+    std::mutex& mutex = Access::mutex_of(*node_);
+    // Of glibc's mutex, which names its owner: only this thread writes its own number.
+    const auto owner = __atomic_load_n(&mutex.native_handle()->__data.__owner, __ATOMIC_RELAXED);
+    if (owner != static_cast<int>(::syscall(SYS_gettid))) lock_ = std::unique_lock<std::mutex>(mutex);
   }
 
  private:
@@ -118,6 +127,38 @@ struct Tap : Node {
   std::string name() const override { return "TapBackward"; }
 };
 
+// The living tap of each parameter's AccumulateGrad. A tap may outlive the Var that asked
+// for it, in a graph that somebody keeps, so the next Var must find that one.
+class Taps {
+ public:
+  static tf::NodePtr of(const at::Tensor& parameter, const Node* leaf) {
+    static Taps& taps = *new Taps;  // threads may outlive the statics
+    tf::NodePtr tap;                // a node is dropped without the lock
+    const std::lock_guard<std::mutex> lock(taps.mutex_);
+    const auto known = taps.known_.find(leaf);
+    if (known != taps.known_.end()) tap = known->second.lock();
+    // The address may be that of a leaf that is gone.
+    if (tap && tap->next_edge(0).function.get() == leaf) return tap;
+    tap = tf::hold(new Tap(parameter));
+    taps.forget_dead();
+    taps.known_.insert_or_assign(leaf, tf::WeakNodePtr(tap));
+    return tap;
+  }
+
+ private:
+  void forget_dead() {
+    if (known_.size() < limit_) return;
+    for (auto tap = known_.begin(); tap != known_.end();)
+      tap = tap->second.expired() ? known_.erase(tap) : std::next(tap);
+    limit_ = std::max(kLimit, 2 * known_.size());
+  }
+
+  static constexpr size_t kLimit = 64;
+  std::mutex mutex_;
+  std::unordered_map<const Node*, tf::WeakNodePtr> known_;
+  size_t limit_ = kLimit;  // at which dead ones are looked for
+};
+
 // Every node behind some tensors, and the way from the nodes to the leaves' taps. Only
 // nodes that this thread has recorded since `start` are led to taps: nobody else has seen
 // them yet, while other threads may run any older node.
@@ -133,6 +174,7 @@ class Walk {
       Node* const node = todo_.back();
       todo_.pop_back();
       const bool own = is_own(*node);
+      if (own && dynamic_cast<torch::autograd::CopySlices*>(node)) copies_.push_back(node);
       coming_from_tap_ = dynamic_cast<Tap*>(node) != nullptr;
       // No method sets an edge of a node that has a consumer.
       for (const Edge& edge : node->next_edges()) reach(const_cast<Edge&>(edge), own);
@@ -150,6 +192,7 @@ class Walk {
       const Edge edge = torch::autograd::impl::gradient_edge(*found);
       for (Edge* own : leaf.edges) *own = edge;
     }
+    for (Node* node : copies_) follow(static_cast<torch::autograd::CopySlices&>(*node));
   }
 
   const Edge& root(size_t i) const { return roots_[i]; }
@@ -159,6 +202,13 @@ class Walk {
     std::vector<Edge*> edges;  // of own nodes
     bool has_old_consumer = false;
   };
+
+  // An op in place on a view is a node inside a node, both of which have its edges.
+  static void follow(torch::autograd::CopySlices& outer) {
+    for (size_t i = 1; i < outer.num_outputs() && i < outer.fn->num_outputs(); ++i)
+      outer.fn->set_next_edge(i, outer.next_edge(i));
+    if (auto* inner = dynamic_cast<torch::autograd::CopySlices*>(outer.fn.get())) follow(*inner);
+  }
 
   bool is_own(const Node& node) const {
     return node.sequence_nr() >= start_ &&
@@ -183,6 +233,7 @@ class Walk {
   std::deque<Edge> roots_;  // whose addresses stay
   std::unordered_set<Node*> seen_;
   std::vector<Node*> todo_;
+  std::vector<Node*> copies_;  // own nodes of ops in place on views
   std::unordered_map<Node*, Leaf> leaves_;  // by the leaf's node
   bool coming_from_tap_ = false;
 };
@@ -193,11 +244,11 @@ at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcep
   return guarded(static_cast<at::Tensor*>(nullptr), [&] {
     namespace impl = torch::autograd::impl;
     const Edge edge = impl::gradient_edge(*parameter);
-    // A parameter that was converted has a new node.
-    if (known && known->grad_fn() && known->grad_fn()->next_edge(0) == edge)
-      return new at::Tensor(*known);
+    if (!edge.is_valid()) return new at::Tensor(parameter->detach());
+    tf::NodePtr node = Taps::of(*parameter, edge.function.get());
+    if (known && known->grad_fn() == node) return new at::Tensor(*known);
     at::Tensor tap = parameter->detach();
-    if (edge.is_valid()) impl::set_gradient_edge(tap, {tf::hold(new Tap(*parameter)), 0});
+    impl::set_gradient_edge(tap, {std::move(node), 0});
     return new at::Tensor(std::move(tap));
   });
 }

@@ -98,7 +98,8 @@ impl Pass<'_> {
 }
 
 /// Returns a tensor that stands for a parameter: its gradient is the one that reaches the
-/// parameter, before the parameter's hooks. `known` is what this returned before.
+/// parameter, before the parameter's hooks. While one lives, all calls return its place in
+/// the graph; and `known` itself, if it is one.
 pub(crate) fn tap(
     op: &'static str,
     parameter: &Tensor,

@@ -9,12 +9,9 @@ use std::ffi::{c_char, c_void};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// A hook. libtorch calls it for good, so one that was removed does nothing.
-pub(crate) trait Hook: Send + Sync {
-    /// May put other tensors into the first list. Missing gradients are undefined tensors.
-    fn call(&self, grads: &mut [Tensor], seen: &[Tensor]) -> Result<()>;
-    fn is_removed(&self) -> bool;
-}
+/// A hook, which may put other tensors into the first list. Missing gradients are
+/// undefined tensors.
+pub(crate) type Hook = dyn Fn(&mut [Tensor], &[Tensor]) -> Result<()> + Send + Sync;
 
 /// `tf_hook` of the shim.
 #[repr(C)]
@@ -28,13 +25,18 @@ pub(super) struct RawHook {
         *const *const C_tensor,
         usize,
     ) -> *mut c_void,
-    pub(super) is_removed: extern "C" fn(*const c_void) -> bool,
     pub(super) drop: extern "C" fn(*const c_void),
 }
 
 unsafe extern "C" {
-    fn tf_register_hook(t: *const C_tensor, what: *const RawHook) -> bool;
-    fn tf_register_node_hook(node: *const c_void, before: bool, what: *const RawHook) -> bool;
+    fn tf_register_hook(t: *const C_tensor, what: *const RawHook) -> *mut c_void;
+    fn tf_register_node_hook(
+        node: *const c_void,
+        before: bool,
+        what: *const RawHook,
+    ) -> *mut c_void;
+    fn tf_remove_hook(place: *const c_void);
+    fn tf_drop_hook_place(place: *mut c_void);
     fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_grad_fn(t: *const C_tensor) -> *mut c_void;
     fn tf_drop_node(node: *mut c_void);
@@ -48,16 +50,44 @@ unsafe extern "C" {
 
 const OP: &str = "register_hook";
 
-fn raw(hook: Box<dyn Hook>) -> RawHook {
+fn raw(hook: Box<Hook>) -> RawHook {
     let state = Box::into_raw(Box::new(hook)).cast_const().cast();
-    RawHook { callbacks: &ERRORS, state, call, is_removed, drop: drop_hook }
+    RawHook { callbacks: &ERRORS, state, call, drop: drop_hook }
 }
 
 /// Registers a hook on the gradient of `t`.
-pub(crate) fn register(t: &Tensor, hook: Box<dyn Hook>) -> Result<()> {
+pub(crate) fn register(t: &Tensor, hook: Box<Hook>) -> Result<Place> {
     // SAFETY: `t` owns a valid handle; the shim takes the hook, also where it
     // fails, and gives its state back to `drop_hook` once.
-    check(OP, unsafe { tf_register_hook(t.as_ptr(), &raw(hook)) })
+    Place::of(unsafe { tf_register_hook(t.as_ptr(), &raw(hook)) })
+}
+
+/// The place of a hook that was registered.
+pub(crate) struct Place(*mut c_void);
+
+// SAFETY: the shim's place has a lock of its own, and its handles are counted atomically.
+unsafe impl Send for Place {}
+// SAFETY: see above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    fn of(place: *mut c_void) -> Result<Place> {
+        check(OP, !place.is_null())?;
+        Ok(Place(place))
+    }
+
+    /// Removes the hook; a pass that runs meanwhile may still call it.
+    pub fn clear(&self) {
+        // SAFETY: the place is ours.
+        unsafe { tf_remove_hook(self.0) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: given by the shim, given back once.
+        unsafe { tf_drop_hook_place(self.0) }
+    }
 }
 
 /// Returns whether hooks run on the gradient of libtorch's leaf: one that was removed does not.
@@ -78,9 +108,9 @@ impl GradFn {
     }
 
     /// Registers a hook, which runs before the node or after it.
-    pub fn register(&self, before: bool, hook: Box<dyn Hook>) -> Result<()> {
+    pub fn register(&self, before: bool, hook: Box<Hook>) -> Result<Place> {
         // SAFETY: the node is ours; the hook as in `register`.
-        check(OP, unsafe { tf_register_node_hook(self.0, before, &raw(hook)) })
+        Place::of(unsafe { tf_register_node_hook(self.0, before, &raw(hook)) })
     }
 
     /// Returns the node's name.
@@ -118,7 +148,7 @@ extern "C" fn call(
     let (hook, handles, seen) = unsafe {
         let seen = if n_seen == 0 { &[] } else { std::slice::from_raw_parts(seen, n_seen) };
         let grads = if n_grads == 0 { &[] } else { std::slice::from_raw_parts(grads, n_grads) };
-        (&*hook.cast::<Box<dyn Hook>>(), grads, seen)
+        (&*hook.cast::<Box<Hook>>(), grads, seen)
     };
     let run = || {
         // SAFETY: each is a valid handle, of which this makes another one.
@@ -127,7 +157,7 @@ extern "C" fn call(
         // SAFETY: the same.
         let mut grads: Vec<Tensor> =
             handles.iter().map(|&t| unsafe { Tensor::clone_from_ptr(t) }).collect();
-        hook.call(&mut grads, &seen)?;
+        hook(&mut grads, &seen)?;
         for (grad, &handle) in grads.iter().zip(handles) {
             // SAFETY: `handle` is the shim's, which reads it after this call.
             unsafe { tf_assign(handle, grad.as_ptr()) };
@@ -137,12 +167,7 @@ extern "C" fn call(
     call_back("a hook", "the hook", run)
 }
 
-extern "C" fn is_removed(hook: *const c_void) -> bool {
-    // SAFETY: made by `register`, and alive during the call.
-    unsafe { &*hook.cast::<Box<dyn Hook>>() }.is_removed()
-}
-
 extern "C" fn drop_hook(hook: *const c_void) {
     // SAFETY: made by `register`; the shim gives it back once.
-    drop_in_turn(unsafe { Box::from_raw(hook.cast::<Box<dyn Hook>>().cast_mut()) });
+    drop_in_turn(unsafe { Box::from_raw(hook.cast::<Box<Hook>>().cast_mut()) });
 }

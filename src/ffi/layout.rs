@@ -48,8 +48,8 @@ structs! {
         callbacks: 0, inputs: 8, n_inputs: 16, dirty: 24, n_dirty: 32, outputs: 40,
         n_outputs: 48, saved: 56, n_saved: 64, second_order: 72, state: 80,
     }
-    RawHook as tf_hook, 40 {
-        callbacks: 0, state: 8, call: 16, is_removed: 24, drop: 32,
+    RawHook as tf_hook, 32 {
+        callbacks: 0, state: 8, call: 16, drop: 24,
     }
     RawAutocast as tf_autocast, 3 {
         device_type: 0, dtype: 1, enabled: 2,

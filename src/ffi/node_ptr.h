@@ -16,6 +16,8 @@ namespace tf {
 template <typename T>
 using Held = c10::intrusive_ptr<T>;
 
+using WeakNodePtr = c10::weak_intrusive_ptr<torch::autograd::Node>;
+
 template <typename T>
 Held<T> hold(T* fresh) {
   return Held<T>::unsafe_steal_from_new(fresh);
@@ -25,6 +27,8 @@ Held<T> hold(T* fresh) {
 
 template <typename T>
 using Held = std::shared_ptr<T>;
+
+using WeakNodePtr = std::weak_ptr<torch::autograd::Node>;
 
 // Uses libtorch's deleter, which frees a long graph without recursion.
 template <typename T>

@@ -3,6 +3,7 @@
 use super::{Meta, check};
 use crate::error::{Error, Result};
 use std::ffi::c_void;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 const OP: &str = "random numbers";
 const CPU: (i8, i8) = (0, -1);
@@ -24,6 +25,13 @@ unsafe extern "C" {
 /// those of the tensors' CUDA devices.
 #[derive(PartialEq)]
 pub(crate) struct Generators(Vec<((i8, i8), Vec<u8>)>);
+
+/// The states before and after a run.
+pub(crate) struct Drawn {
+    before: Generators,
+    /// Tells the states after the run from others.
+    after: u64,
+}
 
 impl Generators {
     /// Reads the states.
@@ -47,37 +55,33 @@ impl Generators {
         states.collect::<Result<_>>().map(Generators)
     }
 
-    /// Makes the generators draw what they drew after this was read, until the result is
-    /// dropped.
-    pub fn replay(&self) -> Result<Replay> {
-        let was = Replay(self.again()?);
-        self.set()?;
-        Ok(was)
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        hasher.finish()
     }
 
-    /// Returns the states of the CPU's generator and of one device's as one list of bytes,
-    /// of the same length whether there is a device or not.
-    pub fn padded_bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> =
-            self.0.iter().take(2).flat_map(|(_, state)| state).copied().collect();
-        bytes.resize(self.0[0].1.len() + CUDA_STATE, 0);
-        bytes
+    /// Returns what was drawn from these states to later ones.
+    pub fn until(self, after: &Generators) -> Drawn {
+        Drawn { before: self, after: after.digest() }
     }
 
-    /// Reads what [`padded_bytes`](Generators::padded_bytes) wrote, for the same generators.
+    /// Reads what [`Drawn::padded_bytes`] wrote, for the same generators.
     ///
     /// # Errors
     /// [`Error::Argument`] for a list that is too short.
-    pub fn of_bytes(&self, mut bytes: &[u8]) -> Result<Generators> {
+    pub fn of_bytes(&self, bytes: &[u8]) -> Result<Drawn> {
         let message = "the state of the random number generators does not fit this machine's";
         let misfit = || Error::Argument { op: OP, message: message.to_owned() };
+        let (after, mut bytes) = bytes.split_first_chunk().ok_or_else(misfit)?;
+        let after = u64::from_le_bytes(*after);
         let mut states = Vec::new();
         for (device, state) in &self.0 {
             let (own, rest) = bytes.split_at_checked(state.len()).ok_or_else(misfit)?;
             states.push((*device, own.to_vec()));
             bytes = rest;
         }
-        Ok(Generators(states))
+        Ok(Drawn { before: Generators(states), after })
     }
 
     fn set(&self) -> Result<()> {
@@ -91,13 +95,44 @@ impl Generators {
     }
 }
 
+impl Drawn {
+    /// Runs `f` with the generators as they were before the first run.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the two runs do not draw the same: another thread drew during
+    /// one of them, or `f` itself draws something else.
+    pub fn again<T>(&self, op: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _was = Replay(self.before.again()?);
+        self.before.set()?;
+        let done = f()?;
+        if self.before.again()?.digest() == self.after {
+            return Ok(done);
+        }
+        let message = "forward draws other random numbers when it runs again; let no other \
+                       thread draw from libtorch's generators meanwhile, and draw the same in \
+                       both runs";
+        Err(Error::Argument { op, message: message.to_owned() })
+    }
+
+    /// Returns the states of the CPU's generator and of one device's as one list of bytes,
+    /// of the same length whether there is a device or not.
+    pub fn padded_bytes(&self) -> Vec<u8> {
+        let states = &self.before.0;
+        let mut bytes = self.after.to_le_bytes().to_vec();
+        let length = bytes.len() + states[0].1.len() + CUDA_STATE;
+        bytes.extend(states.iter().take(2).flat_map(|(_, state)| state));
+        bytes.resize(length, 0);
+        bytes
+    }
+}
+
 extern "C" fn take(data: *mut c_void, bytes: *const u8, n: usize) {
     // SAFETY: `data` is the Vec of the caller; there are `n` bytes.
     unsafe { (*data.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes, n)) }
 }
 
 /// The states that come back on drop.
-pub(crate) struct Replay(Generators);
+struct Replay(Generators);
 
 impl Drop for Replay {
     fn drop(&mut self) {

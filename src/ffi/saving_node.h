@@ -31,6 +31,10 @@ struct SavingNode : torch::autograd::Node {
   SavingNode(edge_list&& edges, const tf_callbacks* callbacks, tf_second_order second_order)
       : Node(std::move(edges)), callbacks(callbacks), second_order(second_order) {}
 
+  ~SavingNode() override {
+    if (saved) drop_in_turn(std::move(*saved));
+  }
+
   // The Function's name.
   virtual Name op() const = 0;
 
@@ -42,9 +46,12 @@ struct SavingNode : torch::autograd::Node {
   void release_variables() override {
     freed.store(true, std::memory_order_release);
     if (!saved) return;
-    std::vector<Saved> released;  // dropped without the lock: that may run user code
-    const std::lock_guard<std::mutex> lock(mutex_);
-    released.swap(*saved);
+    std::vector<Saved> released;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      released.swap(*saved);
+    }
+    drop_in_turn(std::move(released));  // without the lock: that may run user code
   }
 
   // Saves a tensor. `input` is its position among the inputs, or -1. The history of
@@ -104,6 +111,23 @@ struct SavingNode : torch::autograd::Node {
     int32_t input;
     bool output, intermediate;
   };
+
+  // Drops saved tensors, and after them those of nodes that this drops: a saved tensor that is
+  // neither input nor output may hold a graph, whose nodes save others.
+  static void drop_in_turn(std::vector<Saved>&& saved) {
+    using All = std::vector<std::vector<Saved>>;
+    // Those that wait for the present ones; a bare pointer needs no destructor at thread end.
+    static thread_local All* waiting = nullptr;
+    if (waiting) return waiting->push_back(std::move(saved));
+    All all;
+    waiting = &all;
+    for (std::vector<Saved> present = std::move(saved);; all.pop_back()) {
+      present.clear();
+      if (all.empty()) break;
+      present = std::move(all.back());
+    }
+    waiting = nullptr;
+  }
 
   at::Tensor unpack_one(size_t i, bool recorded) {
     const Saved& kept = (*saved)[i];

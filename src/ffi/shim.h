@@ -83,8 +83,8 @@ bool tf_run_pass(const at::Tensor* const* outputs, const at::Tensor* const* seed
                  bool create_graph, at::Tensor** grads) noexcept;
 
 // A new handle to a tensor that stands for a parameter: its gradient is the one that
-// reaches the parameter, before the parameter's hooks. `known`, if not null, is what this
-// returned before.
+// reaches the parameter, before the parameter's hooks. While one lives, all calls return
+// its place in the graph; and `known` itself, if that is one.
 at::Tensor* tf_tap(const at::Tensor* parameter, const at::Tensor* known) noexcept;
 
 // The number that the next node gets which this thread records.
@@ -233,12 +233,12 @@ struct tf_hook {
   // hook sees the gradients of its outputs too. Null on success, else an error.
   void* (*call)(const void* state, at::Tensor* const* grads, size_t n_grads,
                 const at::Tensor* const* seen, size_t n_seen);
-  bool (*is_removed)(const void* state);
   void (*drop)(const void* state);
 };
 
-// Puts a hook on the gradient of a tensor. Takes the hook, on failure too.
-bool tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
+// Puts a hook on the gradient of a tensor. Takes the hook, on failure too. Returns its
+// place, which the caller owns; null on failure.
+void* tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
 
 // Whether hooks run on the gradient of a leaf. One that was removed does not run.
 bool tf_has_hooks(const at::Tensor* leaf) noexcept;
@@ -249,7 +249,11 @@ void tf_drop_node(void* node) noexcept;
 
 // Puts a hook on a node, `before` it runs on what it gets, or after it ran on what it
 // returns. Takes the hook, on failure too.
-bool tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept;
+void* tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept;
+
+// Takes the hook out of its place; a pass that runs may still call it.
+void tf_remove_hook(const void* place) noexcept;
+void tf_drop_hook_place(void* place) noexcept;
 
 // Makes `to` a handle of the tensor of `from`.
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;

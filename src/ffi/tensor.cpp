@@ -195,7 +195,8 @@ at::Tensor* tf_as_leaf_gradient(const at::Tensor* leaf, const at::Tensor* grad) 
 bool tf_same_data(const at::Tensor* a, const at::Tensor* b) noexcept {
   return guarded(false, [&] {
     if (a->scalar_type() != b->scalar_type() || a->device() != b->device() ||
-        a->layout() != b->layout() || a->sizes() != b->sizes())
+        a->layout() != b->layout() || a->sizes() != b->sizes() || a->is_conj() != b->is_conj() ||
+        a->is_neg() != b->is_neg())
       return false;
     if (!a->has_storage() || !b->has_storage()) return a->has_storage() == b->has_storage();
     return a->storage().is_alias_of(b->storage()) && a->strides() == b->strides() &&

@@ -263,8 +263,8 @@ pub enum DoubleBackward {
     /// through everything that it saves. Costs the memory of the inputs, and for second
     /// derivatives the time of a second `forward`. Random numbers are the same ones as
     /// before: if `forward` draws any, the state of libtorch's generators is kept (5 KB on
-    /// the CPU), and other threads must not draw while it is put back. [`Ctx::is_recomputation`]
-    /// tells the second run.
+    /// the CPU). It is an error if another thread draws meanwhile. Autocast is as it was.
+    /// [`Ctx::is_recomputation`] tells the second run.
     Recompute = 1,
     /// Not at all: asking for a second derivative is an error
     /// (`once_differentiable` in PyTorch).

@@ -28,7 +28,8 @@ struct State {
     /// The sum of a leaf that is no parameter. That of a parameter is its `.grad`, which
     /// tch's optimizers read.
     grad: Option<Tensor>,
-    /// What stands for a parameter in graphs of libtorch's that this crate differentiates.
+    /// What stands for a parameter in graphs of libtorch's that this crate differentiates,
+    /// kept so that its node lives as long as the leaf.
     tap: Option<Tensor>,
 }
 
@@ -170,6 +171,11 @@ impl Leaf {
     /// Checks that `grad` fits the leaf's tensor as it is now.
     fn check_gradient(&self, grad: &Tensor) -> Result<()> {
         let tensor = lock(&self.state).tensor.shallow_clone();
+        if self.is_parameter && !tensor.is_leaf() {
+            let message = "it stands for a parameter that an operation in place has made part of \
+                           a graph since; make the Var anew with Var::leaf";
+            return Err(Error::Argument { op: OP, message: message.to_owned() });
+        }
         let (expected, found) = (ffi::describe(OP, &tensor)?, ffi::describe(OP, grad)?);
         let expected = Meta::of(&expected);
         if expected.fits(&found) {

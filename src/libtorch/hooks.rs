@@ -4,7 +4,6 @@ use crate::application::run_hook;
 use crate::error::{Error, Result};
 use crate::ffi::{self, Meta, hooks};
 use std::marker::PhantomData;
-use std::sync::{Arc, PoisonError, RwLock};
 use tch::Tensor;
 
 /// Calls `hook` with the gradient of `t` whenever libtorch's engine has computed
@@ -14,6 +13,9 @@ use tch::Tensor;
 ///
 /// It may be called on any thread, by several passes at once. An `Err` or a panic
 /// in it makes the pass fail with [`Error::Hook`].
+///
+/// Add hooks before passes begin: libtorch reads a node's hooks without a lock, so none may
+/// be added while another thread runs the node. On the thread that runs it, that is an error.
 ///
 /// # Errors
 /// [`Error::Torch`] if `t` does not require a gradient.
@@ -103,44 +105,13 @@ impl GradFn<'_> {
 
 /// A registered hook. Dropping this leaves the hook in place.
 pub struct HookHandle {
-    /// Removes the hook from the place that it is called from.
-    remove: Box<dyn FnOnce() + Send>,
+    place: hooks::Place,
 }
 
 impl HookHandle {
     /// Removes the hook; a pass that runs meanwhile may still call it.
     pub fn remove(self) {
-        (self.remove)();
-    }
-}
-
-/// A hook until it is removed.
-struct Removable<H> {
-    /// What it is on, for errors.
-    on: String,
-    slot: Arc<RwLock<Option<Arc<H>>>>,
-}
-
-impl<H> Removable<H> {
-    /// Returns the hook: a handle, so that it may remove itself while it runs.
-    fn hook(&self) -> Option<Arc<H>> {
-        self.slot.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl<H> hooks::Hook for Removable<H>
-where
-    H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync,
-{
-    fn call(&self, grads: &mut [Tensor], seen: &[Tensor]) -> Result<()> {
-        let Some(hook) = self.hook() else { return Ok(()) };
-        let failed = |source| Error::hook(&self.on, source);
-        let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
-        changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
-    }
-
-    fn is_removed(&self) -> bool {
-        self.hook().is_none()
+        self.place.clear();
     }
 }
 
@@ -148,23 +119,21 @@ fn options(tensors: &[Tensor]) -> NodeGradients {
     tensors.iter().map(|t| t.defined().then(|| t.shallow_clone())).collect()
 }
 
-/// Makes `add` register a hook that can be removed.
+/// Makes `add` register a hook, whose results are checked.
 fn register<H>(
     on: String,
     hook: H,
-    add: impl FnOnce(Box<dyn hooks::Hook>) -> Result<()>,
+    add: impl FnOnce(Box<hooks::Hook>) -> Result<hooks::Place>,
 ) -> Result<HookHandle>
 where
     H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync + 'static,
 {
-    let slot = Arc::new(RwLock::new(Some(Arc::new(hook))));
-    add(Box::new(Removable { on, slot: Arc::clone(&slot) }))?;
-    let remove = move || {
-        let hook = slot.write().unwrap_or_else(PoisonError::into_inner).take();
-        // Without the lock: what the hook holds may run a pass that calls the hook.
-        ffi::drop_quietly(hook);
+    let call = move |grads: &mut [Tensor], seen: &[Tensor]| {
+        let failed = |source| Error::hook(&on, source);
+        let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
+        changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
     };
-    Ok(HookHandle { remove: Box::new(remove) })
+    Ok(HookHandle { place: add(Box::new(call))? })
 }
 
 /// Replaces the gradients by the hook's, if they fit.

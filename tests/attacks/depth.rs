@@ -126,6 +126,33 @@ fn graphs_inside_the_fields_of_functions() -> Result<()> {
     Ok(())
 }
 
+/// Saves a tensor that is neither input nor output, and its graph with it.
+struct SavesCaptured(Mutex<Tensor>);
+impl Function for SavesCaptured {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+    fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        ctx.save_for_backward([&*self.0.lock().expect("no panic")])?;
+        Ok(x * 2.0)
+    }
+    fn backward(&self, _: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(dy * 2.0))
+    }
+}
+
+#[test]
+fn graphs_inside_the_saved_tensors_of_graphs() -> Result<()> {
+    let x = leaf(&[1.0]);
+    let mut y = leaf(&[1.0]);
+    for i in 0..100_000 {
+        // A Function of libtorch's stands between some of them.
+        let last = if i % 3 == 0 { y.exp() } else { y };
+        y = SavesCaptured(Mutex::new(last)).apply(&x)?;
+    }
+    drop(y);
+    Ok(())
+}
+
 #[test]
 fn long_chains() -> Result<()> {
     let x = Var::leaf(vector(&[1.0]));

@@ -5,6 +5,7 @@ mod depth;
 mod drops;
 mod gradients;
 mod handles;
+mod hooks;
 mod kernels;
 mod parameters;
 mod random;

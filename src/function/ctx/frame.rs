@@ -2,7 +2,7 @@
 //! tensors.
 
 use crate::ffi::modes::AutocastState;
-use crate::ffi::rng::Generators;
+use crate::ffi::rng::Drawn;
 use crate::ffi::{Description, Meta, Quiet};
 use smallvec::SmallVec;
 use std::any::Any;
@@ -44,7 +44,7 @@ struct Extra {
     state: Option<Quiet<Arc<dyn Any + Send + Sync>>>,
     /// What the random number generators were before a `forward` that drew from them, and
     /// that may run again.
-    generators: Option<Arc<Generators>>,
+    drawn: Option<Arc<Drawn>>,
     /// What autocast was around a `forward` that may run again.
     autocast: Option<AutocastState>,
 }
@@ -78,13 +78,13 @@ impl Frame {
         self.extra().state = state.map(Quiet::new);
     }
 
-    /// Returns the generators as they were before `forward`, if it drew from them.
-    pub fn generators(&self) -> Option<&Arc<Generators>> {
-        self.extra.as_ref()?.generators.as_ref()
+    /// Returns what `forward` drew from the random number generators, if anything.
+    pub fn drawn(&self) -> Option<&Arc<Drawn>> {
+        self.extra.as_ref()?.drawn.as_ref()
     }
 
-    pub fn set_generators(&mut self, generators: Generators) {
-        self.extra().generators = Some(Arc::new(generators));
+    pub fn set_drawn(&mut self, drawn: Drawn) {
+        self.extra().drawn = Some(Arc::new(drawn));
     }
 
     /// Returns what autocast was around `forward`.
