@@ -4,7 +4,7 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::{Kind, Tensor};
-use tch_function::{Ctx, DoubleBackward, Function, GradOptions, backward, grad};
+use tch_function::{Ctx, DoubleBackward, Function, GradOptions, Vmap, backward, grad};
 
 /// `x^2`, which fails in the way that `how` names if the first element of `x` (in
 /// backward: of the gradient) is above a limit.
@@ -114,6 +114,10 @@ impl Function for Swallow {
 
     fn fake(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         Ok(x * 3.0)
+    }
+
+    fn jvp(&self, _: &Ctx, _: &Tensor, dx: &Tensor) -> Result<Tensor> {
+        Ok(dx * 3.0)
     }
 }
 
@@ -231,6 +235,15 @@ impl Function for Halves {
             (false, true) => Some(dn * (1.0 - positive)),
             (false, false) => bail!("a pass without any gradient"),
         })
+    }
+
+    fn jvp(&self, _: &Ctx, x: &Tensor, dx: &Tensor) -> Result<(Tensor, Tensor)> {
+        let positive = x.gt(0.0).to_kind(x.kind());
+        Ok((dx * &positive, dx * (1.0 - &positive)))
+    }
+
+    fn vmap(&self) -> Vmap {
+        Vmap::Formulas
     }
 }
 

@@ -30,7 +30,7 @@ def gradients(y, x, **options):
     x = [t for t in x if t.requires_grad]
     y = [t for t in y if t.requires_grad]
     if not x or not y:
-        return []
+        return [None] * len(x)
     seeds = [seed_for(t, k) for k, t in enumerate(y)]
     return list(torch.autograd.grad(y, x, seeds, allow_unused=True, **options))
 
@@ -67,8 +67,10 @@ def twice(f, x):
 
 
 def backward(f, x):
-    """`.backward()`, into the leaves, in another thread's graph or in one of two."""
+    """`.backward()`, into the leaves; not what passes inside of `f` have left there."""
     y = outputs(f(*x))
+    for t in x:
+        t.grad = None
     sum((t * seed_for(t, k)).sum() for k, t in enumerate(y)).backward()
     return y + [t.grad for t in x]
 
@@ -89,6 +91,14 @@ def backward_elsewhere(f, x):
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+def batched(f, x):
+    """One pass for several seeds, by vmap."""
+    y = outputs(f(*x))
+    y, x = [t for t in y if t.requires_grad], [t for t in x if t.requires_grad]
+    seeds = [torch.stack([seed_for(t, k), seed_for(t, k + 1)]) for k, t in enumerate(y)]
+    return y + list(torch.autograd.grad(y, x, seeds, allow_unused=True, is_grads_batched=True)) if x and y else y
 
 
 def dual(f, x):

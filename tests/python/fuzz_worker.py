@@ -4,6 +4,7 @@ line of JSON with what each program came to, and how the process ended.
 """
 
 import faulthandler
+import gc
 import json
 import os
 import select
@@ -79,6 +80,8 @@ def batch(request):
             os.dup2(errors.fileno(), 2)
             faulthandler.enable()
             faulthandler.dump_traceback_later(max(1, request["seconds"] - 2))
+            if request["plain"]:
+                fuzz_steps.rust = fuzz_steps.plain
             run(request["programs"], lambda line: os.write(theirs, json.dumps(line).encode() + b"\n"))
             faulthandler.cancel_dump_traceback_later()
             os.close(theirs)
@@ -93,6 +96,7 @@ def batch(request):
 
 def main():
     torch.set_num_threads(1)
+    gc.freeze()  # a collection in a child looks at what is new there
     for line in sys.stdin:
         answer = batch(json.loads(line))
         if answer is None:
