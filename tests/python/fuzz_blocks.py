@@ -162,7 +162,8 @@ class Blocks:
     def elsewhere(self):
         """Under another default device or dtype, or with a graph that moves between threads."""
         lines, call = self.some_run(0.1)
-        context = self.pick(["torch.device('meta')", "FakeTensorMode()", "FakeTensorMode(allow_non_fake_inputs=True)"])
-        context = self.pick([context, "compiled_passes()", "torch.autograd.set_multithreading_enabled(False)"])
-        context = self.pick([context, "torch.profiler.profile()"])
+        contexts = ["torch.device('meta')", "FakeTensorMode()", "FakeTensorMode(allow_non_fake_inputs=True)"]
+        contexts += ["torch.autograd.set_multithreading_enabled(False)", "torch.profiler.profile()"]
+        contexts += ["compiled_passes()"] if self.allowed("compiled_passes") else []
+        context = self.pick(contexts)
         return [*lines, f"with tolerated(), {context}:", f"    {call}"]

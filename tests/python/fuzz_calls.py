@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -159,6 +160,7 @@ class Fuzzer:
     without: tuple = ()
     batch: int = BATCH
     failures: list = field(default_factory=list)
+    texts: set = field(default_factory=set)
     counts: Counter = field(default_factory=Counter)
 
     def run(self, programs, workers=2, most_failures=5, seconds=None):
@@ -199,6 +201,9 @@ class Fuzzer:
             if result.kind() is None or result.kind() in self.without:
                 programs = rest
                 continue
+            if result.wrong() and self.is_like_another(result):
+                programs = rest
+                continue
             failure = shrink(worker, programs, result)
             if failure is None:
                 self.counts["programs in which PyTorch itself ends so"] += 1
@@ -210,6 +215,15 @@ class Fuzzer:
                 if len(self.failures) >= self.most_failures:
                     return
             programs = rest
+
+    def is_like_another(self, result):
+        """Whether the same text was there before, but for its numbers and names."""
+        text = re.sub(r"[A-Z]\w+|\d+|\w*'\w*", "", result.text())[:150]
+        with self.lock:
+            known = text in self.texts
+            self.texts.add(text)
+            self.counts["failures like others"] += known
+        return known
 
     def reasons(self):
         """What the exceptions said, most frequent first."""

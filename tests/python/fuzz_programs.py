@@ -12,7 +12,7 @@ INNER_FAILURES = [f"{stage} {how}" for stage in ["forward", "backward"] for how 
 HOOKS = ["raises", "interrupts", "exits", "collects", "recurses", "returns_junk", "doubles", "runs_a_pass", "fails_inside"]
 
 # Kinds of what goes wrong on purpose, each of which can be left out by name.
-KINDS = ["fails", "picky", "swallow", "swallow_through", "hook", "raising_mode", "kept", *HOOKS, *BLOCKS]
+KINDS = ["fails", "picky", "swallow", "swallow_through", "hook", "raising_mode", "compiled_passes", "kept", *HOOKS, *BLOCKS]
 
 
 class Draw(Blocks):
@@ -148,7 +148,7 @@ class Draw(Blocks):
             contexts = ["Log", "LogFunctions", "torch.no_grad", "torch.inference_mode", "torch.autograd.detect_anomaly"]
             contexts += ["torch.autograd.graph.save_on_cpu", "torch.autograd.graph.allow_mutation_on_saved_tensors"]
             return f"under({run}, {self.pick(contexts)})"
-        if kind == "compiled_passes":
+        if kind == "compiled_passes" and self.allowed(kind):
             return f"under({run}, compiled_passes)"
         if kind == "many":
             return f"many({run})"

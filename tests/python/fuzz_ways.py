@@ -26,12 +26,13 @@ def seed_for(y, k):
     return torch.arange(1, n + 1, dtype=torch.double, device=y.device).mul(0.7 + k).sin().reshape(y.shape).to(y.dtype)
 
 
-def gradients(y, x, **options):
+def gradients(y, x, copies=None, **options):
     x = [t for t in x if t.requires_grad]
     y = [t for t in y if t.requires_grad]
     if not x or not y:
         return [None] * len(x)
     seeds = [seed_for(t, k) for k, t in enumerate(y)]
+    seeds = [torch.stack([t] * copies) for t in seeds] if copies else seeds
     return list(torch.autograd.grad(y, x, seeds, allow_unused=True, **options))
 
 
@@ -96,9 +97,7 @@ def backward_elsewhere(f, x):
 def batched(f, x):
     """One pass for several seeds, by vmap."""
     y = outputs(f(*x))
-    y, x = [t for t in y if t.requires_grad], [t for t in x if t.requires_grad]
-    seeds = [torch.stack([seed_for(t, k), seed_for(t, k + 1)]) for k, t in enumerate(y)]
-    return y + list(torch.autograd.grad(y, x, seeds, allow_unused=True, is_grads_batched=True)) if x and y else y
+    return y + gradients(y, x, copies=2, is_grads_batched=True)
 
 
 def dual(f, x):
@@ -142,7 +141,7 @@ def traced(run, mode="real"):
             return run(f, [t.detach().requires_grad_(n) for t, n in zip(x, needs)])
 
         graph = make_fx(whole, tracing_mode=mode, _allow_non_fake_inputs=True)(*x)
-        return outputs(graph(*x))
+        return list(graph(*x))
 
     return run_traced
 
