@@ -4,7 +4,7 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::{Kind, Tensor};
-use tch_function::{Ctx, DoubleBackward, Function, GradOptions, Vmap, backward, grad};
+use tch_function::{Ctx, DoubleBackward, Function, GradOptions, Vmap, grad};
 
 /// `x^2`, which fails in the way that `how` names if the first element of `x` (in
 /// backward: of the gradient) is above a limit.
@@ -73,7 +73,7 @@ struct Swallow {
 }
 
 impl Swallow {
-    /// The inner pass; "through" goes on into the history of `t`, with its hooks.
+    /// The inner pass; "through" takes the gradient of `t` itself, with its hooks.
     fn fail_quietly(&self, t: &Tensor) {
         let through = self.how.contains("through");
         let leaf = if through { t.shallow_clone() } else { t.detach().set_requires_grad(true) };
@@ -83,9 +83,8 @@ impl Swallow {
                 let y = if through { &leaf * 1.0 } else { inner.apply(&leaf)? };
                 let loss = y.sum(Kind::Double);
                 match self.how.contains("tch") {
-                    true => loss.backward(),
-                    false if through => GradOptions::new().retain_graph(true).backward(&loss)?,
-                    false => backward(&loss)?,
+                    true => drop(Tensor::run_backward(&[&loss], &[&leaf], true, false)),
+                    false => drop(GradOptions::new().retain_graph(true).grad(&loss, &leaf)?),
                 }
                 Ok(())
             })

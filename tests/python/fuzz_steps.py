@@ -35,6 +35,7 @@ BAD_WORDS = ["INTERNAL ASSERT", "please report a bug", "Exception raised from", 
 
 # Texts of PyTorch's own, from calls that are not to an op of this crate.
 OF_PYTORCH = ("Could not run 'aten::", "torch.compile with fullgraph=True found no compiled frames")
+OF_PYTORCH += ("The following operation failed in the TorchScript interpreter",)
 
 
 class Wrong(BaseException):

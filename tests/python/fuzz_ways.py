@@ -68,10 +68,8 @@ def twice(f, x):
 
 
 def backward(f, x):
-    """`.backward()`, into the leaves; not what passes inside of `f` have left there."""
+    """`.backward()`, into the leaves."""
     y = outputs(f(*x))
-    for t in x:
-        t.grad = None
     sum((t * seed_for(t, k)).sum() for k, t in enumerate(y)).backward()
     return y + [t.grad for t in x]
 
