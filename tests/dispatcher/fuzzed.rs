@@ -82,6 +82,8 @@ impl Swallow {
             tch::with_grad(|| {
                 let y = if through { &leaf * 1.0 } else { inner.apply(&leaf)? };
                 let loss = y.sum(Kind::Double);
+                // tch's `run_backward` crashes where there is no history.
+                ensure!(loss.requires_grad() && leaf.requires_grad(), "there is no history");
                 match self.how.contains("tch") {
                     true => drop(Tensor::run_backward(&[&loss], &[&leaf], true, false)),
                     false => drop(GradOptions::new().retain_graph(true).grad(&loss, &leaf)?),
