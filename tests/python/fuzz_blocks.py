@@ -5,7 +5,7 @@ tensors that change, and things left for the interpreter's end.
 SHAPES = ["(3,)", "(2, 3)", "(2, 3)", "()", "(1,)", "(0,)", "(4, 1)", "(2, 0, 3)", "(2, 1, 2)"]
 MODES = ["real", "fake", "symbolic"]
 BLOCKS = ["junk_mode", "junk_call", "odd_arguments", "changed", "at_exit"]
-BLOCKS += ["junk_saved", "node_call", "deep", "interrupted", "forked", "elsewhere"]
+BLOCKS += ["junk_saved", "node_call", "deep", "interrupted", "elsewhere"]
 
 
 class Blocks:
@@ -152,12 +152,6 @@ class Blocks:
             "        finally:",
             "            outcome(lambda: signal.setitimer(signal.ITIMER_REAL, 0))",
         ]
-
-    def forked(self):
-        """A forked process ends as it should."""
-        lines, call = self.some_run(0.1)
-        before = self.pick([f"outcome(lambda: {call})", "pass"])
-        return [*lines, before, f"ended_by_fork(lambda: {call})"]
 
     def elsewhere(self):
         """Under another default device or dtype, or with a graph that moves between threads."""

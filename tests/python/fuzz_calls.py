@@ -29,20 +29,29 @@ class Worker:
     """A process that runs batches, one at a time."""
 
     def __init__(self):
+        self.start()
+
+    def start(self):
         environment = os.environ | {"RUST_BACKTRACE": "0", "TORCHDYNAMO_VERBOSE": "0", "TORCH_LOGS": "-all"}
-        environment |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(HERE / "fuzz_worker.py")]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def run(self, programs, seconds=SECONDS, plain=False):
         """`plain` takes PyTorch's formulas for Rust's ops too."""
-        self.process.stdin.write(json.dumps({"programs": programs, "seconds": seconds, "plain": plain}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the worker itself ended with {self.process.wait()}")
-        return Result(**json.loads(answer))
+        request = json.dumps({"programs": programs, "seconds": seconds, "plain": plain}) + "\n"
+        for _ in range(2):
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+            if answer:
+                return Result(**json.loads(answer))
+            # It runs no program itself: somebody has ended it.
+            status = self.process.wait()
+            self.process.stdout.close()
+            self.start()
+        raise RuntimeError(f"the worker itself ended with {status}, twice")
 
     def close(self):
         self.process.stdin.close()

@@ -5,7 +5,6 @@ Rust's and with PyTorch's own, in one of the ways of fuzz_ways.py, and compares.
 import atexit
 import copy
 import gc
-import os
 import pickle
 import random
 import signal
@@ -213,18 +212,6 @@ def tolerated(*expected):
         check_text(error)
     if expected and not any(isinstance(e, expected) for e in chain(error)):
         raise Wrong("lost", f"expected {expected}, found {error!r:.300}")
-
-
-def ended_by_fork(f):
-    """Runs `f` in a forked process, which must end with it."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        outcome(f)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status != 0:
-        raise Wrong("fork", f"a forked process ended with {status}")
 
 
 def alive():

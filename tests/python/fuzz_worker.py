@@ -1,6 +1,7 @@
 """Runs batches of programs of fuzz_calls.py, each batch in a forked process of its own,
 so that PyTorch is imported once. Batches come as lines of JSON on stdin; for each, a
-line of JSON with what each program came to, and how the process ended.
+line of JSON with what each program came to, and how the process ended. Nothing of
+PyTorch's runs here before the fork, which its thread pools would not survive.
 """
 
 import faulthandler
@@ -17,7 +18,6 @@ import traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import fuzz_steps
-import torch
 import torch._dynamo
 import torch._functorch.aot_autograd
 
@@ -95,7 +95,6 @@ def batch(request):
 
 
 def main():
-    torch.set_num_threads(1)
     gc.freeze()  # a collection in a child looks at what is new there
     for line in sys.stdin:
         answer = batch(json.loads(line))
