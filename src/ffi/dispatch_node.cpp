@@ -250,7 +250,7 @@ std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack
 struct Public : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
-    if ((keys & kWatched).empty()) {
+    if (!is_watched(keys)) {
       Stack results = op->call(TF_APPLY, torch::jit::last(*stack, op->n_args()));
       torch::jit::drop(*stack, op->n_args());
       return give(*stack, std::move(results));
@@ -318,15 +318,16 @@ struct Backward : OpKernel {
 
 }  // namespace
 
+bool is_watched(c10::DispatchKeySet keys) { return !(keys & kWatched).empty(); }
+
 c10::KernelFunction autograd_of(const OpPtr& op, tf_kernel kernel) {
-  using c10::KernelFunction;
   switch (kernel) {
     case TF_FORWARD:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Forward>(op));
+      return kernel_of<Forward>(op);
     case TF_BACKWARD:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Backward>(op));
+      return kernel_of<Backward>(op);
     default:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Public>(op));
+      return kernel_of<Public>(op);
   }
 }
 

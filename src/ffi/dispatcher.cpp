@@ -5,10 +5,13 @@
 #include "guard.h"
 #include "shim.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/enum_tag.h>
+#include <ATen/ops/alias.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
@@ -142,9 +145,10 @@ struct Library {
                                              "tch-function"));
     };
     impl(c10::DispatchKey::CompositeExplicitAutograd,
-         c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Below>(op, kernel)));
+         kernel_of<Below>(op, kernel));
     impl(c10::DispatchKey::Autograd, autograd_of(op, kernel));
     impl(c10::DispatchKey::FuncTorchBatched, batched_of(op, kernel));
+    impl(c10::DispatchKey::Batched, grads_batched_of(op));
   }
 };
 
@@ -161,22 +165,58 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
       mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
 
-// Makes changes in place count again, which do not below autograd: the checks of the
-// context rest on the versions of tensors.
-struct CountsChanges {
-  CountsChanges() { set(false); }
-  ~CountsChanges() { set(true); }
-  CountsChanges(const CountsChanges&) = delete;
-  void set(bool excluded) const {
-    if (was_excluded) c10::impl::tls_set_dispatch_key_excluded(kKey, excluded);
+namespace {
+
+// Whether no tensor wraps another one, and the schema is that of a function: what runs
+// on such values may record, as outside of ops.
+bool are_plain(const Op& op, Values values, c10::DispatchKeySet excluded) {
+  // A fake tensor is a plain one inside of its mode.
+  const auto ignored = excluded & c10::python_ks;
+  bool plain = !op.mutates && !c10::InferenceMode::is_enabled();
+  visit_all(values, [&](const at::Tensor& t) {
+    const auto keys = t.defined() ? t.key_set() - ignored : c10::DispatchKeySet();
+    plain &= !is_watched(keys) && !keys.has(c10::DispatchKey::Batched);
+  });
+  return plain;
+}
+
+// Lets user code run as above autograd, whose keys are excluded below it: the checks of
+// the context rest on the versions of tensors, and a pass of the code's own on records.
+class AsAbove {
+ public:
+  AsAbove(const Op& op, Values values) {
+    const auto local = c10::impl::tls_local_dispatch_key_set();
+    if ((local.excluded_ & kAutograd).empty()) return;
+    const auto counted = are_plain(op, values, local.excluded_)
+                             ? kAutograd
+                             : c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView);
+    guard_.emplace(local.included_, local.excluded_ - counted);
   }
-  static constexpr c10::DispatchKey kKey = c10::DispatchKey::ADInplaceOrView;
-  const bool was_excluded = c10::impl::tls_is_dispatch_key_excluded(kKey);
+
+ private:
+  static constexpr auto kAutograd = c10::autograd_dispatch_keyset_with_ADInplaceOrView;
+  std::optional<c10::impl::ForceDispatchKeyGuard> guard_;
 };
 
+// The results as code below autograd makes them: without histories, and no views.
+Stack as_below(const Op& op, Stack&& results, Values args) {
+  if (op.mutates) return std::move(results);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  const auto bare = [&](const at::Tensor& t) {
+    bool given = !t.is_view() && !t.requires_grad();
+    visit_all(args, [&](const at::Tensor& arg) { given |= t.is_same(arg); });
+    return given ? t : at::alias(t);
+  };
+  for (IValue& result : results) result = map_tensors(result, bare);
+  return std::move(results);
+}
+
+}  // namespace
+
 void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
-  const CountsChanges counts;
+  const AsAbove above(*this, values);
   const Borrowed borrowed(values);
+  const Unlocked unlocked;
   void* const error =
       rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
   // tch's calls turn an exception of Python's into an `Err`, and leave it pending.
@@ -188,13 +228,13 @@ Stack Op::compute(tf_kernel kernel, Values values) const {
   const c10::NoGradGuard unrecorded;
   bool symbolic = false;
   visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
-  if (!symbolic) return call(kernel, values);
+  if (!symbolic) return as_below(*this, call(kernel, values), values);
   // Code that asks for sizes has none while they are symbols.
   std::optional<Stack> results = try_call(kernel, values, [](bool) { return true; });
-  if (results) return *std::move(results);
+  if (results) return as_below(*this, *std::move(results), values);
   Stack plain;
   for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));
-  return call(kernel, plain);
+  return as_below(*this, call(kernel, plain), plain);
 }
 
 tf_facts Op::facts(Values args) const {

@@ -24,12 +24,12 @@
 
 namespace tf {
 
-struct SavingNode : torch::autograd::Node {
+struct SavingNode : OwnNode {
   using edge_list = torch::autograd::edge_list;
   using variable_list = torch::autograd::variable_list;
 
   SavingNode(edge_list&& edges, const tf_callbacks* callbacks, tf_second_order second_order)
-      : Node(std::move(edges)), callbacks(callbacks), second_order(second_order) {}
+      : OwnNode(std::move(edges)), callbacks(callbacks), second_order(second_order) {}
 
   // The Function's name.
   virtual Name op() const = 0;

@@ -4,7 +4,7 @@ import itertools
 import unittest
 
 import torch
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
 from cases import CASES, outputs
@@ -35,6 +35,29 @@ class Func(unittest.TestCase):
                     found, expected = outputs(found), outputs(expected)
                     self.assertEqual(len(found), len(expected))
                     for a, b in zip(found, expected):
+                        torch.testing.assert_close(a, b)
+
+    def test_a_gradient_from_outside_goes_through_wrappers(self):
+        for case in CASES:
+            levels = {
+                "vmap": vmap,
+                "functionalize": functionalize,
+                "functionalize of vmap": lambda f: functionalize(vmap(f)),
+                "vmap of functionalize": lambda f: vmap(functionalize(f)),
+                "functionalize of vmap of vmap": lambda f: functionalize(vmap(vmap(f))),
+            }
+            for name, level in levels.items():
+                with self.subTest(case.name, level=name):
+                    stack = (lambda t: torch.stack([t, -t])) if "vmap" in name else lambda t: t
+                    if "vmap of vmap" in name:
+                        stack = lambda t: torch.stack([torch.stack([t, -t]), torch.stack([t / 2, t])])
+                    x = [stack(t).detach().requires_grad_() for t in case.inputs()]
+
+                    def gradients(f):
+                        y = total(level(lambda *x: outputs(f(*x))))(*x)
+                        return torch.autograd.grad(y, x, allow_unused=True)
+
+                    for a, b in zip(gradients(case.run), gradients(case.expect)):
                         torch.testing.assert_close(a, b)
 
     def test_vmap_of_some_inputs_and_other_dimensions(self):
