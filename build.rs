@@ -102,7 +102,18 @@ const UNITS: [(&str, &[&str]); 2] = [
     ),
     (
         "others",
-        &["errors", "python", "dispatcher", "batched", "memory", "pin", "modes", "parallel", "rng"],
+        &[
+            "errors",
+            "python",
+            "dispatcher",
+            "op",
+            "batched",
+            "memory",
+            "pin",
+            "modes",
+            "parallel",
+            "rng",
+        ],
     ),
 ];
 
