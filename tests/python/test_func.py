@@ -86,6 +86,13 @@ class Func(unittest.TestCase):
             torch.testing.assert_close(third(f(op)), third(f(reference)))
         torch.testing.assert_close(hessian(f(ops.leaky))(x), hessian(f(F.leaky_relu))(x))
 
+    def test_once_is_once_at_an_outer_level_too(self):
+        for op in [ops.once, torch.ops.tf_fuzz.inner_pass]:
+            x = torch.rand(3, requires_grad=True)
+            for level in [jacrev, lambda f: grad(total(f)), lambda f: vmap(grad(f))]:
+                with self.assertRaisesRegex(RuntimeError, "second derivative"):
+                    torch.autograd.grad(level(op)(x).sum(), x)
+
     def test_what_pytorch_would_lose_is_an_error(self):
         x = torch.randn(4)
         for op, text in [(ops.intermediate, "saved tensor 0"), (ops.cube, "no second derivative"), (ops.once, "deriv")]:
