@@ -54,7 +54,8 @@ void throw_if(const c10::Error& e, const std::string& text) {
 void rethrow_without_frames(const c10::Error& e) {
   // Text of other exceptions, which may be inside of this one, has the same parts.
   std::string text = e.what_without_backtrace();
-  for (const char* const part : {" is only available for these backends:", "\nException raised from "})
+  for (const char* const part :
+       {" is only available for these backends:", "\nException raised from "})
     text.resize(std::min(text.find(part), text.size()));
   throw_if<c10::NotImplementedError>(e, text);
   throw_if<c10::IndexError>(e, text);

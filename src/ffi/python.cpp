@@ -6,7 +6,8 @@
 namespace tf {
 namespace {
 
-// The functions of the interpreter in this process; all of them are in its stable ABI.
+// The functions of the interpreter in this process. Those that are not in its stable ABI
+// may be missing.
 struct Python {
   int (*is_initialized)();
   int (*is_finalizing)();  // null in old ones
@@ -16,7 +17,8 @@ struct Python {
   int (*holds_lock)();
   void* (*save_thread)();
   void (*restore_thread)(void*);
-  // Exchanges the thread's pending exception for none; null if neither name is there.
+  // Of two kinds of versions: takes the exception of a thread's state, without the lock,
+  // since it is this thread's own. Null where the name is not there.
   void* (*raised_of)(void*);
   void (*fetch_of)(void*, void**, void**, void**);
   void (*set_raised)(void*);
@@ -35,8 +37,8 @@ struct Python {
     return runs && !(python.is_finalizing && python.is_finalizing()) ? &python : nullptr;
   }
 
-  // Whether an exception may be pending on the thread that runs, whose state this is. Asks
-  // only for the lock of the interpreter, which others may hold, if there is one.
+  // Whether an exception may be pending on the thread that runs, whose state this is. Waits
+  // for the interpreter's lock only if one is: this is asked after every node.
   bool may_be_pending(void* state) const noexcept;
 
  private:

@@ -90,7 +90,10 @@ struct SavingNode : OwnNode {
       if (grad.defined()) grad = refused(grad, edge_list(behind), -1);
   }
 
+  // What `t` comes from leads to the refusal too: where a pullback of torch.func runs after
+  // its level has ended, that is the history at an outer one.
   at::Tensor refused(const at::Tensor& t, edge_list&& edges, ptrdiff_t position) const {
+    if (t.requires_grad()) edges.push_back(torch::autograd::impl::gradient_edge(t));
     return refusing(other_handle(t), std::move(edges), callbacks, op(), position);
   }
 

@@ -89,7 +89,8 @@ class Func(unittest.TestCase):
     def test_once_is_once_at_an_outer_level_too(self):
         for op in [ops.once, torch.ops.tf_fuzz.inner_pass]:
             x = torch.rand(3, requires_grad=True)
-            for level in [jacrev, lambda f: grad(total(f)), lambda f: vmap(grad(f))]:
+            pulled_back = lambda f: lambda x: vjp(f, x)[1](torch.ones(3))[0]
+            for level in [jacrev, lambda f: grad(total(f)), lambda f: vmap(grad(f)), pulled_back]:
                 with self.assertRaisesRegex(RuntimeError, "second derivative"):
                     torch.autograd.grad(level(op)(x).sum(), x)
 
