@@ -93,6 +93,7 @@ void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula)
 
 Stack Op::compute(tf_kernel kernel, Values values) const {
   const c10::NoGradGuard unrecorded;
+  const c10::AutoFwGradMode untangented(false);
   bool symbolic = false;
   visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
   if (!symbolic) return as_below(*this, call(kernel, values), values);

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from torch._dynamo import compiled_autograd
-from torch.func import functionalize, grad, jvp, vmap
+from torch.autograd import forward_ad
+from torch.func import functionalize, grad, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -209,6 +210,13 @@ print("the end")
         self.assertEqual(functionalize(vmap(fuzz.inner_pass))(x).tolist(), x.cos().tolist())
         f = torch.compile(fuzz.inner_pass, backend="aot_eager")
         self.assertEqual(torch.autograd.grad(f(x).sum(), x)[0].tolist(), dx)
+
+    def test_a_tangent_of_a_watched_op_is_that_of_its_jvp(self):
+        x = torch.ones(2, requires_grad=True)
+        with forward_ad.dual_level():
+            y, back = vjp(lambda x: fuzz.swallow(x, ""), forward_ad.make_dual(x, torch.full((2,), 0.5)))
+            self.assertEqual(forward_ad.unpack_dual(y).tangent.tolist(), [1.5, 1.5])
+            self.assertEqual(back(torch.ones(2))[0].tolist(), [3, 3])
 
     def test_an_output_of_a_watched_op_may_be_changed(self):
         # It was a view inside of the op.
