@@ -87,10 +87,33 @@ fn check_version(include: &Path) -> Result<()> {
 /// The files that are compiled together: most of the time goes into libtorch's headers, which
 /// the files of a unit have in common.
 const UNITS: [(&str, &[&str]); 2] = [
-    ("autograd", &["tensor", "engine", "forward_ad", "node", "hooks", "dispatch_node", "scalar"]),
+    (
+        "autograd",
+        &[
+            "tensor",
+            "engine",
+            "forward_ad",
+            "node",
+            "hooks",
+            "dispatch_node",
+            "grads_batched",
+            "scalar",
+        ],
+    ),
     (
         "others",
-        &["errors", "python", "dispatcher", "batched", "memory", "pin", "modes", "parallel", "rng"],
+        &[
+            "errors",
+            "python",
+            "dispatcher",
+            "op",
+            "batched",
+            "memory",
+            "pin",
+            "modes",
+            "parallel",
+            "rng",
+        ],
     ),
 ];
 

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::ffi::{self, panic_message};
+use tch::TchError;
 
 /// A failure of user code.
 enum Fault {
@@ -15,9 +16,28 @@ enum Fault {
 fn caught<T>(op: &'static str, body: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Fault> {
     let body = std::panic::AssertUnwindSafe(|| ffi::catch_cpp(body));
     match std::panic::catch_unwind(body) {
-        Ok(Some(done)) => done.map_err(Fault::Returned),
+        Ok(Some(done)) => done.map_err(|source| Fault::Returned(told(source))),
         Ok(None) => Err(thrown(op)),
-        Err(payload) => Err(Fault::Panicked(panic_message(payload))),
+        Err(payload) => Err(Fault::Panicked(told_panic(panic_message(payload)))),
+    }
+}
+
+/// Adds what Python says to an error of tch's: an exception of Python's has no text there,
+/// and is pending.
+#[cold]
+fn told(source: anyhow::Error) -> anyhow::Error {
+    match ffi::take_python_error() {
+        Some(text) if source.chain().any(|cause| cause.is::<TchError>()) => source.context(text),
+        _ => source,
+    }
+}
+
+/// The same for a panic on such an error.
+#[cold]
+fn told_panic(message: String) -> String {
+    match ffi::take_python_error() {
+        Some(text) if !message.contains(&text) => format!("{message} ({text})"),
+        _ => message,
     }
 }
 

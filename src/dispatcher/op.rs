@@ -4,6 +4,7 @@ use super::call::{Call, Inputs, Outputs, context, give};
 use super::constructor::Constructor;
 use super::memory::{has_no_data, separated};
 use super::plan::{Plan, Plans, Source};
+use super::reasons;
 use super::signature::{Signature, arranged};
 use crate::application::{self, Applied, Backward, Output, converted, differentiate, jvp, run};
 use crate::error::{Error, Result, torch};
@@ -37,7 +38,7 @@ impl<A: 'static, C: Constructor<A>> Op for Registered<C, A> {
             Kernel::Jvp => self.jvp(values, results),
             Kernel::Cast => self.cast(values, results),
         };
-        done.map_err(|error| if are_traced(values) { without_data(error) } else { error })
+        done.map_err(|error| if are_traced(values) { reasons::without_data(error) } else { error })
     }
 
     fn facts(&self, args: &[Value<'_>]) -> Result<Facts> {
@@ -228,9 +229,12 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         results: &mut Results<'_>,
     ) {
         let is_list = self.signature.list_positions::<Inputs<C, A>>(layout);
+        let like = x.iter().flatten().next();
         for (i, (grad, x)) in grads.iter_mut().zip(x).enumerate() {
             if grad.is_none() && (is_list[i] || ctx.needs(i)) {
-                *grad = x.as_ref().map(Tensor::zeros_like);
+                // Nobody looks at the gradient of an absent input.
+                let empty = || like.map(|x| x.flatten(0, -1).narrow(0, 0, 0).zeros_like());
+                *grad = x.as_ref().map(Tensor::zeros_like).or_else(empty);
             }
         }
         give::<Inputs<C, A>>(&self.signature.inputs, layout, grads, results);
@@ -246,25 +250,6 @@ fn are_traced(values: &[Value<'_>]) -> bool {
         Value::Tensors(list) => list.iter().copied().filter_map(TensorRef::handle).any(is_traced),
         _ => false,
     })
-}
-
-/// Returns the error of an op that ran on tensors without data, with what Python said, and
-/// what to do.
-fn without_data(error: Error) -> Error {
-    let op = match &error {
-        Error::Forward { op, .. } | Error::Panic { op, stage: "forward", .. }
-            if !error.is_about_kernels() =>
-        {
-            *op
-        }
-        _ => return error,
-    };
-    let told = ffi::take_python_error().map_or_else(String::new, |text| format!(" ({text})"));
-    let advice = format!(
-        "it ran on tensors without data, as under torch.compile, torch.export and \
-         FakeTensorMode{told}; implement Function::fake, which makes outputs from shapes alone"
-    );
-    Error::forward(op, anyhow::Error::new(error).context(advice))
 }
 
 fn share(t: &Option<Tensor>) -> Option<Tensor> {

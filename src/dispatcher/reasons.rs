@@ -1,4 +1,5 @@
-//! What libtorch says about a registration, as what its user can do.
+//! What libtorch says about a registration, or about a run under a tracer, as what its user
+//! can do.
 
 use crate::Error;
 use crate::ffi::panic_message;
@@ -68,6 +69,30 @@ pub(super) fn undefined(what: &str, error: &Error) -> Error {
 pub(super) fn unreadable(error: &Error) -> String {
     let example = "f(Tensor x, float k=0.5) -> Tensor";
     format!("its schema cannot be read; write it as in {example:?}: {}", text(error).trim())
+}
+
+/// Returns the error of an op that ran on tensors without data, with what to do.
+pub(super) fn without_data(error: Error) -> Error {
+    const WHERE: &str = "it ran on tensors without data, as under torch.compile, torch.export and \
+                         FakeTensorMode";
+    match &error {
+        error if error.is_about_kernels() => {}
+        &Error::Forward { op, .. } | &Error::Panic { op, stage: "forward", .. } => {
+            let advice = "implement Function::fake, which makes outputs from shapes alone";
+            return Error::forward(op, in_context(error, format!("{WHERE}; {advice}")));
+        }
+        &Error::Backward { op, .. } | &Error::Panic { op, stage: "backward", .. } => {
+            let advice = "a backward must not read data: use tensor operations, such as where, \
+                          or save in forward what depends on data, as a tensor";
+            return Error::backward(op, in_context(error, format!("{WHERE}; {advice}")));
+        }
+        _ => {}
+    }
+    error
+}
+
+fn in_context(error: Error, context: String) -> anyhow::Error {
+    anyhow::Error::new(error).context(context)
 }
 
 fn text(error: &Error) -> &str {

@@ -250,7 +250,7 @@ std::optional<Stack> forward(const OpPtr& op, const tf_facts& facts, const Stack
 struct Public : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
-    if ((keys & kWatched).empty()) {
+    if (!is_watched(keys)) {
       Stack results = op->call(TF_APPLY, torch::jit::last(*stack, op->n_args()));
       torch::jit::drop(*stack, op->n_args());
       return give(*stack, std::move(results));
@@ -289,7 +289,7 @@ struct Forward : OpKernel {
 };
 
 // The backward op. If it may be differentiated itself, libtorch records what
-// the user's backward does.
+// the user's backward does, unless that is differentiable once.
 struct Backward : OpKernel {
   using OpKernel::OpKernel;
   void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, Stack* stack) {
@@ -297,36 +297,40 @@ struct Backward : OpKernel {
     const auto args = torch::jit::last(*stack, n);
     const bool recorded = c10::GradMode::is_enabled() && requires_grad(args);
     if (!recorded && !has_tangents(args)) return call_below(handle, stack);
-    std::optional<Stack> results = op->try_call(
-        TF_BACKWARD_ABOVE, args, [&](bool no_formula) { return no_formula && recorded; });
+    const bool once = Plan(args.at(op->n_outputs() + 1)).second_order() == TF_ONCE;
+    std::optional<Stack> results;
+    if (!once || !recorded)
+      results = op->try_call(TF_BACKWARD_ABOVE, args,
+                             [&](bool no_formula) { return no_formula && recorded; });
     if (results) {
       torch::jit::drop(*stack, n);
       return give(*stack, *std::move(results));
     }
-    // The backward is a kernel: its results are right, and refuse to be differentiated.
+    // Or the backward is a kernel: its results are right, and refuse to be differentiated.
     const edge_list edges = torch::autograd::collect_next_edges(flat(args));
     const tf_facts facts = op->facts(args.slice(n - op->n_args()));
     call_below(handle, stack);
     results = take(*stack, handle.schema().returns().size());
-    const auto once = [&](const at::Tensor& t) {
+    const auto refused = [&](const at::Tensor& t) {
       return refusing(t, edge_list(edges), op->rust.errors, {facts.name, facts.name_len}, -1);
     };
-    for (IValue& result : *results) result = map_tensors(result, once);
+    for (IValue& result : *results) result = map_tensors(result, refused);
     give(*stack, *std::move(results));
   }
 };
 
 }  // namespace
 
+bool is_watched(c10::DispatchKeySet keys) { return !(keys & kWatched).empty(); }
+
 c10::KernelFunction autograd_of(const OpPtr& op, tf_kernel kernel) {
-  using c10::KernelFunction;
   switch (kernel) {
     case TF_FORWARD:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Forward>(op));
+      return kernel_of<Forward>(op);
     case TF_BACKWARD:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Backward>(op));
+      return kernel_of<Backward>(op);
     default:
-      return KernelFunction::makeFromBoxedFunctor(std::make_unique<Public>(op));
+      return kernel_of<Public>(op);
   }
 }
 

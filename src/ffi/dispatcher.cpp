@@ -7,9 +7,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/enum_tag.h>
-#include <ATen/ops/empty_strided.h>
-#include <c10/core/GradMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
 #include <dlfcn.h>
@@ -22,21 +19,6 @@
 
 namespace tf {
 namespace {
-
-bool is_symbolic(const at::Tensor& t) {
-  return t.defined() && t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
-}
-
-// A tensor without data whose sizes are the ones that the symbols have now.
-at::Tensor specialised(const at::Tensor& t) {
-  if (!is_symbolic(t)) return t;
-  const auto plain = [](c10::SymIntArrayRef symbols) {
-    std::vector<int64_t> out;
-    for (const c10::SymInt& s : symbols) out.push_back(s.guard_int(__FILE__, __LINE__));
-    return out;
-  };
-  return at::empty_strided(plain(t.sym_sizes()), plain(t.sym_strides()), t.options());
-}
 
 struct Below : OpKernel {
   Below(OpPtr op, tf_kernel kernel)
@@ -142,9 +124,10 @@ struct Library {
                                              "tch-function"));
     };
     impl(c10::DispatchKey::CompositeExplicitAutograd,
-         c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Below>(op, kernel)));
+         kernel_of<Below>(op, kernel));
     impl(c10::DispatchKey::Autograd, autograd_of(op, kernel));
     impl(c10::DispatchKey::FuncTorchBatched, batched_of(op, kernel));
+    impl(c10::DispatchKey::Batched, grads_batched_of(op));
   }
 };
 
@@ -160,60 +143,6 @@ Op::Op(const tf_op& rust, c10::FunctionSchema schema)
       schema(std::move(schema)),
       mutates(this->schema.is_mutable()),
       name(this->schema.name()) {}
-
-// Makes changes in place count again, which do not below autograd: the checks of the
-// context rest on the versions of tensors.
-struct CountsChanges {
-  CountsChanges() { set(false); }
-  ~CountsChanges() { set(true); }
-  CountsChanges(const CountsChanges&) = delete;
-  void set(bool excluded) const {
-    if (was_excluded) c10::impl::tls_set_dispatch_key_excluded(kKey, excluded);
-  }
-  static constexpr c10::DispatchKey kKey = c10::DispatchKey::ADInplaceOrView;
-  const bool was_excluded = c10::impl::tls_is_dispatch_key_excluded(kKey);
-};
-
-void* Op::run(tf_kernel kernel, Values values, Stack& results, bool& no_formula) const {
-  const CountsChanges counts;
-  const Borrowed borrowed(values);
-  void* const error =
-      rust.call(rust.state, kernel, borrowed.data(), borrowed.size(), &results, &no_formula);
-  // tch's calls turn an exception of Python's into an `Err`, and leave it pending.
-  PythonError::take();
-  return error;
-}
-
-Stack Op::compute(tf_kernel kernel, Values values) const {
-  const c10::NoGradGuard unrecorded;
-  bool symbolic = false;
-  visit_all(values, [&](const at::Tensor& t) { symbolic |= is_symbolic(t); });
-  if (!symbolic) return call(kernel, values);
-  // Code that asks for sizes has none while they are symbols.
-  std::optional<Stack> results = try_call(kernel, values, [](bool) { return true; });
-  if (results) return *std::move(results);
-  Stack plain;
-  for (const IValue& value : values) plain.push_back(map_tensors(value, specialised));
-  return call(kernel, plain);
-}
-
-tf_facts Op::facts(Values args) const {
-  const Borrowed borrowed(args);
-  tf_facts facts{name.data(), name.size(), false, false};
-  rust.facts(rust.state, borrowed.data(), borrowed.size(), &facts);
-  return facts;
-}
-
-void Op::cast_inputs(Stack& args) const {
-  Stack converted = call(TF_CAST, args);
-  size_t next = 0;
-  for (size_t i = 0; i < args.size(); ++i)
-    if (holds_tensors(schema.arguments()[i])) {
-      IValue& value = converted.at(next++);
-      const bool absent = value.isTensor() && !value.toTensor().defined();
-      if (!absent) args[i] = std::move(value);
-    }
-}
 
 }  // namespace tf
 

@@ -75,6 +75,9 @@ struct Op {
 
 bool holds_tensors(const c10::Argument& a);
 
+// Whether a mode below autograd must see an op that is called with these keys.
+bool is_watched(c10::DispatchKeySet keys);
+
 using OpPtr = std::shared_ptr<const Op>;
 
 struct OpKernel : c10::OperatorKernel {
@@ -82,6 +85,21 @@ struct OpKernel : c10::OperatorKernel {
       : op(std::move(op)) {}
   OpPtr op;
 };
+
+// A kernel whose errors are fit to be shown.
+template <typename K>
+struct Readable final : K {
+  using K::K;
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, Stack* stack) {
+    without_frames([&] { K::operator()(handle, keys, stack); });
+  }
+};
+
+template <typename K, typename... Args>
+c10::KernelFunction kernel_of(Args&&... args) {
+  return c10::KernelFunction::makeFromBoxedFunctor(
+      std::make_unique<Readable<K>>(std::forward<Args>(args)...));
+}
 
 // Calls `visit` with each tensor of a value, undefined where absent.
 template <typename F>
@@ -130,8 +148,9 @@ inline void give(Stack& stack, Stack&& results) {
 }
 
 // The kernels of an op, of its forward op and of its backward op for the Autograd
-// key, and for a level of vmap.
+// key, for a level of vmap, and for a batch of gradients (is_grads_batched).
 c10::KernelFunction autograd_of(const OpPtr& op, tf_kernel kernel);
 c10::KernelFunction batched_of(const OpPtr& op, tf_kernel kernel);
+c10::KernelFunction grads_batched_of(const OpPtr& op);
 
 }  // namespace tf

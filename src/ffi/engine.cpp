@@ -116,9 +116,9 @@ using torch::autograd::Node;
 
 // Stands before the AccumulateGrad of a parameter. A pass that asks for the gradient at a
 // tap gets it before the parameter's hooks, which are for the sum of all such parts.
-struct Tap : Node {
+struct Tap : tf::OwnNode {
   explicit Tap(const at::Tensor& parameter)
-      : Node({torch::autograd::impl::gradient_edge(parameter)}) {
+      : OwnNode({torch::autograd::impl::gradient_edge(parameter)}) {
     add_input_metadata(parameter);
   }
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {

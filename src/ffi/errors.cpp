@@ -1,6 +1,7 @@
 // Errors on their way across the border.
 #include "guard.h"
 #include "shim.h"
+#include <algorithm>
 #include <cstddef>
 #include "layout.h"  // static_asserts, which build.rs writes from layout.rs
 
@@ -43,7 +44,27 @@ Failure told(const std::exception_ptr& thrown, bool& foreign) {
   }
 }
 
+template <typename E>
+void throw_if(const c10::Error& e, const std::string& text) {
+  if (dynamic_cast<const E*>(&e)) throw E(text, c10::Backtrace());
+}
+
 }  // namespace
+
+void rethrow_without_frames(const c10::Error& e) {
+  // Text of other exceptions, which may be inside of this one, has the same parts.
+  std::string text = e.what_without_backtrace();
+  for (const char* const part :
+       {" is only available for these backends:", "\nException raised from "})
+    text.resize(std::min(text.find(part), text.size()));
+  throw_if<c10::NotImplementedError>(e, text);
+  throw_if<c10::IndexError>(e, text);
+  throw_if<c10::ValueError>(e, text);
+  throw_if<c10::TypeError>(e, text);
+  throw_if<c10::LinAlgError>(e, text);
+  throw_if<c10::OutOfMemoryError>(e, text);
+  throw c10::Error(text, c10::Backtrace());
+}
 
 void keep_failure(const std::exception_ptr& thrown) noexcept {
   bool foreign = false;

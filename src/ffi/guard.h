@@ -99,6 +99,20 @@ R guarded(R failure_value, F&& body) noexcept {
   return failure_value;
 }
 
+// Throws libtorch's error again, of the same class and with its text alone.
+[[noreturn]] void rethrow_without_frames(const c10::Error& e);
+
+// Runs what C++ code that shows errors whole calls: pybind11, say, which calls ops for
+// Python, shows C++ frames and lists of backends, thousands of characters.
+template <typename F>
+auto without_frames(F&& body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const c10::Error& e) {
+    rethrow_without_frames(e);
+  }
+}
+
 // The in-place counter.
 inline uint32_t version_of(const at::Tensor& t) {
   const auto& counter = t.unsafeGetTensorImpl()->version_counter();

@@ -106,6 +106,8 @@ struct FunctionNode : tf::SavingNode {
                                   needs.data(), n, found);
     }
     handles.given(n_dy + n_saved);
+    // A pass of tch's inside of it, whose `Err` it dropped, may have left one.
+    tf::PythonError::take();
     if (error) throw tf::RustError(callbacks, error);
 
     variable_list grads(n);

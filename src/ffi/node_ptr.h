@@ -1,9 +1,12 @@
-// The versions of libtorch that the shim is written for, and how each holds a
-// node of its graphs: the one thing here in which they differ.
+// The versions of libtorch that the shim is written for, how each holds a node of its
+// graphs, the one thing here in which they differ, and the base of the nodes.
 #pragma once
 
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
+
+#include <string>
 
 #if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR < 11 || TORCH_VERSION_MINOR > 13
 #error "tch-function needs libtorch 2.11, 2.12 or 2.13; see the README, section libtorch"
@@ -39,5 +42,18 @@ Held<T> hold(T* fresh) {
 #endif
 
 using NodePtr = Held<torch::autograd::Node>;
+
+// The base of the nodes here.
+struct OwnNode : torch::autograd::Node {
+  using Node::Node;
+
+  // Compiled autograd (of Python) asks each node of a graph before it runs any.
+  void compiled_args(torch::autograd::CompiledNodeArgs&) const override {
+    throw c10::NotImplementedError(
+        name() + ": compiled autograd does not trace the backward of a Function in Rust; call "
+                 "backward() outside of it",
+        c10::Backtrace());
+  }
+};
 
 }  // namespace tf

@@ -6,13 +6,22 @@
 namespace tf {
 namespace {
 
-// The functions of the interpreter in this process; all of them are in its stable ABI.
+// The functions of the interpreter in this process. Those that are not in its stable ABI
+// may be missing.
 struct Python {
   int (*is_initialized)();
   int (*is_finalizing)();  // null in old ones
   void* (*thread_state)();
   int (*ensure)();
   void (*release)(int);
+  int (*holds_lock)();
+  void* (*save_thread)();
+  void (*restore_thread)(void*);
+  // Of two kinds of versions: takes the exception of a thread's state, without the lock,
+  // since it is this thread's own. Null where the name is not there.
+  void* (*raised_of)(void*);
+  void (*fetch_of)(void*, void**, void**, void**);
+  void (*set_raised)(void*);
   void (*fetch)(void**, void**, void**);
   void (*restore)(void*, void*, void*);
   void (*decref)(void*);
@@ -28,6 +37,10 @@ struct Python {
     return runs && !(python.is_finalizing && python.is_finalizing()) ? &python : nullptr;
   }
 
+  // Whether an exception may be pending on the thread that runs, whose state this is. Waits
+  // for the interpreter's lock only if one is: this is asked after every node.
+  bool may_be_pending(void* state) const noexcept;
+
  private:
   template <typename F>
   static void look_up(F& f, const char* name, const char* older = nullptr) noexcept {
@@ -42,6 +55,14 @@ struct Python {
     look_up(p.thread_state, "PyGILState_GetThisThreadState");
     look_up(p.ensure, "PyGILState_Ensure");
     look_up(p.release, "PyGILState_Release");
+    look_up(p.holds_lock, "PyGILState_Check");
+    look_up(p.save_thread, "PyEval_SaveThread");
+    look_up(p.restore_thread, "PyEval_RestoreThread");
+    look_up(p.set_raised, "PyErr_SetRaisedException");
+    if (p.set_raised)
+      look_up(p.raised_of, "_PyErr_GetRaisedException");
+    else
+      look_up(p.fetch_of, "_PyErr_Fetch");
     look_up(p.fetch, "PyErr_Fetch");
     look_up(p.restore, "PyErr_Restore");
     look_up(p.decref, "Py_DecRef");
@@ -66,6 +87,22 @@ class Gil {
   const int state_;
 };
 
+bool Python::may_be_pending(void* state) const noexcept {
+  if (raised_of) {
+    void* const raised = raised_of(state);
+    if (!raised) return false;
+    const Gil gil(*this);
+    set_raised(raised);
+  } else if (fetch_of) {
+    void *type = nullptr, *value = nullptr, *trace = nullptr;
+    fetch_of(state, &type, &value, &trace);
+    if (!type) return false;
+    const Gil gil(*this);
+    restore(type, value, trace);
+  }
+  return true;
+}
+
 std::string text_of(const Python& python, void* text) {
   const char* const utf8 = text ? python.utf8(text) : nullptr;
   std::string out = utf8 ? utf8 : "";
@@ -76,12 +113,24 @@ std::string text_of(const Python& python, void* text) {
 
 }  // namespace
 
+Unlocked::Unlocked() noexcept {
+  const Python* const python = Python::running();
+  if (python && python->holds_lock && python->holds_lock() && python->thread_state())
+    thread_ = python->save_thread();
+}
+
+Unlocked::~Unlocked() {
+  const Python* const python = thread_ ? Python::running() : nullptr;
+  if (python) python->restore_thread(thread_);
+}
+
 PythonError PythonError::take() noexcept {
   PythonError error;
   const Python* const python = Python::running();
   // A thread that Python does not know has nothing pending, and may run for one that holds
   // the GIL and waits.
-  if (python && python->thread_state && python->thread_state()) {
+  void* const state = python && python->thread_state ? python->thread_state() : nullptr;
+  if (state && python->may_be_pending(state)) {
     const Gil gil(*python);
     python->fetch(&error.type_, &error.value_, &error.trace_);
   }

@@ -7,6 +7,19 @@
 
 namespace tf {
 
+// Without the interpreter's lock, if this thread has it: libtorch's engine refuses to run
+// with it, and PyTorch's Python dispatcher holds it while an op runs.
+class Unlocked {
+ public:
+  Unlocked() noexcept;
+  ~Unlocked();
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  void* thread_ = nullptr;  // null if it had no lock
+};
+
 // An exception that Python code raised, taken from this thread.
 class PythonError {
  public:

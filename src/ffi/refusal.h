@@ -22,10 +22,10 @@ struct Name {
 
 // Refuses when a gradient reaches it. Its edges lead to what the lost path led
 // to: without them the engine would think that no pass needs it and not visit it.
-struct Refusal : torch::autograd::Node {
+struct Refusal : OwnNode {
   Refusal(torch::autograd::edge_list&& edges, const tf_callbacks* callbacks, Name op,
           ptrdiff_t position)
-      : Node(std::move(edges)), callbacks(callbacks), op(op), position(position) {}
+      : OwnNode(std::move(edges)), callbacks(callbacks), op(op), position(position) {}
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&&) override {
     throw RustError(callbacks, callbacks->no_second_order(op.text, op.len, position));
@@ -39,7 +39,7 @@ struct Refusal : torch::autograd::Node {
 };
 
 // The derivative of a value that is declared to be a constant: none flows on.
-struct Constant : torch::autograd::Node {
+struct Constant : OwnNode {
   torch::autograd::variable_list apply(torch::autograd::variable_list&&) override { return {}; }
   std::string name() const override { return "ConstantBackward"; }
 };

@@ -24,12 +24,12 @@
 
 namespace tf {
 
-struct SavingNode : torch::autograd::Node {
+struct SavingNode : OwnNode {
   using edge_list = torch::autograd::edge_list;
   using variable_list = torch::autograd::variable_list;
 
   SavingNode(edge_list&& edges, const tf_callbacks* callbacks, tf_second_order second_order)
-      : Node(std::move(edges)), callbacks(callbacks), second_order(second_order) {}
+      : OwnNode(std::move(edges)), callbacks(callbacks), second_order(second_order) {}
 
   ~SavingNode() override {
     if (saved) drop_in_turn(std::move(*saved));
@@ -97,7 +97,10 @@ struct SavingNode : torch::autograd::Node {
       if (grad.defined()) grad = refused(grad, edge_list(behind), -1);
   }
 
+  // What `t` comes from leads to the refusal too: where a pullback of torch.func runs after
+  // its level has ended, that is the history at an outer one.
   at::Tensor refused(const at::Tensor& t, edge_list&& edges, ptrdiff_t position) const {
+    if (t.requires_grad()) edges.push_back(torch::autograd::impl::gradient_edge(t));
     return refusing(other_handle(t), std::move(edges), callbacks, op(), position);
   }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tch::{Kind, Tensor};
-use tch_function::{Ctx, DoubleBackward, Function, GradOptions, backward, grad};
+use tch_function::{Ctx, DoubleBackward, Function, GradOptions, Vmap, grad};
 
 /// `x^2`, which fails in the way that `how` names if the first element of `x` (in
 /// backward: of the gradient) is above a limit.
@@ -73,7 +73,7 @@ struct Swallow {
 }
 
 impl Swallow {
-    /// The inner pass; "through" goes on into the history of `t`, with its hooks.
+    /// The inner pass; "through" takes the gradient of `t` itself, with its hooks.
     fn fail_quietly(&self, t: &Tensor) {
         let through = self.how.contains("through");
         let leaf = if through { t.shallow_clone() } else { t.detach().set_requires_grad(true) };
@@ -82,10 +82,11 @@ impl Swallow {
             tch::with_grad(|| {
                 let y = if through { &leaf * 1.0 } else { inner.apply(&leaf)? };
                 let loss = y.sum(Kind::Double);
+                // tch's `run_backward` crashes where there is no history.
+                ensure!(loss.requires_grad() && leaf.requires_grad(), "there is no history");
                 match self.how.contains("tch") {
-                    true => loss.backward(),
-                    false if through => GradOptions::new().retain_graph(true).backward(&loss)?,
-                    false => backward(&loss)?,
+                    true => drop(Tensor::run_backward(&[&loss], &[&leaf], true, false)),
+                    false => drop(GradOptions::new().retain_graph(true).grad(&loss, &leaf)?),
                 }
                 Ok(())
             })
@@ -114,6 +115,10 @@ impl Function for Swallow {
 
     fn fake(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         Ok(x * 3.0)
+    }
+
+    fn jvp(&self, _: &Ctx, _: &Tensor, dx: &Tensor) -> Result<Tensor> {
+        Ok(dx * 3.0)
     }
 }
 
@@ -231,6 +236,15 @@ impl Function for Halves {
             (false, true) => Some(dn * (1.0 - positive)),
             (false, false) => bail!("a pass without any gradient"),
         })
+    }
+
+    fn jvp(&self, _: &Ctx, x: &Tensor, dx: &Tensor) -> Result<(Tensor, Tensor)> {
+        let positive = x.gt(0.0).to_kind(x.kind());
+        Ok((dx * &positive, dx * (1.0 - &positive)))
+    }
+
+    fn vmap(&self) -> Vmap {
+        Vmap::Formulas
     }
 }
 

@@ -77,6 +77,46 @@ impl Function for Swallows {
     }
 }
 
+/// y = x, after a pass of tch's from `loss` to `p`, whose error is its own.
+pub struct PassesOn {
+    pub panics: bool,
+}
+
+impl Function for PassesOn {
+    type Inputs = (Tensor, Tensor, Tensor);
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, (x, loss, p): (&Tensor, &Tensor, &Tensor)) -> Result<Tensor> {
+        let done = Tensor::f_run_backward(&[loss], &[p], false, false);
+        drop(if self.panics { done.unwrap() } else { done? });
+        Ok(x * 1.0)
+    }
+
+    fn backward(
+        &self,
+        _: &Ctx,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(dy * 1.0), None, None))
+    }
+}
+
+/// y = 2 x in one row, as a view of a new tensor.
+pub struct InOneRow;
+
+impl Function for InOneRow {
+    type Inputs = Tensor;
+    type Outputs = Tensor;
+
+    fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        Ok((x * 2.0).view(-1))
+    }
+
+    fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some((dy * 2.0).view(ctx.input_size(0)?)))
+    }
+}
+
 tch_function::library! {
     /// Registers the ops.
     pub fn register() for "tf_random" {
@@ -89,5 +129,8 @@ tch_function::library! {
         "reads(Tensor x, bool panics=False) -> Tensor" => |panics| ReadsData { panics },
         "swallows(Tensor x, Tensor loss, Tensor p, *, bool by_tch=False) -> Tensor" =>
             |by_tch| Swallows { by_tch },
+        "passes_on(Tensor x, Tensor loss, Tensor p, bool panics) -> Tensor" =>
+            |panics| PassesOn { panics },
+        "in_one_row(Tensor x) -> Tensor" => || InOneRow,
     }
 }

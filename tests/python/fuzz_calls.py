@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -28,19 +29,29 @@ class Worker:
     """A process that runs batches, one at a time."""
 
     def __init__(self):
+        self.start()
+
+    def start(self):
         environment = os.environ | {"RUST_BACKTRACE": "0", "TORCHDYNAMO_VERBOSE": "0", "TORCH_LOGS": "-all"}
-        environment |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(HERE / "fuzz_worker.py")]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
-    def run(self, programs, seconds=SECONDS):
-        self.process.stdin.write(json.dumps({"programs": programs, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the worker itself ended with {self.process.wait()}")
-        return Result(**json.loads(answer))
+    def run(self, programs, seconds=SECONDS, plain=False):
+        """`plain` takes PyTorch's formulas for Rust's ops too."""
+        request = json.dumps({"programs": programs, "seconds": seconds, "plain": plain}) + "\n"
+        for _ in range(2):
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+            if answer:
+                return Result(**json.loads(answer))
+            # It runs no program itself: somebody has ended it.
+            status = self.process.wait()
+            self.process.stdout.close()
+            self.start()
+        raise RuntimeError(f"the worker itself ended with {status}, twice")
 
     def close(self):
         self.process.stdin.close()
@@ -127,7 +138,9 @@ def smaller_still(lines, fails):
 
 
 def shrink(worker, programs, result):
-    """The failure, in one program with as few lines as will do."""
+    """The failure, in one program with as few lines as will do; None where PyTorch's own
+    formulas end the process in the same way.
+    """
     kind, seconds = result.kind(), 15 if result.kind() == "hang" else SECONDS
     fails = lambda programs: worker.run(programs, seconds).kind() == kind
     last = programs[result.last()]
@@ -135,6 +148,8 @@ def shrink(worker, programs, result):
         programs = [last]
     else:
         programs = smaller(programs[: result.last() + 1], fails)
+    if worker.run(programs, seconds, plain=True).kind() == kind:
+        return None
     lines = "".join(programs).splitlines()
     joined = lambda lines: ["\n".join(lines) + "\n"]
     deadline = time.monotonic() + 120
@@ -154,6 +169,7 @@ class Fuzzer:
     without: tuple = ()
     batch: int = BATCH
     failures: list = field(default_factory=list)
+    texts: set = field(default_factory=set)
     counts: Counter = field(default_factory=Counter)
 
     def run(self, programs, workers=2, most_failures=5, seconds=None):
@@ -191,16 +207,32 @@ class Fuzzer:
                 self.counts += result.counts()
                 self.counts["programs"] += sum("ended" in r for r in result.reports)
             rest = programs[result.last() + 1 :]
-            if result.kind() is None:
+            if result.kind() is None or result.kind() in self.without:
+                programs = rest
+                continue
+            if result.wrong() and self.is_like_another(result):
                 programs = rest
                 continue
             failure = shrink(worker, programs, result)
+            if failure is None:
+                self.counts["programs in which PyTorch itself ends so"] += 1
+                programs = rest
+                continue
             with self.lock:
                 self.failures.append(failure)
                 print(failure, flush=True)
                 if len(self.failures) >= self.most_failures:
                     return
             programs = rest
+
+    def is_like_another(self, result):
+        """Whether the same text was there before, but for its numbers and names."""
+        text = re.sub(r"[A-Z]\w+|\d+|\w*'\w*", "", result.text())[:150]
+        with self.lock:
+            known = text in self.texts
+            self.texts.add(text)
+            self.counts["failures like others"] += known
+        return known
 
     def reasons(self):
         """What the exceptions said, most frequent first."""

@@ -58,6 +58,34 @@ def fails_inside(*_):
             pass
 
 
+class InPython(torch.autograd.Function):
+    """An op of Rust's inside of a Function of Python's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, ops):
+        return ops.log1pexp(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.ops = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        # The derivative of log(1 + e^x), without an op that has no second one.
+        return dy * torch.sigmoid(ctx.ops.leaky(x, 1.0)), None
+
+
+def compiled_passes():
+    """Backward passes are compiled."""
+    from torch._dynamo import compiled_autograd
+
+    return compiled_autograd._enable(torch.compile(backend="eager", dynamic=True))
+
+
 def hook(t, f, on="tensor"):
     """`t`, with a hook on it or on its node."""
     if not t.requires_grad:

@@ -2,9 +2,9 @@
 
 import random
 
-SHAPES = ["(3,)", "(2, 3)", "(2, 3)", "()", "(1,)", "(0,)", "(4, 1)", "(2, 0, 3)", "(2, 1, 2)"]
-RUNS = ["first", "first", "second", "twice", "backward", "backward_elsewhere", "value", "dual"]
-MODES = ["real", "fake", "symbolic"]
+from fuzz_blocks import BLOCKS, MODES, SHAPES, Blocks
+
+RUNS = ["first", "first", "second", "twice", "backward", "backward_elsewhere", "value", "dual", "batched"]
 NESTS = ["with_grad", "with_vmap", "with_jvp", "with_jacrev", "with_vjp", "with_jacfwd"]
 NESTS += ["with_vmap_of_first", "with_functionalize"]
 FAILURES = ["forward err", "forward panic", "backward err", "backward panic"]
@@ -12,10 +12,10 @@ INNER_FAILURES = [f"{stage} {how}" for stage in ["forward", "backward"] for how 
 HOOKS = ["raises", "interrupts", "exits", "collects", "recurses", "returns_junk", "doubles", "runs_a_pass", "fails_inside"]
 
 # Kinds of what goes wrong on purpose, each of which can be left out by name.
-KINDS = ["fails", "picky", "swallow", "swallow_through", "hook", "junk_mode", "junk_call", "raising_mode", "exit"]
+KINDS = ["fails", "picky", "swallow", "swallow_through", "hook", "raising_mode", "compiled_passes", "kept", *HOOKS, *BLOCKS]
 
 
-class Draw:
+class Draw(Blocks):
     """Draws one program; `without` names KINDS, ops, and wraps to leave out."""
 
     def __init__(self, seed, without=()):
@@ -67,6 +67,13 @@ class Draw:
                 lambda: f"{v}.cos()",
                 lambda: f"ops.round_to({v}.detach(), 0.5) * {w}.sin()",
                 lambda: f"ops.leaky({v}.expand(2, *{v}.shape), 0.5)[1]",
+                lambda: f"ops.log1pexp(torch.stack([{v}, {w}], -1)[..., 0])",
+                lambda: f"ops.pair(torch.stack([{v}, {w}])[1], torch._neg_view({w}))[0].sin()",
+                lambda: f"ops.{self.pick(['leaky', 'log1pexp', 'recomputed', 'same', 'affine'])}({v}).mul_(0.5)",
+                lambda: f"(lambda y: (y[1].mul_(0.5), y[0] * y[1])[1].sin())(ops.{self.pick(['halves(%s)', 'pair(%s, %s)']).replace('%s', v)})",
+                lambda: f"(lambda y: (y[..., None].mul_(0.5), y)[1])(ops.{self.pick(['leaky', 'log1pexp', 'affine'])}({v}))",
+                lambda: f"InPython.apply({v}, ops)",
+                lambda: f"torch.autograd.grad(ops.{self.pick(['leaky', 'recomputed'])}({v}).sum(), {v}, create_graph=True)[0] * {w}.sin()",
                 lambda: f"checkpoint(lambda t: ops.recomputed(t).sin(), {v}, use_reentrant={self.chance(0.5)})",
             ]
         )()
@@ -81,6 +88,7 @@ class Draw:
         if kind == "swallow" and self.allowed("swallow"):
             return f"ops.swallow({v}, '{self.pick(INNER_FAILURES)}').sin()"
         if kind == "through" and self.allowed("swallow_through"):
+            v = f"hook({v}, raises, '{self.pick(['tensor', 'node', 'before'])}')" if self.chance(0.5) else v
             return f"ops.swallow({v}, '{self.pick(['forward through', 'forward through tch'])}').sin()"
         if kind == "hook" and self.allowed("hook"):
             return self.hook(v)
@@ -133,13 +141,15 @@ class Draw:
 
     def run(self):
         run = self.pick(RUNS)
-        kind = self.pick(["plain"] * 6 + ["traced", "traced", "under", "under", "many", "wrapper", "raising", "autocast"])
+        kind = self.pick(["plain"] * 6 + ["traced", "traced", "under", "under", "many", "wrapper", "raising", "autocast", "compiled_passes"])
         if kind == "traced":
             return f"traced({self.pick(['value', 'first', 'second'])}, '{self.pick(MODES)}')"
         if kind == "under":
             contexts = ["Log", "LogFunctions", "torch.no_grad", "torch.inference_mode", "torch.autograd.detect_anomaly"]
             contexts += ["torch.autograd.graph.save_on_cpu", "torch.autograd.graph.allow_mutation_on_saved_tensors"]
             return f"under({run}, {self.pick(contexts)})"
+        if kind == "compiled_passes" and self.allowed(kind):
+            return f"under({run}, compiled_passes)"
         if kind == "many":
             return f"many({run})"
         if kind == "wrapper":
@@ -164,103 +174,14 @@ class Draw:
         wraps = [self.wrap() for _ in range(self.pick([0, 0, 1, 1, 1, 2, 2, 3]))]
         lines = self.function(names, self.pick([0, 0, 0.15, 0.3]))
         near = ", near=6e-2" if loose else ", near=1e-3" if any("cube" in line for line in lines) else ""
-        keep = "KEPT.append(same(" if self.chance(0.2) and self.allowed("exit") else "same("
+        keep = "KEPT.append(same(" if self.chance(0.2) and self.allowed("kept") else "same("
         end = "))" if keep != "same(" else ")"
         return [*lines, f"{keep}f, [{x}], {', '.join([run, *wraps])}{near}{end}"]
 
-    def junk_mode(self):
-        names, x = self.inputs()
-        what, side = self.pick(["plan", "tensors", "needs"]), self.pick(["arguments", "results"])
-        lines = self.function(names, 0)
-        call = f"{self.pick(['first', 'second', 'backward', 'backward_elsewhere'])}(lambda *x: f(rust, *x), [{x}])"
-        return [*lines, f"with tolerated(), Junk({self.seed()}, '{what}', '{side}'):", f"    {call}"]
-
-    def junk_call(self):
-        """The inner ops called by hand."""
-        lines = [
-            f"rng = random.Random({self.seed()})",
-            f"x, dy = tensor({self.pick(SHAPES)}, 1, requires_grad={self.chance(0.5)}), None",
-            "*y, saved, plan = torch.ops.{0}._{1}_forward({2}, [True] * {3})",
-            "dy = [torch.ones_like(t) if isinstance(t, torch.Tensor) else [torch.ones_like(u) for u in t] for t in y]",
-        ]
-        space, op, args, needs = self.pick(
-            [
-                ("tf_test", "leaky", "x, 0.1", 1),
-                ("tf_test", "intermediate", "x", 1),
-                ("tf_test", "recomputed", "x", 1),
-                ("tf_test", "once", "x", 1),
-                ("tf_test", "log1pexp", "x", 1),
-                ("tf_test", "pair", "x, x", 2),
-                ("tf_test", "affine", "x, None, 2.0", 1),
-                ("tf_test", "weigh", "[x, x], [1.0, 2.0]", 2),
-                ("tf_fuzz", "halves", "x", 1),
-                ("tf_fuzz", "places", "[x, None, x], [1.0, 2.0, 3.0]", 3),
-            ]
-        )
-        lines[2] = lines[2].format(space, op, args, needs)
-        saved = "[x]" if op in ("leaky", "log1pexp") else "[x, x]" if op == "pair" else "saved"
-        junk = lambda value, what, p: f"junk_like(rng, {value}, '{what}')" if self.chance(p) else value
-        plan, needs = junk("plan", "plan", 0.5), junk(f"[True] * {needs}", "needs", 0.3)
-        saved, dys = junk(saved, "tensors", 0.3), junk("dy", "tensors", 0.3)
-        body = f"torch.ops.{space}._{op}_backward(*{dys}, {saved}, {plan}, {needs}, {args})"
-        through = self.pick(["", "", "vmap", "grad", "make_fx"])
-        if through == "vmap":
-            body = f"vmap(lambda x: {body})(x)"
-        elif through == "grad":
-            body = f"grad(lambda x: sum(t.sum() for t in outputs({body})))(x)"
-        elif through == "make_fx":
-            body = f"make_fx(lambda x: {body}, tracing_mode='{self.pick(MODES)}')(x)"
-        return [*lines, "with tolerated():", f"    {body}"]
-
-    def odd_arguments(self):
-        x = f"tensor({self.pick(SHAPES)}, {self.seed()})"
-        odd = self.pick(
-            ["None", "'x'", "1.0", "[]", "[x]", "x.to_sparse()", "x.to('meta')", "x.long()", "x > 0", "x.to(torch.complex64)"]
-            + ["x.half()", "torch.quantize_per_tensor(x.detach().float(), 0.1, 0, torch.quint8)", "x.expand(2, *x.shape)"]
-            + ["torch.nested.nested_tensor([x.detach().flatten()])", "x.detach().as_strided((2, 2), (0, 0))", "x * float('nan')"]
-            + ["torch.nn.Parameter(x.detach())", "x.detach().float().to_mkldnn()", "torch._neg_view(x)", "torch.zeros_like(x)[..., None].mT"]
-        )
-        call = self.pick(
-            ["leaky({0}, 0.1)", "leaky(x, {0})", "log1pexp({0})", "cube({0})", "pair(x, {0})", "pair({0}, x)", "affine(x, {0}, 2.0)"]
-            + ["weigh([x, {0}], [1.0, 2.0])", "weigh({0}, [])", "places([{0}, None], [1.0, 2.0])", "increment_({0})", "halves({0})"]
-            + ["product({0}, x)", "inner_pass({0})", "reduce({0}, 'sum', [5])", "reduce(x, 'mean', {0})", "state({0})", "picky({0}, 'no')"]
-            + ["reduce(x, 'sum', [0, 0, 2**40, -(2**63)])", "leaky(x, float('nan'))", "increment_quietly_({0})", "round_to({0})"]
-        ).format(odd)
-        return [f"x = {x}", "with tolerated():", f"    y = rust.{call}", "    sum(outputs(y)).sum().backward()"]
-
-    def changed(self):
-        """A saved tensor changes between forward and backward."""
-        op = self.pick(["leaky(z)", "intermediate(z)", "pair(z, z)", "halves(z)", "state(z)", "recomputed(z)"])
-        change = self.pick(["z.add_(1)", "z.detach().zero_()", "z.resize_(50)", "z.set_(tensor((9,), 1))"])
-        change = self.pick([change, f"outputs(y)[0].detach().{self.pick(['zero_', 'sin_'])}()", "z.data = z.data[:0]"])
-        return [
-            f"x = tensor({self.pick(SHAPES)}, {self.seed()})",
-            "with tolerated():",
-            "    z = x * 2",
-            f"    y = rust.{op}",
-            f"    with torch.no_grad():\n        {change}",
-            f"    sum(t.sum() for t in outputs(y)).backward(create_graph={self.chance(0.3)})",
-        ]
-
-    def at_exit(self):
-        """What is left for the interpreter's end."""
-        names, x = self.inputs()
-        lines = self.function(names, 0.2)
-        call = f"{self.pick(['first', 'second', 'backward'])}(lambda *x: f(rust, *x), [{x}])"
-        how = self.pick(["atexit", "kept graph", "cycle", "weak"])
-        if how == "atexit":
-            return [*lines, f"atexit.register(lambda: outcome(lambda: {call}))"]
-        if how == "kept graph":
-            return [*lines, f"KEPT.append(outcome(lambda: f(rust, {x})))", "KEPT.append(outcome(lambda: hook(KEPT[-1], raises)))"]
-        if how == "cycle":
-            return [*lines, f"y = outcome(lambda: f(rust, {x}))", "KEPT.append(outcome(lambda: y.register_hook(lambda g: y)))"]
-        return [*lines, f"y = outcome(lambda: f(rust, {x}))", f"weakref.finalize(KEPT.__class__, lambda: outcome(lambda: {call}))"]
-
     def block(self):
-        kinds = ["compared"] * 10 + [k for k in ["junk_mode", "junk_call", "odd_arguments", "changed"] if self.allowed(k)]
-        if self.chance(0.15) and self.allowed("exit"):
-            kinds = ["at_exit"]
-        return getattr(self, self.pick(kinds))()
+        if self.chance(0.5):
+            return self.compared()
+        return getattr(self, self.pick([name for name in BLOCKS if self.allowed(name)] or ["compared"]))()
 
     def program(self):
         blocks = [self.block() for _ in range(self.pick([1, 1, 2, 3]))]

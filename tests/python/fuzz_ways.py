@@ -26,12 +26,13 @@ def seed_for(y, k):
     return torch.arange(1, n + 1, dtype=torch.double, device=y.device).mul(0.7 + k).sin().reshape(y.shape).to(y.dtype)
 
 
-def gradients(y, x, **options):
+def gradients(y, x, copies=None, **options):
     x = [t for t in x if t.requires_grad]
     y = [t for t in y if t.requires_grad]
     if not x or not y:
-        return []
+        return [None] * len(x)
     seeds = [seed_for(t, k) for k, t in enumerate(y)]
+    seeds = [torch.stack([t] * copies) for t in seeds] if copies else seeds
     return list(torch.autograd.grad(y, x, seeds, allow_unused=True, **options))
 
 
@@ -67,7 +68,7 @@ def twice(f, x):
 
 
 def backward(f, x):
-    """`.backward()`, into the leaves, in another thread's graph or in one of two."""
+    """`.backward()`, into the leaves."""
     y = outputs(f(*x))
     sum((t * seed_for(t, k)).sum() for k, t in enumerate(y)).backward()
     return y + [t.grad for t in x]
@@ -89,6 +90,12 @@ def backward_elsewhere(f, x):
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
+
+
+def batched(f, x):
+    """One pass for several seeds, by vmap."""
+    y = outputs(f(*x))
+    return y + gradients(y, x, copies=2, is_grads_batched=True)
 
 
 def dual(f, x):
@@ -132,7 +139,7 @@ def traced(run, mode="real"):
             return run(f, [t.detach().requires_grad_(n) for t, n in zip(x, needs)])
 
         graph = make_fx(whole, tracing_mode=mode, _allow_non_fake_inputs=True)(*x)
-        return outputs(graph(*x))
+        return list(graph(*x))
 
     return run_traced
 

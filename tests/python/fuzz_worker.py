@@ -1,9 +1,11 @@
 """Runs batches of programs of fuzz_calls.py, each batch in a forked process of its own,
 so that PyTorch is imported once. Batches come as lines of JSON on stdin; for each, a
-line of JSON with what each program came to, and how the process ended.
+line of JSON with what each program came to, and how the process ended. Nothing of
+PyTorch's runs here before the fork, which its thread pools would not survive.
 """
 
 import faulthandler
+import gc
 import json
 import os
 import select
@@ -16,7 +18,6 @@ import traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import fuzz_steps
-import torch
 import torch._dynamo
 import torch._functorch.aot_autograd
 
@@ -79,6 +80,8 @@ def batch(request):
             os.dup2(errors.fileno(), 2)
             faulthandler.enable()
             faulthandler.dump_traceback_later(max(1, request["seconds"] - 2))
+            if request["plain"]:
+                fuzz_steps.rust = fuzz_steps.plain
             run(request["programs"], lambda line: os.write(theirs, json.dumps(line).encode() + b"\n"))
             faulthandler.cancel_dump_traceback_later()
             os.close(theirs)
@@ -92,7 +95,7 @@ def batch(request):
 
 
 def main():
-    torch.set_num_threads(1)
+    gc.freeze()  # a collection in a child looks at what is new there
     for line in sys.stdin:
         answer = batch(json.loads(line))
         if answer is None:

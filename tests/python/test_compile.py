@@ -1,6 +1,9 @@
 """torch.compile and torch.export."""
 
+import subprocess
+import sys
 import unittest
+from pathlib import Path
 
 import torch
 from torch.func import grad, vmap
@@ -91,6 +94,19 @@ class Compile(unittest.TestCase):
                 f = torch.compile(make(op), fullgraph=True, backend="aot_eager")
                 with self.subTest(str(op)):
                     torch.testing.assert_close(f(x), make(reference)(x))
+
+    def test_a_forward_that_the_graph_leaves_out(self):
+        script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+from ops_under_test import ops
+# In a process that has not run its forward yet.
+f = torch.compile(lambda x: torch.func.vjp(lambda x: ops.leaky(x, 0.5), x)[1](torch.ones(2))[0], backend="aot_eager")
+print(f(torch.tensor([1.0, -1.0])).tolist())
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.stdout.strip(), "[1.0, 0.5]", done.stderr)
 
     def test_a_plan_of_another_build_is_refused(self):
         x = torch.ones(2)

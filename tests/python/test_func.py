@@ -4,7 +4,7 @@ import itertools
 import unittest
 
 import torch
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
 from cases import CASES, outputs
@@ -37,6 +37,29 @@ class Func(unittest.TestCase):
                     for a, b in zip(found, expected):
                         torch.testing.assert_close(a, b)
 
+    def test_a_gradient_from_outside_goes_through_wrappers(self):
+        for case in CASES:
+            levels = {
+                "vmap": vmap,
+                "functionalize": functionalize,
+                "functionalize of vmap": lambda f: functionalize(vmap(f)),
+                "vmap of functionalize": lambda f: vmap(functionalize(f)),
+                "functionalize of vmap of vmap": lambda f: functionalize(vmap(vmap(f))),
+            }
+            for name, level in levels.items():
+                with self.subTest(case.name, level=name):
+                    stack = (lambda t: torch.stack([t, -t])) if "vmap" in name else lambda t: t
+                    if "vmap of vmap" in name:
+                        stack = lambda t: torch.stack([torch.stack([t, -t]), torch.stack([t / 2, t])])
+                    x = [stack(t).detach().requires_grad_() for t in case.inputs()]
+
+                    def gradients(f):
+                        y = total(level(lambda *x: outputs(f(*x))))(*x)
+                        return torch.autograd.grad(y, x, allow_unused=True)
+
+                    for a, b in zip(gradients(case.run), gradients(case.expect)):
+                        torch.testing.assert_close(a, b)
+
     def test_vmap_of_some_inputs_and_other_dimensions(self):
         x, bias = torch.randn(4, 2, 3), torch.randn(3)
         f = lambda op: vmap(lambda x, b: op(x, b), in_dims=(1, None), out_dims=1)(x, bias)
@@ -62,6 +85,14 @@ class Func(unittest.TestCase):
             third = lambda f: grad(lambda x: grad(lambda x: grad(f)(x).sin().sum())(x).sin().sum())(x)
             torch.testing.assert_close(third(f(op)), third(f(reference)))
         torch.testing.assert_close(hessian(f(ops.leaky))(x), hessian(f(F.leaky_relu))(x))
+
+    def test_once_is_once_at_an_outer_level_too(self):
+        for op in [ops.once, torch.ops.tf_fuzz.inner_pass]:
+            x = torch.rand(3, requires_grad=True)
+            pulled_back = lambda f: lambda x: vjp(f, x)[1](torch.ones(3))[0]
+            for level in [jacrev, lambda f: grad(total(f)), lambda f: vmap(grad(f)), pulled_back]:
+                with self.assertRaisesRegex(RuntimeError, "second derivative"):
+                    torch.autograd.grad(level(op)(x).sum(), x)
 
     def test_what_pytorch_would_lose_is_an_error(self):
         x = torch.randn(4)
