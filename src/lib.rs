@@ -114,8 +114,10 @@
 //!
 //! `forward` and `backward` return [`anyhow::Result`]. Their errors and panics, and every
 //! broken rule, come back from `apply`, [`grad()`] or [`backward()`] as an [`Error`] that
-//! names the op. The graph stays usable, and a failed [`backward()`] on Vars changes no
-//! leaf.
+//! names the op. After a pass that fails, the node that failed can run again; those that ran
+//! before it have given up what they saved, as in PyTorch, unless the graph is retained. A
+//! failed [`backward()`] on Vars changes no leaf. (Where the hook of a parameter fails, which
+//! runs last, parameters whose hooks ran before it have their gradients.)
 //!
 //! # Checking a Function
 //!

@@ -31,8 +31,9 @@ fn origin(code: i64) -> Origin {
 }
 
 fn saves_only_inputs(plan: &[i64]) -> bool {
-    Plan::read(plan)
-        .is_some_and(|(_, origins)| origins.iter().all(|origin| matches!(origin, Origin::Input(_))))
+    Plan::read(plan).is_some_and(|(.., origins)| {
+        origins.iter().all(|origin| matches!(origin, Origin::Input(_)))
+    })
 }
 
 /// The plans that an op's `forward` has made in this process, of real data. PyTorch
