@@ -2,6 +2,7 @@
 
 use super::own;
 use crate::error::Result;
+use smallvec::{SmallVec, smallvec};
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use tch::Tensor;
@@ -184,6 +185,46 @@ pub(crate) fn alike<const I: usize, const O: usize>(
         y: to.map(|p| p.cast()),
         // SAFETY: the shim gave new handles, which the Tensors now own alone.
         outputs: made.map(|handle| unsafe { Tensor::from_ptr(handle) }),
+    })
+}
+
+/// What [`alike`] returns, of as many tensors as there are.
+pub(crate) struct AlikeList {
+    pub count: usize,
+    pub x: SmallVec<[*const c_void; 8]>,
+    pub one: SmallVec<[bool; 8]>,
+    pub y: SmallVec<[*mut c_void; 4]>,
+    pub outputs: SmallVec<[Tensor; 4]>,
+}
+
+/// Does what [`alike`] does, for lists of tensors.
+#[inline]
+pub(crate) fn alike_list<'t>(
+    x: impl Iterator<Item = &'t Tensor>,
+    n_outputs: usize,
+    dtype: i8,
+    limit: usize,
+) -> Option<AlikeList> {
+    let handles: SmallVec<[_; 8]> = x.map(Tensor::as_ptr).collect();
+    let n = handles.len();
+    let (mut from, mut one) = (smallvec![std::ptr::null(); n], smallvec![false; n]);
+    let (mut made, mut to) = (
+        SmallVec::<[_; 4]>::from_elem(std::ptr::null_mut(), n_outputs),
+        smallvec![std::ptr::null_mut(); n_outputs],
+    );
+    // SAFETY: the handles are valid, and all arrays have the lengths given.
+    let count = unsafe {
+        let (from, to, one) = (from.as_mut_ptr(), to.as_mut_ptr(), one.as_mut_ptr());
+        let made = made.as_mut_ptr();
+        tf_alike(handles.as_ptr(), n, dtype, limit, from, one, made, n_outputs, to)
+    };
+    (count > 0).then(|| AlikeList {
+        count,
+        x: from,
+        one,
+        y: to,
+        // SAFETY: the shim gave new handles, which the Tensors now own alone.
+        outputs: made.into_iter().map(|handle| unsafe { Tensor::from_ptr(handle) }).collect(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! [`Dual`]: a number and its derivatives in `N` directions.
 
 use super::Scalar;
-use super::functions::{self, Binary, Unary};
+use super::binary::{self, Binary};
+use super::functions::Unary;
 use super::scalar::sealed;
 use super::term::with_constants;
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -132,7 +133,7 @@ macro_rules! operators {
             fn $op(self, other: Self) -> Self {
                 let (a, b) = (self.value, other.value);
                 let y = $Op::$op(a, b);
-                self.zipped(other, y, |da, db| functions::$Op::tangent(a, b, y, da, db))
+                self.zipped(other, y, |da, db| binary::$Op::tangent(a, b, y, da, db))
             }
         }
     )+};

@@ -1,6 +1,7 @@
 //! Formulas over vectors: the kernels of every derivative.
 
-use super::functions::{Binary, Unary};
+use super::binary::Binary;
+use super::functions::Unary;
 use super::slope::second;
 use super::term::{Base, Term};
 use super::{Formula, along_inputs, along_outputs, jacobian};

@@ -40,6 +40,7 @@
 //! What is not `#[inline(always)]` is compiled without the instruction set's registers:
 //! right, but slow. So is a dev build of your own crate, unless its profile optimises it.
 
+mod binary;
 mod derived;
 mod dual;
 mod forms;

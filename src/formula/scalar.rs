@@ -1,6 +1,7 @@
 //! [`Scalar`]: what a formula computes with.
 
-use super::functions::{self, Binary, Unary};
+use super::binary::{self, Binary};
+use super::functions::{self, Unary};
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
 /// A number of a [`Formula`](super::Formula): one element of each tensor, or what stands
@@ -84,14 +85,14 @@ pub trait Scalar:
     #[must_use]
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        self.binary::<functions::Max>(other)
+        self.binary::<binary::Max>(other)
     }
 
     /// The lesser one; as [`max`](Scalar::max).
     #[must_use]
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        self.binary::<functions::Min>(other)
+        self.binary::<binary::Min>(other)
     }
 
     /// `self` where it lies between two constants, else the nearer one. At the constants the
@@ -115,7 +116,7 @@ pub trait Scalar:
     #[must_use]
     #[inline(always)]
     fn powf(self, exponent: Self) -> Self {
-        self.binary::<functions::Pow>(exponent)
+        self.binary::<binary::Pow>(exponent)
     }
 
     /// `self^n`
@@ -129,7 +130,7 @@ pub trait Scalar:
     #[must_use]
     #[inline(always)]
     fn atan2(self, x: Self) -> Self {
-        self.binary::<functions::Atan2>(x)
+        self.binary::<binary::Atan2>(x)
     }
 
     /// `self - floor(self / divisor) divisor`, with the sign of `divisor`, as Python's `%`. The
@@ -137,7 +138,7 @@ pub trait Scalar:
     #[must_use]
     #[inline(always)]
     fn remainder(self, divisor: Self) -> Self {
-        self.binary::<functions::Remainder>(divisor)
+        self.binary::<binary::Remainder>(divisor)
     }
 
     /// `self * a + b`

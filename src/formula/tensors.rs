@@ -1,6 +1,7 @@
 //! Formulas over tensors: where no kernel runs, libtorch's operators compute them.
 
-use super::functions::{Binary, Unary};
+use super::binary::Binary;
+use super::functions::Unary;
 use super::term::{Base, Term};
 use anyhow::Result;
 use std::cell::RefCell;

@@ -2,7 +2,8 @@
 //! that what is multiplied by 0 or 1 costs nothing.
 
 use super::Scalar;
-use super::functions::{self, Binary, Unary};
+use super::binary::{self, Binary};
+use super::functions::{self, Unary};
 use super::scalar::sealed;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
@@ -200,7 +201,7 @@ impl<B: Base> Add for Term<B> {
     fn add(self, other: Term<B>) -> Term<B> {
         match (self, other) {
             (Term::None, term) | (term, Term::None) => term,
-            _ => self.computed::<functions::Add>(other),
+            _ => self.computed::<binary::Add>(other),
         }
     }
 }
@@ -212,7 +213,7 @@ impl<B: Base> Sub for Term<B> {
         match (self, other) {
             (term, Term::None) => term,
             (Term::None, term) => -term,
-            _ => self.computed::<functions::Sub>(other),
+            _ => self.computed::<binary::Sub>(other),
         }
     }
 }
@@ -224,7 +225,7 @@ impl<B: Base> Mul for Term<B> {
         match (self, other) {
             (Term::None, _) | (_, Term::None) => Term::None,
             (Constant(1.0), term) | (term, Constant(1.0)) => term,
-            _ => self.computed::<functions::Mul>(other),
+            _ => self.computed::<binary::Mul>(other),
         }
     }
 }
@@ -236,7 +237,7 @@ impl<B: Base> Div for Term<B> {
         match (self, other) {
             (Term::None, _) => Term::None,
             (term, Constant(1.0)) => term,
-            _ => self.computed::<functions::Div>(other),
+            _ => self.computed::<binary::Div>(other),
         }
     }
 }

@@ -5,6 +5,23 @@ use super::x;
 use tch::Tensor;
 use tch_function::check::{Check, Domain};
 use tch_function::formula::{Derived, Formula, Scalar};
+use tch_function::{Function, GradOptions, Result};
+
+/// Returns a function and its first two derivatives at each number.
+type Derivatives = fn(&Tensor) -> Result<[Tensor; 3]>;
+
+fn derivatives(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<[Tensor; 3]> {
+    let x = x.detach().set_requires_grad(true);
+    let y = f(&x)?;
+    let ones = y.ones_like();
+    let options = GradOptions::new().seeds(&ones).create_graph(true);
+    let dx = options.grad(&y, &x)?.expect("x was used");
+    let ddx = match dx.requires_grad() {
+        true => GradOptions::new().seeds(&ones).grad(&dx, &x)?.expect("x was used"),
+        false => x.zeros_like(),
+    };
+    Ok([y, dx, ddx].map(|t| t.detach()))
+}
 
 /// Numbers in the domain.
 fn samples(domain: &Domain) -> Tensor {
@@ -30,6 +47,17 @@ macro_rules! functions {
                 }
             }
         )+
+        /// Each function, with libtorch's own.
+        pub const ALL: &[(&str, [Derivatives; 2])] = &[$(
+            (stringify!($name), [
+                |x| derivatives(x, |x| Derived($F).apply(x)),
+                |x| derivatives(x, |x| {
+                    let reference: fn(&Tensor) -> Tensor = $reference;
+                    Ok(reference(x))
+                }),
+            ]),
+        )+];
+
         tch_function::check_tests! {$(
             $name => {
                 let reference: fn(&Tensor) -> Tensor = $reference;

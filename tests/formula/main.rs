@@ -1,5 +1,7 @@
 //! Formulas, and the Functions that are derived from them.
 
+mod accuracy;
+mod derived;
 mod functions;
 
 use tch::Tensor;

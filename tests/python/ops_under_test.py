@@ -2,8 +2,16 @@
 TCH_FUNCTION_TEST_OPS names, or else from cargo's debug build.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+# PyTorch keeps compiled graphs, which an earlier build of the ops may have traced.
+CACHE = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = CACHE
 
 import torch
 

@@ -3,8 +3,8 @@
 use super::dispatch::{dispatch, dispatch_rarely};
 use super::{AHEAD, Float, Lane};
 use crate::kernel::element::sealed::Element as _;
-use crate::kernel::elementwise::fresh;
-use crate::kernel::view::prefetch;
+use crate::kernel::elementwise::{GRAIN, finish, fresh};
+use crate::kernel::view::{alike_groups, prefetch};
 use crate::{Result, ffi};
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
@@ -48,6 +48,12 @@ pub(crate) fn map_groups<
     x: Inputs<&Tensor, A, B, C>,
 ) -> Result<([Tensor; D], [Tensor; E])> {
     const { assert!(A > 0 && D > 0, "the first groups are not empty") };
+    let short = alike_groups::<f32, A, B, C, D, E>(x, GRAIN, |x, y| {
+        run(op, y.0[0].len(), x, y);
+    });
+    if let Some(done) = short {
+        return finish(name, done);
+    }
     if ffi::describe(name, x.0[0])?.dtype == f64::DTYPE {
         map_of::<f64, O, A, B, C, D, E>(name, op, x)
     } else {
@@ -68,11 +74,29 @@ fn map_of<
     op: &O,
     x: Inputs<&Tensor, A, B, C>,
 ) -> Result<([Tensor; D], [Tensor; E])> {
-    let body: &Body<'_, T, A, B, C, D, E> = &|count, x, y| match O::IS_RARE {
+    let body: &Body<'_, T, A, B, C, D, E> = &|count, x, y| run(op, count, x, y);
+    fresh::<Inputs<T, A, B, C>, ([T; D], [T; E])>(name, x, body)
+}
+
+#[inline]
+fn run<
+    T: Lane,
+    O: Groups<A, B, C, D, E>,
+    const A: usize,
+    const B: usize,
+    const C: usize,
+    const D: usize,
+    const E: usize,
+>(
+    op: &O,
+    count: usize,
+    x: Inputs<&[T], A, B, C>,
+    y: Slots<'_, T, D, E>,
+) {
+    match O::IS_RARE {
         true => dispatch_rarely(Run { op, x, y }),
         false => dispatch(count, Run { op, x, y }),
-    };
-    fresh::<Inputs<T, A, B, C>, ([T; D], [T; E])>(name, x, body)
+    }
 }
 
 /// What runs on a block.

@@ -24,7 +24,7 @@ mod place;
 #[cfg(test)]
 mod stand_in;
 
-pub use alike::alike;
+pub use alike::{alike, alike_groups};
 pub use blocks::Blocks;
 pub use place::{Place, Source, Target};
 

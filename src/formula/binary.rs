@@ -1,0 +1,190 @@
+//! The functions of two numbers, as `functions.rs` has those of one.
+
+use super::Scalar;
+use super::functions::Call;
+use crate::kernel::simd::Float;
+use anyhow::Result;
+use tch::Tensor;
+
+/// A function of two numbers.
+pub trait Binary {
+    fn lanes<V: Float>(a: V, b: V) -> V;
+    /// `F(a, c)` with a constant, which is not rounded to the type of `a`.
+    #[inline(always)]
+    fn with_right<V: Float>(a: V, c: f64) -> V {
+        Self::lanes(a, a.of(c))
+    }
+    /// `F(c, b)`
+    #[inline(always)]
+    fn with_left<V: Float>(c: f64, b: V) -> V {
+        Self::lanes(b.of(c), b)
+    }
+    fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    fn constant(a: f64, b: f64) -> f64;
+    /// The derivative in the direction (`da`, `db`) at (`a`, `b`), where the value is `y`.
+    fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S;
+}
+
+/// Stamps types that implement [`Binary`].
+macro_rules! binary {
+    ($($F:ident: $lanes:expr, $tensor:expr, $constant:expr, $tangent:expr
+       $(, right $right:expr)? $(, left $left:expr)?;)+) => {$(
+        pub struct $F;
+        impl Binary for $F {
+            #[inline(always)]
+            fn lanes<V: Float>(a: V, b: V) -> V {
+                Call::<V>::slope($lanes, a, b)
+            }
+            $(
+                #[inline(always)]
+                fn with_right<V: Float>(a: V, c: f64) -> V {
+                    Call::<V>::with($right, a, c)
+                }
+            )?
+            $(
+                #[inline(always)]
+                fn with_left<V: Float>(c: f64, b: V) -> V {
+                    Call::<V>::with($left, b, c)
+                }
+            )?
+            fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+                let f: fn(&Tensor, &Tensor) -> Result<Tensor> = $tensor;
+                f(a, b)
+            }
+            fn constant(a: f64, b: f64) -> f64 {
+                let f: fn(f64, f64) -> f64 = $constant;
+                f(a, b)
+            }
+            #[inline(always)]
+            fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S {
+                Call::<S>::tangent($tangent, [a, b, y], [da, db])
+            }
+        }
+    )+};
+}
+
+impl<T> Call<T> {
+    #[inline(always)]
+    fn with(f: impl FnOnce(T, f64) -> T, x: T, c: f64) -> T {
+        f(x, c)
+    }
+    #[inline(always)]
+    fn tangent(f: impl FnOnce([T; 3], [T; 2]) -> T, at: [T; 3], d: [T; 2]) -> T {
+        f(at, d)
+    }
+}
+
+binary! {
+    Add: |a, b| a + b, |a, b| Ok(a.f_add(b)?), |a, b| a + b, |_, [da, db]| da + db,
+        right plus, left plus;
+    Sub: |a, b| a - b, |a, b| Ok(a.f_sub(b)?), |a, b| a - b, |_, [da, db]| da - db,
+        right |a, c| plus(a, -c), left |b, c| plus(-b, c);
+    Mul: |a, b| a * b, |a, b| Ok(a.f_mul(b)?), |a, b| a * b,
+        |[a, b, _], [da, db]| da * b + db * a,
+        right times, left times;
+    Div: |a, b| a / b, |a, b| Ok(a.f_div(b)?), |a, b| a / b,
+        |[_, b, y], [da, db]| (da - db * y) / b,
+        right |a, c| corrected(a / a.of(c), -rest(a, c) / c), left |b, c| corrected(b.of(c) / b, rest(b, c) / c);
+    Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), f64::max,
+        |[a, b, _], [da, db]| kept(a.lt(b), b.lt(a), a.eq(b), da, db);
+    Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), f64::min,
+        |[a, b, _], [da, db]| kept(b.lt(a), a.lt(b), a.eq(b), da, db);
+    Pow: |a, b| a.each_with(b, f64::powf), |a, b| Ok(a.f_pow(b)?), f64::powf,
+        |[a, b, y], [da, db]| da * power_slope(a, b) + db * exponent_slope(a, b, y),
+        right power;
+    Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
+        |[a, b, _], [da, db]| {
+            let r = a.binary::<Hypot>(b);
+            (da * (b / r) - db * (a / r)) / r
+        };
+    Hypot: |a, b| a.each_with(b, f64::hypot), |a, b| Ok(a.f_hypot(b)?), f64::hypot,
+        |[a, b, y], [da, db]| da * (a / y) + db * (b / y);
+    Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
+        |[a, b, _], [da, db]| da - db * (a / b).floor();
+}
+
+/// `c` less the nearest number of the type of `x`.
+#[inline(always)]
+fn rest<V: Float>(_: V, c: f64) -> f64 {
+    if V::BITS == 24 && c.is_finite() { c - f64::from(c as f32) } else { 0.0 }
+}
+
+/// `x + c`
+#[inline(always)]
+fn plus<V: Float>(x: V, c: f64) -> V {
+    let rest = rest(x, c);
+    let sum = x + c;
+    if rest == 0.0 { sum } else { sum + rest }
+}
+
+/// `x c`
+#[inline(always)]
+fn times<V: Float>(x: V, c: f64) -> V {
+    let rest = rest(x, c);
+    let product = x * c;
+    if rest == 0.0 {
+        return product;
+    }
+    let nearer = x.mul_add(x.of(rest), product);
+    V::select(product.abs().lt(x.of(f64::INFINITY)), nearer, product)
+}
+
+/// `y (1 + relative)`
+#[inline(always)]
+fn corrected<V: Float>(y: V, relative: f64) -> V {
+    if relative == 0.0 || !relative.is_finite() {
+        return y;
+    }
+    let nearer = y.mul_add(y.of(relative), y);
+    V::select(y.abs().lt(y.of(f64::INFINITY)), nearer, y)
+}
+
+/// NaN if one of the two is, else `y`.
+#[inline(always)]
+fn nan_of<V: Float>(a: V, b: V, y: V) -> V {
+    V::select(a.eq(a), V::select(b.eq(b), y, b), a)
+}
+
+/// The tangents of two numbers but for one that is left out; half of each at a tie.
+#[inline(always)]
+fn kept<S: Scalar>(no_a: S::Mask, no_b: S::Mask, tie: S::Mask, da: S, db: S) -> S {
+    let half = |d: S| S::select(tie, d * 0.5, d);
+    S::select(no_a, S::none(), half(da)) + S::select(no_b, S::none(), half(db))
+}
+
+/// `x^c`; small powers are products.
+#[inline(always)]
+fn power<V: Float>(x: V, c: f64) -> V {
+    if c == 0.0 {
+        x.of(1.0)
+    } else if c == 1.0 {
+        x
+    } else if c == 2.0 {
+        x * x
+    } else if c == -1.0 {
+        x.of(1.0) / x
+    } else {
+        x.each(|x| x.powf(c))
+    }
+}
+
+/// `b a^(b - 1)`, and 0 where `b` is 0 and `a^-1` is no number.
+#[inline(always)]
+fn power_slope<S: Scalar>(a: S, b: S) -> S {
+    let power = a.powf(b - 1.0);
+    let flat = b.eq(S::zero()) & !power.abs().lt(S::of(f64::INFINITY));
+    S::select(flat, S::zero(), b * power)
+}
+
+/// `y log a`, and 0 where `a` is 0 and `b` is not negative.
+#[inline(always)]
+fn exponent_slope<S: Scalar>(a: S, b: S, y: S) -> S {
+    let flat = a.eq(S::zero()) & b.ge(S::zero());
+    S::select(flat, S::zero(), y * S::select(flat, S::one(), a).ln())
+}
+
+/// As Python's `%`, without an error of its own.
+fn remainder(a: f64, b: f64) -> f64 {
+    let r = a % b;
+    if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
+}
