@@ -161,8 +161,8 @@ pub enum Error {
     /// A gradient that is to be differentiated further, and that libtorch has not recorded.
     #[error(
         "{op}: backward returned a gradient for input {input} that libtorch did not record \
-         (computed under no_grad, from numbers or on a detached copy), and it is differentiated \
-         again; compute it from dy and saved tensors by recorded operations, or let \
+         (computed under no_grad, from numbers or on a detached copy), in a pass with \
+         create_graph, after which it could be differentiated again; compute it from dy and saved tensors by recorded operations, or let \
          Function::double_backward return DoubleBackward::Once, or pass it through \
          ctx.constant_gradient where its derivative is meant to be zero"
     )]

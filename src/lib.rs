@@ -59,7 +59,9 @@
 //! | undo broadcasting in a gradient | [`reduce_to_input`](Ctx::reduce_to_input) |
 //! | get undefined tensors for missing gradients | [`set_materialize_grads`](Ctx::set_materialize_grads) |
 //!
-//! Hyper-parameters are fields of the Function.
+//! Hyper-parameters are fields of the Function. A tensor in a field is a [`Constant`]. What
+//! changes from call to call, such as running statistics, is a `Mutex` or an atomic, and
+//! `forward` leaves it alone if [`is_recomputation`](Ctx::is_recomputation) says so.
 //!
 //! # Several inputs and outputs
 //!

@@ -110,7 +110,7 @@ impl Drawn {
         }
         let message = "forward draws other random numbers when it runs again; let no other \
                        thread draw from libtorch's generators meanwhile, and draw the same in \
-                       both runs";
+                       both runs, whatever ctx.is_recomputation() says";
         Err(Error::Argument { op, message: message.to_owned() })
     }
 

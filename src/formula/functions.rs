@@ -65,7 +65,7 @@ unary! {
         |x| Ok(x.f_sgn()?), sign, |_, _| S::none();
     Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |_, y| S::of(0.5) / y;
     Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
-        |x, y| y / x * -0.5;
+        |x, y| y * -0.5 / x;
     Cbrt: |x| x.each(f64::cbrt), |x| Ok(x.f_sign()?.f_mul(&x.f_abs()?.pow_number(1.0 / 3.0)?)?),
         f64::cbrt, |_, y| S::of(1.0 / 3.0) / (y * y);
     Exp: |x| x.exp(), |x| Ok(x.f_exp()?), f64::exp, |_, y| y;
@@ -78,8 +78,8 @@ unary! {
     Sin: |x| x.each(f64::sin), |x| Ok(x.f_sin()?), f64::sin, |x, _| x.cos();
     Cos: |x| x.each(f64::cos), |x| Ok(x.f_cos()?), f64::cos, |x, _| -x.sin();
     Tan: |x| x.each(f64::tan), |x| Ok(x.f_tan()?), f64::tan, |_, y| y.unary::<OneAndSquare>();
-    Asin: |x| x.each(f64::asin), |x| Ok(x.f_asin()?), f64::asin, |x, _| inverse_sine_slope(x);
-    Acos: |x| x.each(f64::acos), |x| Ok(x.f_acos()?), f64::acos, |x, _| -inverse_sine_slope(x);
+    Asin: |x| x.each(f64::asin), |x| Ok(x.f_asin()?), f64::asin, |x, _| x.unary::<AsinSlope>();
+    Acos: |x| x.each(f64::acos), |x| Ok(x.f_acos()?), f64::acos, |x, _| -x.unary::<AsinSlope>();
     Atan: |x| x.each(f64::atan), |x| Ok(x.f_atan()?), f64::atan,
         |x, _| S::one() / x.unary::<OneAndSquare>();
     Sinh: |x| x.each(f64::sinh), |x| Ok(x.f_sinh()?), f64::sinh, |x, _| x.cosh();
@@ -105,6 +105,10 @@ unary! {
     // 1 + x^2
     OneAndSquare: |x| x.mul_add(x, x.of(1.0)), |x| Ok(x.f_square()?.add_number(1)?),
         |x| x.mul_add(x, 1.0), |x, _| x * 2.0;
+    // 1 / sqrt(1 - x^2)
+    AsinSlope: |x| x.of(1.0) / ((-x + 1.0) * (x + 1.0)).sqrt(),
+        |x| Ok(x.f_square()?.rsub_number(1)?.f_rsqrt()?), |x| ((1.0 - x) * (1.0 + x)).sqrt().recip(),
+        |x, y| x * (y / ((S::one() - x) * (x + 1.0)));
     // 1 - tanh(x)^2, which is right where tanh is almost 1 too
     TanhSlope: |x| sigmoid_slope_lanes(x + x) * 4.0,
         |x| Ok(sigmoid_slope_of(&x.mul_number(2)?)?.mul_number(4)?), tanh_slope,
@@ -136,7 +140,7 @@ fn sigmoid_slope(x: f64) -> f64 {
 #[inline(always)]
 fn sigmoid_slope_lanes<V: Float>(x: V) -> V {
     let s = (-x.abs()).sigmoid();
-    s * (-s + 1.0)
+    (-s).mul_add(s, s)
 }
 
 /// Smooth at 0, unlike what `abs` is in.
@@ -155,9 +159,8 @@ fn exp_of_negative<V: Float>(a: V, b: V) -> V {
     /// Beyond it, `e^-x` is 0.
     const FAR: f64 = 800.0;
     let product = a * b;
-    let lost = a.mul_add(b, -product);
-    let power = (-product).exp();
-    V::select(a.of(FAR).lt(product), a.of(0.0), (-power).mul_add(lost, power))
+    let power = (-product).exp_with_rest(-a.mul_add(b, -product));
+    V::select(a.of(FAR).lt(product), a.of(0.0), power)
 }
 
 fn gauss(x: f64) -> f64 {
@@ -181,12 +184,6 @@ fn normal_cdf(x: f64) -> f64 {
     let t = -x * std::f64::consts::FRAC_1_SQRT_2;
     let lost = (-x).mul_add(std::f64::consts::FRAC_1_SQRT_2, -t) - x * REST;
     0.5 * (libm::erfc(t) - FRAC_2_SQRT_PI * gauss(t) * lost)
-}
-
-/// `1 / sqrt(1 - x^2)`
-#[inline(always)]
-fn inverse_sine_slope<S: Scalar>(x: S) -> S {
-    S::one() / ((S::one() - x) * (x + 1.0)).sqrt()
 }
 
 /// Stamps the methods of [`Scalar`] that are functions of one number.

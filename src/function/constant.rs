@@ -8,7 +8,13 @@ use tch::Tensor;
 /// A tensor in a field of a [`Function`](crate::Function), or in the state that
 /// [`Ctx::save`](crate::Ctx::save) keeps: no gradient flows to it, and it must not be
 /// changed in place afterwards. Unlike a [`Tensor`] it can be shared between threads, as a
-/// Function must.
+/// Function must: a field `Tensor` does not compile ("`*mut C_tensor` cannot be shared between
+/// threads safely").
+///
+/// With [`DoubleBackward::Recompute`](crate::DoubleBackward::Recompute) the tensors that the
+/// second `forward` makes require a gradient: keep them with
+/// [`save_for_backward`](crate::Ctx::save_for_backward), or
+/// [`detached`](Constant::detached) if their derivatives do not count.
 ///
 /// ```
 /// # use anyhow::Result;
@@ -41,6 +47,14 @@ use tch::Tensor;
 pub struct Constant {
     tensor: Mutex<Tensor>,
     version: u32,
+}
+
+/// Another handle to the same tensor.
+impl Clone for Constant {
+    fn clone(&self) -> Constant {
+        let tensor = self.tensor.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone();
+        Constant { tensor: Mutex::new(tensor), version: self.version }
+    }
 }
 
 const OP: &str = "Constant";

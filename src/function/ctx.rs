@@ -220,9 +220,46 @@ impl Ctx {
     }
 
     /// Returns whether `forward` runs again on the same inputs, for
-    /// [`DoubleBackward::Recompute`](crate::DoubleBackward::Recompute). It draws the same
-    /// random numbers as before; what it does besides its result (running statistics, say)
-    /// should be left out.
+    /// [`DoubleBackward::Recompute`](crate::DoubleBackward::Recompute). What it does besides
+    /// its result, such as updating running statistics, should be left out then. Random
+    /// numbers must be drawn in both runs: the second one draws the same.
+    ///
+    /// ```
+    /// # use anyhow::Result;
+    /// # use std::sync::Mutex;
+    /// # use tch::Tensor;
+    /// # use tch_function::{Ctx, DoubleBackward, Function, GradOptions, Var};
+    /// /// Drops half of the elements, and keeps the mean of what it saw.
+    /// struct Dropout {
+    ///     mean: Mutex<f64>,
+    /// }
+    ///
+    /// impl Function for Dropout {
+    ///     type Inputs = Tensor;
+    ///     type Outputs = Tensor;
+    ///     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+    ///         let mask = x.rand_like().ge(0.5).to_kind(x.kind()) * 2.0;
+    ///         if !ctx.is_recomputation() {
+    ///             *self.mean.lock().expect("no panic") = x.mean(None).double_value(&[]);
+    ///         }
+    ///         ctx.save_for_backward([&mask])?;
+    ///         Ok(x * mask)
+    ///     }
+    ///     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+    ///         let [mask] = ctx.saved_tensors()?;
+    ///         Ok(Some(dy * mask))
+    ///     }
+    ///     fn double_backward(&self) -> DoubleBackward {
+    ///         DoubleBackward::Recompute
+    ///     }
+    /// }
+    ///
+    /// let x = Var::leaf(Tensor::ones([100], (tch::Kind::Double, tch::Device::Cpu)));
+    /// let y = Dropout { mean: Mutex::new(0.0) }.apply(&x)?;
+    /// let dx = GradOptions::new().create_graph(true).grad(&y.sum()?, &x)?.expect("x was used");
+    /// assert_eq!(dx.value(), y.value()); // of ones, so each is the mask
+    /// # anyhow::Ok(())
+    /// ```
     pub fn is_recomputation(&self) -> bool {
         self.stage == Stage::Recomputation
     }
@@ -302,9 +339,14 @@ impl Ctx {
         summed.and_then(|grad| grad.f_to_kind(meta.kind())).map_err(error::torch(self.op()))
     }
 
-    /// Declares that a gradient which `backward` returns is a constant, although it is not
-    /// zero: derivatives of it are zero. Without this, a gradient that libtorch did not
-    /// record is [`Error::UnrecordedBackward`] when it is differentiated.
+    /// Returns `grad` as a constant, for `backward` to return in its place:
+    /// `Ok(Some(ctx.constant_gradient(&dx)?))`. Derivatives of it are zero, and do not reach
+    /// the inputs. It is for gradients that are not the derivative, as in a straight-through
+    /// estimator; those of a formula are computed by operations that libtorch records.
+    ///
+    /// Without it, a gradient that libtorch did not record is [`Error::UnrecordedBackward`]
+    /// in a pass with `create_graph`, if `dy` has a history there. (The seed of a pass has
+    /// none. What the last op loses is found by [`check`](crate::check), not by the pass.)
     ///
     /// # Errors
     /// What libtorch reports.

@@ -17,6 +17,9 @@ use tch::Tensor;
 /// Add hooks before passes begin: libtorch reads a node's hooks without a lock, so none may
 /// be added while another thread runs the node. On the thread that runs it, that is an error.
 ///
+/// The own engine has no hooks on Vars. A hook on a parameter runs there too, when a pass on
+/// Vars gives the parameter its gradient; `create_graph` is [`Error::NotYet`] then.
+///
 /// # Errors
 /// [`Error::Torch`] if `t` does not require a gradient.
 ///

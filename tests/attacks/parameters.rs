@@ -46,6 +46,21 @@ fn a_parameter_that_is_frozen_gets_no_gradient() -> Result<()> {
     Ok(())
 }
 
+/// A parameter that has a Var already is found while it is frozen, too.
+#[test]
+fn a_second_var_of_a_frozen_parameter_is_the_first() -> Result<()> {
+    let (mut vs, w) = store();
+    let first = Var::leaf(&w);
+    vs.freeze();
+    let second = Var::leaf(&w);
+    assert!(!second.requires_grad());
+    vs.unfreeze();
+    (&second * 3.0).backward()?;
+    assert_eq!(number(&w.grad()), 3.0);
+    assert_eq!(number(grad(&(&first * &second), &first)?.value()), 4.0);
+    Ok(())
+}
+
 #[test]
 fn an_optimizer_leaves_a_frozen_parameter_alone() -> Result<()> {
     let (mut vs, w) = store();

@@ -86,7 +86,9 @@ fn write_what_is_measured() -> Result<()> {
             }
             for i in 0..columns[0].len() {
                 write!(lines, "{name},{kind_name}")?;
-                columns.iter().try_for_each(|column| write!(lines, ",{:016x}", column[i].to_bits()))?;
+                columns
+                    .iter()
+                    .try_for_each(|column| write!(lines, ",{:016x}", column[i].to_bits()))?;
                 lines.push('\n');
             }
         }

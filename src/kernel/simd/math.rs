@@ -109,12 +109,13 @@ fn round<V: Float>(x: V) -> V {
     x + magic - magic
 }
 
-/// `n` and `e^r` of `x = n log 2 + r`, for numbers whose `n` is exact.
+/// `n` and `e^r` of `x + rest = n log 2 + r`, for numbers whose `n` is exact and a small rest.
 #[inline(always)]
-fn exp_of_parts<V: Float>(x: V) -> (V, V) {
+fn exp_of_parts<V: Float>(x: V, rest: Option<V>) -> (V, V) {
     let n = round(x * LOG2_E);
     let [high, low] = ln_2(x);
     let r = n.mul_add(-low, n.mul_add(-high, x));
+    let r = rest.map_or(r, |rest| r + rest);
     let terms = if V::BITS == 24 { 6 } else { 12 };
     let series = polynomial(r, &INVERSE_FACTORIALS[..terms]);
     (n, (r * r).mul_add(series, r) + 1.0)
@@ -128,8 +129,14 @@ fn least<V: Float>(x: V) -> V {
 
 #[inline(always)]
 pub(super) fn exp<V: Float>(x: V) -> V {
+    exp_of_sum(x, None)
+}
+
+/// `e^(x + rest)`, with a rest that is below the last place of `x`.
+#[inline(always)]
+pub(super) fn exp_of_sum<V: Float>(x: V, rest: Option<V>) -> V {
     let greatest = x.of(f64::from(V::MAX_EXPONENT + 2) * LN_2);
-    let (n, power) = exp_of_parts(x.min(greatest).max(least(x)));
+    let (n, power) = exp_of_parts(x.min(greatest).max(least(x)), rest);
     // Scales in two steps: the first is exact, the second rounds once, to a subnormal
     // number too, or overflows.
     let far = f64::from(V::MAX_EXPONENT / 2);
@@ -142,7 +149,7 @@ pub(super) fn exp<V: Float>(x: V) -> V {
 /// `e^-|x|`; of NaN, any number.
 #[inline(always)]
 pub(super) fn decayed<V: Float>(x: V) -> V {
-    let (n, power) = exp_of_parts((-x.abs()).max(least(x)));
+    let (n, power) = exp_of_parts((-x.abs()).max(least(x)), None);
     let far = f64::from(V::MAX_EXPONENT / 2);
     power * (n + far).power_of_2() * (-far).exp2()
 }

@@ -30,7 +30,7 @@ pub trait Float:
 
     /// A vector with `value` in each lane, rounded to the lanes' type.
     fn of(self, value: f64) -> Self;
-    /// `self * a + b`, rounded once where the machine can.
+    /// `self * a + b`, rounded once.
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The absolute value.
     fn abs(self) -> Self;
@@ -62,6 +62,12 @@ pub trait Float:
     #[inline(always)]
     fn exp(self) -> Self {
         math::exp(self)
+    }
+    /// `e^(self + rest)`, with a rest that is below the last place of `self`.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn exp_with_rest(self, rest: Self) -> Self {
+        math::exp_of_sum(self, Some(rest))
     }
     /// `e^-|x|`, never above 1, and faster than `exp`. Of NaN, any number.
     #[inline(always)]
@@ -142,6 +148,11 @@ macro_rules! vector {
                 }
                 #[inline(always)]
                 fn mul_add(self, a: Self, b: Self) -> Self {
+                    if S::IS_SCALAR {
+                        // pulp's rounds twice there.
+                        let [x, a, b]: [$T; 3] = [self.1, a.1, b.1].map(|x| pulp::bytemuck::cast_slice(&[x])[0]);
+                        return $V(self.0, self.0.$splat(x.mul_add(a, b)));
+                    }
                     $V(self.0, self.0.$fma(self.1, a.1, b.1))
                 }
                 #[inline(always)]
