@@ -10,7 +10,6 @@
 #include <ATen/ops/eq.h>
 #include <ATen/ops/ge.h>
 #include <ATen/ops/gt.h>
-#include <ATen/ops/lt.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>
@@ -40,8 +39,6 @@ at::Tensor computed(tf_scalar_op op, const at::Tensor& x, const at::Scalar& c) {
       return at::gt(x, c);
     case TF_GE:
       return at::ge(x, c);
-    case TF_LT:
-      return at::lt(x, c);
   }
   TORCH_CHECK(false, "there is no such op");
 }

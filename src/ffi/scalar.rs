@@ -19,7 +19,6 @@ pub(super) enum Op {
     Eq,
     Gt,
     Ge,
-    Lt,
 }
 
 unsafe extern "C" {
@@ -121,7 +120,6 @@ ops! {
     eq_number Eq, "eq", "x = c";
     gt_number Gt, "gt", "x > c";
     ge_number Ge, "ge", "x >= c";
-    lt_number Lt, "lt", "x < c";
 }
 
 /// Returns the dtype in which libtorch's ops compute with these tensors together.

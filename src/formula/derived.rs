@@ -6,12 +6,13 @@ use super::slope::{Slope, array};
 use super::tensors::over;
 use super::{Formula, along_inputs, along_outputs, jacobian_in};
 use crate::error::{Error, Result as CrateResult};
-use crate::ffi::memory::{Unfit, memory};
+use crate::ffi::memory::{Pin, Unfit, memory};
 use crate::ffi::modes::{NoAutocast, is_mode_on};
 use crate::ffi::{self, Meta};
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
 use crate::kernel::simd;
 use anyhow::Result;
+use smallvec::SmallVec;
 use tch::{Kind, Tensor};
 
 /// The [`Function`] that a [`Formula`] is.
@@ -37,22 +38,11 @@ where
         ctx: &mut Ctx,
         x: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
-        let x = Count::<I>::refs(x);
-        ctx.save_for_backward(x)?;
-        let converted = Converted::new(ctx.op(), x)?;
-        Ok(Count::<O>::of(values(&self.0, converted.refs(x))?))
+        Ok(Count::<O>::of(forward(&self.0, Author::User, ctx, Count::<I>::refs(x))?))
     }
 
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
-        let x: [&Tensor; I] = ctx.saved_tensors()?;
-        let converted = Converted::new(ctx.op(), x)?;
-        let wanted = std::array::from_fn(|i| ctx.needs_input_grad(i));
-        let found = gradients(&self.0, converted.refs(x), Count::<O>::refs(dy), wanted)?;
-        let mut grads = [const { None }; I];
-        for (i, grad) in found.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
-            grads[i] = Some(ctx.reduce_own_to_input(i, grad)?);
-        }
-        Ok(Count::<I>::grads(grads))
+        Ok(Count::<I>::grads(backward(&self.0, Author::User, ctx, Count::<O>::refs(dy))?))
     }
 
     fn jvp(
@@ -61,11 +51,8 @@ where
         x: Refs<'_, Self::Inputs>,
         dx: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
-        let x = Count::<I>::refs(x);
-        let converted = Converted::new(ctx.op(), x)?;
-        let x = converted.refs(x);
-        let found = tangents(&self.0, x, Count::<I>::refs(dx))?;
-        Ok(Count::<O>::of(found))
+        let (x, dx) = (Count::<I>::refs(x), Count::<I>::refs(dx));
+        Ok(Count::<O>::of(jvp(&self.0, Author::User, ctx, x, dx)?))
     }
 
     fn vmap(&self) -> Vmap {
@@ -75,6 +62,95 @@ where
     fn name(&self) -> &'static str {
         crate::function::short_name(std::any::type_name::<F>())
     }
+}
+
+/// Who has written a formula: what a user has written could resize a tensor that it holds,
+/// so tensors are pinned while it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Author {
+    User,
+    Crate,
+}
+
+impl Author {
+    /// Holds the tensors' storages until the result is dropped, if that is needed.
+    pub(super) fn pins<'a>(self, x: impl IntoIterator<Item = &'a Tensor>) -> CrateResult<Pins> {
+        match self {
+            Author::User => x.into_iter().map(|x| Pin::of(KERNEL, x)).collect(),
+            Author::Crate => Ok(Pins::new()),
+        }
+    }
+}
+
+pub(super) type Pins = SmallVec<[Pin; 4]>;
+
+pub(super) const KERNEL: &str = "a formula's kernel";
+
+/// `Function::forward` of a formula.
+pub(crate) fn forward<F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    author: Author,
+    ctx: &mut Ctx,
+    x: [&Tensor; I],
+) -> Result<[Tensor; O]> {
+    ctx.save_for_backward(x)?;
+    let converted = Converted::new(ctx.op(), x)?;
+    let x = converted.refs(x);
+    let kernel = || {
+        let _pins = author.pins(x)?;
+        simd::map_with_own(&Values(f), x)
+    };
+    elsewhere(kernel(), || listed(over(&x, |x| f.eval(array(x)).into())?))
+}
+
+/// `Function::backward` of a formula.
+pub(crate) fn backward<F, const I: usize, const O: usize>(
+    f: &F,
+    author: Author,
+    ctx: &Ctx,
+    dy: [&Tensor; O],
+) -> Result<[Option<Tensor>; I]>
+where
+    F: Formula<I, O>,
+    Count<I>: Form<I>,
+    Count<O>: Form<O>,
+{
+    let x: [&Tensor; I] = ctx.saved_tensors()?;
+    let converted = Converted::new(ctx.op(), x)?;
+    let wanted = std::array::from_fn(|i| ctx.needs_input_grad(i));
+    let found = gradients(f, author, converted.refs(x), dy, wanted)?;
+    let mut grads = [const { None }; I];
+    for (i, grad) in found.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
+        grads[i] = Some(ctx.reduce_own_to_input(i, grad)?);
+    }
+    Ok(grads)
+}
+
+/// `Function::jvp` of a formula.
+pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    author: Author,
+    ctx: &Ctx,
+    x: [&Tensor; I],
+    dx: [&Tensor; I],
+) -> Result<[Tensor; O]> {
+    let converted = Converted::new(ctx.op(), x)?;
+    let x = converted.refs(x);
+    // An input whose dtype has no derivative has an undefined tangent.
+    let known = dx.map(Tensor::defined);
+    let zero = x[0].f_new_zeros([0i64; 0], (x[0].kind(), x[0].device()))?;
+    let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
+    let kernel = || {
+        let _pins = author.pins(x.into_iter().chain(dx))?;
+        simd::map_groups(KERNEL, &Tangents(f), (x, dx, []))
+    };
+    elsewhere(kernel().map(|(dy, [])| dy), || {
+        let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
+        listed(over(&all, |numbers| {
+            let (x, dx) = numbers.split_at(I);
+            along_inputs(&jacobian_in(f, array(x), known), array(dx)).into()
+        })?)
+    })
 }
 
 /// Inputs in the one dtype in which libtorch's ops compute with them.
@@ -140,16 +216,10 @@ fn is_only_recorded<'a>(x: impl IntoIterator<Item = &'a Tensor>) -> bool {
     recorded && !is_mode_on()
 }
 
-fn values<F: Formula<I, O>, const I: usize, const O: usize>(
-    f: &F,
-    x: [&Tensor; I],
-) -> Result<[Tensor; O]> {
-    elsewhere(simd::map(&Values(f), x), || listed(over(&x, |x| f.eval(array(x)).into())?))
-}
-
 /// The gradients of `x`, of the broadcast shape and in the dtype of `x`.
 pub(super) fn gradients<F, const I: usize, const O: usize>(
     f: &F,
+    author: Author,
     x: [&Tensor; I],
     dy: [&Tensor; O],
     wanted: [bool; I],
@@ -161,34 +231,18 @@ where
 {
     if ffi::grad_enabled() && is_only_recorded(x.into_iter().chain(dy)) {
         let inputs = (Count::<I>::borrowed(x), Count::<O>::borrowed(dy));
-        let slope = Slope::<F, I, O>(f.clone());
+        let slope = Slope::<F, I, O> { f: f.clone(), author };
         return Ok(Count::<I>::list(slope.apply::<Tensor>(inputs)?));
     }
-    let done = simd::map_groups("kernel::simd::map", &Gradients(f), (x, dy, []));
-    elsewhere(done.map(|(dx, [])| dx), || {
+    let kernel = || {
+        let _pins = author.pins(x.into_iter().chain(dy))?;
+        simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))
+    };
+    elsewhere(kernel().map(|(dx, [])| dx), || {
         let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
         listed(over(&all, |numbers| {
             let (x, dy) = numbers.split_at(I);
             along_outputs(&jacobian_in(f, array(x), wanted), array(dy)).into()
-        })?)
-    })
-}
-
-fn tangents<F: Formula<I, O>, const I: usize, const O: usize>(
-    f: &F,
-    x: [&Tensor; I],
-    dx: [&Tensor; I],
-) -> Result<[Tensor; O]> {
-    // An input whose dtype has no derivative has an undefined tangent.
-    let known = dx.map(Tensor::defined);
-    let zero = x[0].f_new_zeros([0i64; 0], (x[0].kind(), x[0].device()))?;
-    let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
-    let done = simd::map_groups("kernel::simd::map", &Tangents(f), (x, dx, []));
-    elsewhere(done.map(|(dy, [])| dy), || {
-        let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
-        listed(over(&all, |numbers| {
-            let (x, dx) = numbers.split_at(I);
-            along_inputs(&jacobian_in(f, array(x), known), array(dx)).into()
         })?)
     })
 }

@@ -234,6 +234,11 @@ macro_rules! methods {
             tanh: Tanh,
             /// `1 / (1 + e^-x)`
             sigmoid: Sigmoid,
+            /// `1 - tanh(x)^2`, the derivative of `tanh`, which is right in the tails too.
+            tanh_slope: TanhSlope,
+            /// `sigmoid(x) sigmoid(-x)`, the derivative of `sigmoid`, which is right in the tails
+            /// too.
+            sigmoid_slope: SigmoidSlope,
             /// `log(1 + e^x)`, which overflows nowhere.
             ln_1p_exp: Ln1pExp,
             /// The error function.

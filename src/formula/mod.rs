@@ -52,6 +52,7 @@ mod tensors;
 mod term;
 
 pub use derived::Derived;
+pub(crate) use derived::{Author, backward, forward, jvp};
 pub use scalar::Scalar;
 
 use crate::function::Shareable;

@@ -1,6 +1,6 @@
 //! [`Slope`]: the gradients of a formula as a Function, of which second derivatives are taken.
 
-use super::derived::{elsewhere, gradients};
+use super::derived::{Author, KERNEL, elsewhere, gradients};
 use super::dual::Dual;
 use super::forms::{Count, Form};
 use super::lanes::SecondGradients;
@@ -12,7 +12,10 @@ use anyhow::Result;
 use tch::Tensor;
 
 /// `dx` of `x` and `dy`, which are of one dtype and broadcast.
-pub(super) struct Slope<F, const I: usize, const O: usize>(pub F);
+pub(super) struct Slope<F, const I: usize, const O: usize> {
+    pub f: F,
+    pub author: Author,
+}
 
 impl<F, const I: usize, const O: usize> Function for Slope<F, I, O>
 where
@@ -30,7 +33,7 @@ where
     ) -> Result<Of<Self::Outputs, Tensor>> {
         let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
         ctx.save_for_backward(x.into_iter().chain(dy))?;
-        Ok(Count::<I>::of(gradients(&self.0, x, dy, [true; I])?))
+        Ok(Count::<I>::of(gradients(&self.f, self.author, x, dy, [true; I])?))
     }
 
     fn backward(&self, ctx: &Ctx, ddx: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
@@ -38,13 +41,16 @@ where
         let x: [&Tensor; I] = std::array::from_fn(|i| saved[i]);
         let dy: [&Tensor; O] = std::array::from_fn(|o| saved[I + o]);
         let ddx = Count::<I>::refs(ddx);
-        let done = simd::map_groups("kernel::simd::map", &SecondGradients(&self.0), (x, dy, ddx));
-        let (dx, ddy) = elsewhere(done, || {
+        let kernel = || {
+            let _pins = self.author.pins(x.into_iter().chain(dy).chain(ddx))?;
+            simd::map_groups(KERNEL, &SecondGradients(&self.f), (x, dy, ddx))
+        };
+        let (dx, ddy) = elsewhere(kernel(), || {
             let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(ddx).collect();
             let found = over(&all, |numbers| {
                 let (x, rest) = numbers.split_at(I);
                 let (dy, ddx) = rest.split_at(O);
-                let (dx, ddy) = second(&self.0, array(x), array(dy), array(ddx));
+                let (dx, ddy) = second(&self.f, array(x), array(dy), array(ddx));
                 dx.into_iter().chain(ddy).collect()
             })?;
             let mut found = found.into_iter();
@@ -77,7 +83,7 @@ where
             let (x, rest) = numbers.split_at(I);
             let (dy, rest) = rest.split_at(O);
             let (tx, tdy) = rest.split_at(I);
-            let (first, second) = moved(&self.0, array(x), array(tx));
+            let (first, second) = moved(&self.f, array(x), array(tx));
             let (through_dy, through_x) =
                 (along_outputs(&first, array(tdy)), along_outputs(&second, array(dy)));
             through_dy.into_iter().zip(through_x).map(|(a, b)| a + b).collect()

@@ -1,31 +1,7 @@
-//! Elementwise ops as one kernel for each pass, where kernels run; elsewhere
-//! the same formula, composed of libtorch's operators.
+//! Ops that are formulas, and the choice between kernels and libtorch's operators.
 
 use crate::Error;
-use crate::kernel::simd::{self, Lanes};
 use anyhow::Result;
-use tch::{Kind, Tensor};
-
-/// A formula of libtorch's operators.
-pub(super) type Formula = fn(&Tensor) -> Result<Tensor>;
-
-/// `y` of `x`.
-#[inline]
-pub(super) fn forward(kernel: &impl Lanes<1, 1>, x: &Tensor, formula: Formula) -> Result<Tensor> {
-    elsewhere(simd::map_with_own(kernel, [x]).map(|[y]| y), || composed(x, formula))
-}
-
-/// `dx` of `x` and `dy`, `dy` times the `slope` of `x`.
-#[inline]
-pub(super) fn backward(
-    kernel: &impl Lanes<2, 1>,
-    x: &Tensor,
-    dy: &Tensor,
-    slope: Formula,
-) -> Result<Tensor> {
-    let done = simd::map_with_own(kernel, [x, dy]).map(|[dx]| dx);
-    elsewhere(done, || Ok(dy.f_mul(&composed(x, slope)?)?))
-}
 
 /// Returns the kernel's result, or that of `formula` if the kernel does not run.
 #[inline]
@@ -45,20 +21,10 @@ fn is_elsewhere(e: &Error) -> bool {
     matches!(e, Error::NoKernel { .. } | Error::Argument { .. })
 }
 
-/// Computes in f32 at least.
-fn composed(x: &Tensor, formula: Formula) -> Result<Tensor> {
-    match x.kind() {
-        kind @ (Kind::Half | Kind::BFloat16) => {
-            Ok(formula(&x.f_to_kind(Kind::Float)?)?.f_to_kind(kind)?)
-        }
-        _ => formula(x),
-    }
-}
-
-/// Stamps an op of one tensor that saves its input: its kernels, and formulas
-/// for elsewhere. `torch` is libtorch's name for it.
-macro_rules! fused {
-    ($(#[$doc:meta])* $Op:ident, $method:ident as $torch:literal, $value:path, $slope:path, $formula:path, $slope_formula:path) => {
+/// Makes ops of one tensor that are formulas Functions, with methods. `torch` is libtorch's
+/// name for each.
+macro_rules! derived {
+    ($($(#[$doc:meta])* $Op:ident, $method:ident as $torch:literal;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $Op;
@@ -72,8 +38,8 @@ macro_rules! fused {
             }
 
             fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
-                ctx.save_for_backward([x])?;
-                $crate::ops::fused::forward(&$value, x, $formula)
+                let [y] = $crate::formula::forward(self, $crate::formula::Author::Crate, ctx, [x])?;
+                Ok(y)
             }
 
             fn backward(
@@ -81,24 +47,23 @@ macro_rules! fused {
                 ctx: &$crate::Ctx,
                 dy: &tch::Tensor,
             ) -> anyhow::Result<Option<tch::Tensor>> {
-                let [x] = ctx.saved_tensors()?;
-                $crate::ops::gradient(ctx, 0, || {
-                    $crate::ops::fused::backward(&$slope, x, dy, $slope_formula)
-                })
+                let [dx] = $crate::formula::backward(self, $crate::formula::Author::Crate, ctx, [dy])?;
+                Ok(dx)
             }
 
             fn vmap(&self) -> $crate::Vmap {
                 $crate::Vmap::Formulas
             }
 
-            /// Elementwise, so the Jacobian is its own transpose.
             fn jvp(
                 &self,
-                _: &$crate::Ctx,
+                ctx: &$crate::Ctx,
                 x: &tch::Tensor,
                 dx: &tch::Tensor,
             ) -> anyhow::Result<tch::Tensor> {
-                $crate::ops::fused::backward(&$slope, x, dx, $slope_formula)
+                let author = $crate::formula::Author::Crate;
+                let [dy] = $crate::formula::jvp(self, author, ctx, [x], [dx])?;
+                Ok(dy)
             }
         }
 
@@ -106,6 +71,6 @@ macro_rules! fused {
             #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
             $method(self) => $Op;
         }
-    };
+    )+};
 }
-pub(super) use fused;
+pub(super) use derived;
