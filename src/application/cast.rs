@@ -62,10 +62,6 @@ fn cast_as<F: Function, V: Engine>(
     apply(f, F::Inputs::borrow(&inside))
 }
 
-fn autocast_was_on(t: &Tensor, off: &NoAutocast) -> bool {
-    t.defined() && off.was().is_on(device_type(t.device()))
-}
-
 /// Returns a floating-point input that is not in f64 in the dtype that its op wants
 /// under autocast, as `torch.amp.custom_fwd` does; any other input unchanged.
 ///
@@ -73,7 +69,10 @@ fn autocast_was_on(t: &Tensor, off: &NoAutocast) -> bool {
 /// Those of [`ToKind`].
 pub(crate) fn converted<V: Engine>(v: &V, rule: Autocast, off: &NoAutocast) -> Result<V> {
     let t = v.tensor();
-    let eligible = autocast_was_on(t, off) && t.is_floating_point() && t.kind() != Kind::Double;
+    let device = t.defined().then(|| device_type(t.device()));
+    let eligible = concerns(off.was(), device.into_iter())
+        && t.is_floating_point()
+        && t.kind() != Kind::Double;
     match eligible.then(|| wanted(rule, device_type(t.device()))).flatten() {
         Some(kind) if kind != t.kind() => ToKind { kind }.apply(v),
         _ => Ok(v.share()),

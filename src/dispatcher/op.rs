@@ -290,9 +290,13 @@ fn sort(
 /// first input, as which it goes to the backward op. Without data it only has the length.
 fn generator_state<F: Function>(ctx: &Ctx, call: &Call<F>) -> Result<Tensor> {
     // A trace has the length that a run has, on whichever device.
-    let now = application::generators(ctx)?;
-    let nothing = now.again()?.until(&now);
-    let bytes = ctx.frame.drawn().map_or(&nothing, |drawn| drawn).padded_bytes();
+    let bytes = match ctx.frame.drawn() {
+        Some(drawn) => drawn.padded_bytes(),
+        None => {
+            let now = application::generators(ctx)?;
+            now.again()?.until(&now).padded_bytes()
+        }
+    };
     let flat = call.flat();
     let state = match flat.into_iter().flatten().next() {
         Some(x) if call.is_traced() => {

@@ -8,9 +8,9 @@ use crate::{DoubleBackward, Error, Result};
 use std::sync::{Mutex, PoisonError};
 
 /// The plan of one application. The C++ node reads the same list (`Plan` of
-/// dispatch_node.cpp): the kind of second derivatives, whether gradients are
-/// materialised, what autocast was around a `forward` that may run again, the number of outputs, whether each is differentiable, and the source
-/// of each saved tensor.
+/// dispatch_node.cpp): the kind of second derivatives, whether gradients are materialised,
+/// autocast, the number of outputs, whether each is differentiable, and the source of each
+/// saved tensor. Autocast is what it was around `forward`, which may run again.
 pub(super) struct Plan {
     pub second_order: DoubleBackward,
     pub materialize: bool,
@@ -36,6 +36,15 @@ fn saves_only_inputs(plan: &[i64]) -> bool {
     })
 }
 
+/// A graph that was traced without autocast may run under it.
+fn without_autocast(plan: &[i64]) -> Vec<i64> {
+    let mut plan = plan.to_owned();
+    if let Some(autocast) = plan.get_mut(2) {
+        *autocast = 0;
+    }
+    plan
+}
+
 /// The plans that an op's `forward` has made in this process, of real data. PyTorch
 /// keeps compiled graphs on disk, with the plan in them; a graph of an earlier build of
 /// the op must not be read as one of this build.
@@ -47,9 +56,10 @@ impl Plans {
     const KEPT: usize = 1024;
 
     pub fn add(&self, plan: &[i64]) {
+        let plan = &without_autocast(plan);
         let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() < Plans::KEPT && !plans.iter().any(|known| known == plan) {
-            plans.push(plan.to_owned());
+        if plans.len() < Plans::KEPT && !plans.contains(plan) {
+            plans.push(plan.clone());
         }
     }
 
@@ -59,8 +69,9 @@ impl Plans {
     /// # Errors
     /// The plan is not one that this op's `forward` made.
     pub fn check(&self, op: &'static str, plan: &[i64]) -> Result<()> {
+        let plan = &without_autocast(plan);
         let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() == Plans::KEPT || plans.iter().any(|known| known == plan) {
+        if plans.len() == Plans::KEPT || plans.contains(plan) {
             return Ok(());
         }
         if saves_only_inputs(plan) && plans.iter().all(|known| known.len() != plan.len()) {
@@ -87,7 +98,7 @@ impl Plan {
     /// each saved tensor; `None` for a list that is no plan.
     pub fn read(ints: &[i64]) -> Option<(bool, AutocastState, Vec<Origin>)> {
         let [_, materialize, autocast, n, ref rest @ ..] = *ints else { return None };
-        let saved = rest.get(usize::try_from(n).ok()?..)?;
+        let saved = rest.get(usize::try_from(n).ok()?..).filter(|_| autocast >= 0)?;
         let origins = saved.iter().map(|&code| (code >= 0).then(|| origin(code)));
         Some((materialize != 0, AutocastState::of_code(autocast), origins.collect::<Option<_>>()?))
     }

@@ -64,5 +64,9 @@ pub(crate) fn drop_in_turn<T: 'static>(value: T) {
     {
         drop_quietly(next);
     }
+    if depth == 0 {
+        // The list has no destructor, so its memory is given back here.
+        drop(WAITING.with(|waiting| waiting.take()));
+    }
     DEPTH.set(depth);
 }

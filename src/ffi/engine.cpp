@@ -1,5 +1,6 @@
 // libtorch's own reverse mode.
 #include "guard.h"
+#include "lasting_mutex.h"
 #include "node_ptr.h"
 #include "shim.h"
 #include "zeros.h"
@@ -14,7 +15,6 @@
 #include <torch/csrc/autograd/functions/tensor.h>
 #include <torch/csrc/autograd/variable.h>
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,7 +53,7 @@ class GradLock {
     std::mutex& mutex = Access::mutex_of(*node_);
     // Of glibc's mutex, which names its owner: only this thread writes its own number.
     const auto owner = __atomic_load_n(&mutex.native_handle()->__data.__owner, __ATOMIC_RELAXED);
-    if (owner != static_cast<int>(::syscall(SYS_gettid))) lock_ = std::unique_lock<std::mutex>(mutex);
+    if (owner != gettid()) lock_ = std::unique_lock<std::mutex>(mutex);
   }
 
  private:
@@ -133,30 +133,43 @@ class Taps {
  public:
   static tf::NodePtr of(const at::Tensor& parameter, const Node* leaf) {
     static Taps& taps = *new Taps;  // threads may outlive the statics
-    tf::NodePtr tap;                // a node is dropped without the lock
-    const std::lock_guard<std::mutex> lock(taps.mutex_);
-    const auto known = taps.known_.find(leaf);
-    if (known != taps.known_.end()) tap = known->second.lock();
-    // The address may be that of a leaf that is gone.
-    if (tap && tap->next_edge(0).function.get() == leaf) return tap;
-    tap = tf::hold(new Tap(parameter));
-    taps.forget_dead();
-    taps.known_.insert_or_assign(leaf, tf::WeakNodePtr(tap));
-    return tap;
+    if (tf::NodePtr known = taps.find(leaf)) return known;
+    // Nodes are made and dropped without the lock: in anomaly mode that runs Python.
+    tf::NodePtr fresh = tf::hold(new Tap(parameter));
+    std::vector<tf::WeakNodePtr> dead;
+    const std::lock_guard<std::mutex> lock(mutex());
+    tf::WeakNodePtr& place = taps.place_of(leaf, dead);
+    if (tf::NodePtr other = place.lock()) return other;  // another thread was first
+    dead.push_back(std::move(place));
+    place = tf::WeakNodePtr(fresh);
+    return fresh;
   }
 
  private:
-  void forget_dead() {
-    if (known_.size() < limit_) return;
-    for (auto tap = known_.begin(); tap != known_.end();)
-      tap = tap->second.expired() ? known_.erase(tap) : std::next(tap);
-    limit_ = std::max(kLimit, 2 * known_.size());
+  static std::mutex& mutex() { return tf::lasting_mutex<Taps>(); }
+
+  tf::NodePtr find(const Node* leaf) {
+    const std::lock_guard<std::mutex> lock(mutex());
+    const auto known = known_.find(leaf);
+    return known == known_.end() ? tf::NodePtr() : known->second.lock();
+  }
+
+  // The place of a leaf's tap. Moves dead ones away when there are many.
+  tf::WeakNodePtr& place_of(const Node* leaf, std::vector<tf::WeakNodePtr>& dead) {
+    if (known_.size() >= limit_) {
+      for (auto tap = known_.begin(); tap != known_.end();) {
+        const bool gone = tap->second.expired();
+        if (gone) dead.push_back(std::move(tap->second));
+        tap = gone ? known_.erase(tap) : std::next(tap);
+      }
+      limit_ = std::max(kLimit, 2 * known_.size());
+    }
+    return known_.try_emplace(leaf, tf::NodePtr()).first->second;
   }
 
   static constexpr size_t kLimit = 64;
-  std::mutex mutex_;
   std::unordered_map<const Node*, tf::WeakNodePtr> known_;
-  size_t limit_ = kLimit;  // at which dead ones are looked for
+  size_t limit_ = kLimit;
 };
 
 // Every node behind some tensors, and the way from the nodes to the leaves' taps. Only
@@ -205,6 +218,7 @@ class Walk {
 
   // An op in place on a view is a node inside a node, both of which have its edges.
   static void follow(torch::autograd::CopySlices& outer) {
+    if (!outer.fn) return;  // its graph was freed
     for (size_t i = 1; i < outer.num_outputs() && i < outer.fn->num_outputs(); ++i)
       outer.fn->set_next_edge(i, outer.next_edge(i));
     if (auto* inner = dynamic_cast<torch::autograd::CopySlices*>(outer.fn.get())) follow(*inner);

@@ -1,5 +1,6 @@
 // Hooks on tensors and nodes of libtorch's autograd that call Rust.
 #include "guard.h"
+#include "lasting_mutex.h"
 #include "node_ptr.h"
 #include "shim.h"
 
@@ -33,110 +34,150 @@ struct RustHook {
   const tf_hook what;
 };
 
-// The place of a hook in one of libtorch's lists. Passes go through the lists without a
-// lock, so nothing is taken out of them: a hook that is removed leaves its place empty, for
-// the next one.
-class Place {
+using RustHookPtr = std::shared_ptr<const RustHook>;
+
+// The nodes whose hooks run on this thread, one inside the other.
+class Running {
  public:
-  bool is_empty() const { return !held(); }
-  void fill(std::shared_ptr<RustHook> hook) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    hook_ = std::move(hook);
+  Running()
+      : node_(torch::autograd::get_current_node()), outer_(innermost) {
+    innermost = this;
   }
-  void clear() {
-    std::shared_ptr<RustHook> was;  // dropped without the lock: that runs user code
-    const std::lock_guard<std::mutex> lock(mutex_);
-    was.swap(hook_);
+  ~Running() { innermost = outer_; }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+
+  static bool is(const NodePtr& node) {
+    if (torch::autograd::get_current_node() == node) return true;
+    for (const Running* at = innermost; at; at = at->outer_)
+      if (at->node_ == node) return true;
+    return false;
   }
 
-  // `grads` after the hook.
+ private:
+  static thread_local Running* innermost;
+  const NodePtr node_;
+  Running* const outer_;
+};
+thread_local Running* Running::innermost = nullptr;
+
+// Hooks of Rust's that stand beside each other in one of libtorch's lists. Passes go
+// through that list without a lock, so only the first of them is put into it; the others
+// come and go here.
+class Hooks {
+ public:
+  void add(RustHookPtr hook) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    hooks_.push_back(std::move(hook));
+  }
+  void remove(const RustHook* hook) {
+    RustHookPtr removed;  // dropped without the lock: that runs user code
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto at = std::find_if(hooks_.begin(), hooks_.end(),
+                                 [&](const RustHookPtr& known) { return known.get() == hook; });
+    if (at == hooks_.end()) return;
+    removed = std::move(*at);
+    hooks_.erase(at);
+  }
+  bool is_empty() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return hooks_.empty();
+  }
+
+  // `grads` after the hooks.
   variable_list run(const variable_list& grads, const variable_list& seen) const {
-    const std::shared_ptr<RustHook> hook = held();  // it may remove itself
-    if (!hook) return grads;
+    const Running running;
     variable_list changed = grads;
-    std::vector<at::Tensor*> handles;
-    for (at::Tensor& grad : changed) handles.push_back(&grad);
-    std::vector<const at::Tensor*> others;
-    for (const at::Tensor& t : seen) others.push_back(&t);
-    const tf_hook& what = hook->what;
-    void* error =
-        what.call(what.state, handles.data(), handles.size(), others.data(), others.size());
-    if (error) throw tf::RustError(what.callbacks, error);
+    for (const RustHookPtr& hook : copy()) {  // they may add and remove hooks
+      std::vector<at::Tensor*> handles;
+      for (at::Tensor& grad : changed) handles.push_back(&grad);
+      std::vector<const at::Tensor*> others;
+      for (const at::Tensor& t : seen) others.push_back(&t);
+      const tf_hook& what = hook->what;
+      void* error =
+          what.call(what.state, handles.data(), handles.size(), others.data(), others.size());
+      if (error) throw tf::RustError(what.callbacks, error);
+    }
     return changed;
   }
 
  private:
-  std::shared_ptr<RustHook> held() const {
+  std::vector<RustHookPtr> copy() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return hook_;
+    return hooks_;
   }
 
   mutable std::mutex mutex_;
-  std::shared_ptr<RustHook> hook_;
+  std::vector<RustHookPtr> hooks_;
 };
-using PlacePtr = std::shared_ptr<Place>;
+using HooksPtr = std::shared_ptr<Hooks>;
 
-// A hook on a tensor, as libtorch keeps it.
+// Hooks of a tensor, as libtorch keeps them.
 struct TensorHook {
   at::TensorBase operator()(const at::TensorBase& grad) const {
-    const PlacePtr held = place;  // the hook may add others, which moves this
+    const HooksPtr held = hooks;  // libtorch may let go of this meanwhile
     return held->run({at::Tensor(grad)}, {})[0];
   }
-  PlacePtr place;
+  HooksPtr hooks;
 };
 
 struct PreHook : FunctionPreHook {
-  explicit PreHook(PlacePtr place)
-      : place(std::move(place)) {}
-  variable_list operator()(const variable_list& grads) override { return place->run(grads, {}); }
-  const PlacePtr place;
+  explicit PreHook(HooksPtr hooks)
+      : hooks(std::move(hooks)) {}
+  variable_list operator()(const variable_list& grads) override { return hooks->run(grads, {}); }
+  const HooksPtr hooks;
 };
 
 struct PostHook : FunctionPostHook {
-  explicit PostHook(PlacePtr place)
-      : place(std::move(place)) {}
+  explicit PostHook(HooksPtr hooks)
+      : hooks(std::move(hooks)) {}
   variable_list operator()(const variable_list& grad_inputs,
                            const variable_list& grad_outputs) override {
-    return place->run(grad_inputs, grad_outputs);
+    return hooks->run(grad_inputs, grad_outputs);
   }
-  const PlacePtr place;
+  const HooksPtr hooks;
 };
 
-const PlacePtr* place_of(const std::function<at::TensorBase(const at::TensorBase&)>& hook) {
-  const auto* ours = hook.target<TensorHook>();
-  return ours ? &ours->place : nullptr;
+const HooksPtr* ours(const std::function<at::TensorBase(const at::TensorBase&)>& hook) {
+  const auto* own = hook.target<TensorHook>();
+  return own ? &own->hooks : nullptr;
 }
-const PlacePtr* place_of(const std::unique_ptr<FunctionPreHook>& hook) {
-  const auto* ours = dynamic_cast<const PreHook*>(hook.get());
-  return ours ? &ours->place : nullptr;
+const HooksPtr* ours(const std::unique_ptr<FunctionPreHook>& hook) {
+  const auto* own = dynamic_cast<const PreHook*>(hook.get());
+  return own ? &own->hooks : nullptr;
 }
-const PlacePtr* place_of(const std::unique_ptr<FunctionPostHook>& hook) {
-  const auto* ours = dynamic_cast<const PostHook*>(hook.get());
-  return ours ? &ours->place : nullptr;
+const HooksPtr* ours(const std::unique_ptr<FunctionPostHook>& hook) {
+  const auto* own = dynamic_cast<const PostHook*>(hook.get());
+  return own ? &own->hooks : nullptr;
 }
 
-// The first of the empty places at the end of a list, where a hook runs after all others;
-// null if the last hook of the list is one that runs.
+// Our hooks at the end of a list, after which another one runs; null if there are none.
 template <typename List>
-PlacePtr free_place(const List& list) {
-  PlacePtr found;
-  for (auto hook = list.rbegin(); hook != list.rend(); ++hook) {
-    const PlacePtr* const place = place_of(*hook);
-    if (!place || !(*place)->is_empty()) break;
-    found = *place;
-  }
-  return found;
+HooksPtr last_of(const List& list) {
+  const HooksPtr* const last = list.empty() ? nullptr : ours(list.back());
+  return last ? *last : nullptr;
+}
+
+// A hook that was registered.
+struct Registered {
+  HooksPtr hooks;
+  std::weak_ptr<const RustHook> hook;
+};
+
+void* registered(HooksPtr&& hooks, RustHookPtr&& hook) {
+  auto handle = std::make_unique<Registered>(Registered{hooks, hook});
+  hooks->add(std::move(hook));
+  return handle.release();
 }
 
 // Hooks are added, and libtorch's lists of them are read, by one thread at a time.
 std::unique_lock<std::mutex> only_here() {
-  static std::mutex& mutex = *new std::mutex;  // threads may outlive the statics
-  return std::unique_lock<std::mutex>(mutex);
+  return std::unique_lock<std::mutex>(tf::lasting_mutex<struct HooksLock>());
 }
 
 // libtorch goes through the node's lists of hooks, which must not grow meanwhile.
 void check_is_not_running(const NodePtr& node) {
-  TORCH_CHECK(!node || torch::autograd::get_current_node() != node,
+  TORCH_CHECK(!node || !Running::is(node),
               "a hook is added to a node that runs on this thread; add it before the pass");
 }
 
@@ -149,59 +190,62 @@ const std::vector<std::function<at::TensorBase(const at::TensorBase&)>>* hooks_o
 }  // namespace
 
 void* tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept {
-  auto hook = std::make_shared<RustHook>(*what);  // dropped on failure too
+  RustHookPtr hook = std::make_shared<RustHook>(*what);  // dropped on failure too
   return tf::guarded(static_cast<void*>(nullptr), [&]() -> void* {
+    TORCH_CHECK(t->requires_grad(),
+                "cannot register a hook on a tensor that does not require a gradient");
     if (!t->is_leaf()) check_is_not_running(t->grad_fn());
     const auto lock = only_here();
     const auto* list = hooks_of(*t);
-    PlacePtr place = list ? free_place(*list) : nullptr;
-    if (!place) {
-      place = std::make_shared<Place>();
-      // The base's own method keeps the type, which `place_of` asks for.
-      static_cast<const at::TensorBase&>(*t).register_hook(TensorHook{place});
+    HooksPtr hooks = list ? last_of(*list) : nullptr;
+    if (!hooks) {
+      hooks = std::make_shared<Hooks>();
+      // The base's own method keeps the type, which `ours` asks for.
+      static_cast<const at::TensorBase&>(*t).register_hook(TensorHook{hooks});
     }
-    place->fill(std::move(hook));
-    return new PlacePtr(std::move(place));
+    return registered(std::move(hooks), std::move(hook));
   });
 }
 
 bool tf_has_hooks(const at::Tensor* leaf) noexcept {
   return tf::guarded(true, [&] {
+    if (torch::autograd::impl::hooks(*leaf).empty()) return false;
     const auto lock = only_here();
-    const size_t n_hooks = torch::autograd::impl::hooks(*leaf).size();
-    if (n_hooks == 0) return false;
     // C++'s hooks on one tensor are one list, which counts as one hook.
     const auto* list = hooks_of(*leaf);
-    if (!list || n_hooks > 1) return true;
+    if (!list || torch::autograd::impl::hooks(*leaf).size() > 1) return true;
     return std::any_of(list->begin(), list->end(), [](const auto& hook) {
-      const PlacePtr* const place = place_of(hook);
-      return hook && !(place && (*place)->is_empty());
+      const HooksPtr* const own = ours(hook);
+      return hook && !(own && (*own)->is_empty());
     });
   });
 }
 
 void* tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept {
-  auto hook = std::make_shared<RustHook>(*what);  // dropped on failure too
+  RustHookPtr hook = std::make_shared<RustHook>(*what);  // dropped on failure too
   return tf::guarded(static_cast<void*>(nullptr), [&]() -> void* {
     const NodePtr& held = *static_cast<const NodePtr*>(node);
     check_is_not_running(held);
     const auto lock = only_here();
-    PlacePtr place = before ? free_place(held->pre_hooks()) : free_place(held->post_hooks());
-    if (!place) {
-      place = std::make_shared<Place>();
+    HooksPtr hooks = before ? last_of(held->pre_hooks()) : last_of(held->post_hooks());
+    if (!hooks) {
+      hooks = std::make_shared<Hooks>();
       if (before)
-        held->add_pre_hook(std::make_unique<PreHook>(place));
+        held->add_pre_hook(std::make_unique<PreHook>(hooks));
       else
-        held->add_post_hook(std::make_unique<PostHook>(place));
+        held->add_post_hook(std::make_unique<PostHook>(hooks));
     }
-    place->fill(std::move(hook));
-    return new PlacePtr(std::move(place));
+    return registered(std::move(hooks), std::move(hook));
   });
 }
 
-void tf_remove_hook(const void* place) noexcept { (*static_cast<const PlacePtr*>(place))->clear(); }
+void tf_remove_hook(const void* registered) noexcept {
+  const auto* what = static_cast<const Registered*>(registered);
+  const RustHookPtr hook = what->hook.lock();
+  if (hook) what->hooks->remove(hook.get());
+}
 
-void tf_drop_hook_place(void* place) noexcept { delete static_cast<PlacePtr*>(place); }
+void tf_drop_registered(void* registered) noexcept { delete static_cast<Registered*>(registered); }
 
 void* tf_grad_fn(const at::Tensor* t) noexcept {
   return tf::guarded(static_cast<void*>(nullptr), [&]() -> void* {

@@ -35,8 +35,8 @@ unsafe extern "C" {
         before: bool,
         what: *const RawHook,
     ) -> *mut c_void;
-    fn tf_remove_hook(place: *const c_void);
-    fn tf_drop_hook_place(place: *mut c_void);
+    fn tf_remove_hook(registered: *const c_void);
+    fn tf_drop_registered(registered: *mut c_void);
     fn tf_has_hooks(leaf: *const C_tensor) -> bool;
     fn tf_grad_fn(t: *const C_tensor) -> *mut c_void;
     fn tf_drop_node(node: *mut c_void);
@@ -56,37 +56,38 @@ fn raw(hook: Box<Hook>) -> RawHook {
 }
 
 /// Registers a hook on the gradient of `t`.
-pub(crate) fn register(t: &Tensor, hook: Box<Hook>) -> Result<Place> {
+pub(crate) fn register(t: &Tensor, hook: Box<Hook>) -> Result<Registered> {
     // SAFETY: `t` owns a valid handle; the shim takes the hook, also where it
     // fails, and gives its state back to `drop_hook` once.
-    Place::of(unsafe { tf_register_hook(t.as_ptr(), &raw(hook)) })
+    Registered::of(unsafe { tf_register_hook(t.as_ptr(), &raw(hook)) })
 }
 
-/// The place of a hook that was registered.
-pub(crate) struct Place(*mut c_void);
+/// A hook that was registered.
+pub(crate) struct Registered(*mut c_void);
 
-// SAFETY: the shim's place has a lock of its own, and its handles are counted atomically.
-unsafe impl Send for Place {}
+// SAFETY: the shim's list of hooks has a lock of its own, and handles of it are counted
+// atomically.
+unsafe impl Send for Registered {}
 // SAFETY: see above.
-unsafe impl Sync for Place {}
+unsafe impl Sync for Registered {}
 
-impl Place {
-    fn of(place: *mut c_void) -> Result<Place> {
-        check(OP, !place.is_null())?;
-        Ok(Place(place))
+impl Registered {
+    fn of(registered: *mut c_void) -> Result<Registered> {
+        check(OP, !registered.is_null())?;
+        Ok(Registered(registered))
     }
 
     /// Removes the hook; a pass that runs meanwhile may still call it.
-    pub fn clear(&self) {
-        // SAFETY: the place is ours.
+    pub fn remove(&self) {
+        // SAFETY: the handle is ours.
         unsafe { tf_remove_hook(self.0) }
     }
 }
 
-impl Drop for Place {
+impl Drop for Registered {
     fn drop(&mut self) {
         // SAFETY: given by the shim, given back once.
-        unsafe { tf_drop_hook_place(self.0) }
+        unsafe { tf_drop_registered(self.0) }
     }
 }
 
@@ -108,9 +109,9 @@ impl GradFn {
     }
 
     /// Registers a hook, which runs before the node or after it.
-    pub fn register(&self, before: bool, hook: Box<Hook>) -> Result<Place> {
+    pub fn register(&self, before: bool, hook: Box<Hook>) -> Result<Registered> {
         // SAFETY: the node is ours; the hook as in `register`.
-        Place::of(unsafe { tf_register_node_hook(self.0, before, &raw(hook)) })
+        Registered::of(unsafe { tf_register_node_hook(self.0, before, &raw(hook)) })
     }
 
     /// Returns the node's name.

@@ -113,8 +113,8 @@ pub(crate) fn memory<'t>(t: &'t Tensor, written: bool) -> Result<Memory<'t>, Unf
         return Err(unfit);
     }
     // SAFETY: the shim has written `raw` whole. libtorch keeps `dim` sizes and
-    // strides inside the tensor while it lives and is not resized: its kernel reads them
-    // before it runs code of the user's, which may have another handle.
+    // strides inside the tensor while it lives and is not resized. Kernels read them before
+    // they run code of the user's, which may have another handle and resize it.
     unsafe {
         let raw = raw.assume_init();
         let list = |p| if raw.dim == 0 { &[][..] } else { std::slice::from_raw_parts(p, raw.dim) };

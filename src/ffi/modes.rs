@@ -106,7 +106,8 @@ pub(crate) fn is_mode_on() -> bool {
     tf_is_mode_on()
 }
 
-/// What autocast is on a thread, for each type of device: `tf_autocast_state` of the shim.
+/// Whether autocast is on for each type of device on a thread, and its dtypes:
+/// `tf_autocast_state` of the shim.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AutocastState(u64);
 
@@ -138,6 +139,7 @@ impl AutocastState {
         self.0 as i64
     }
 
+    /// Returns the state whose code this is. Dtypes that do not exist are left out.
     pub fn of_code(code: i64) -> AutocastState {
         AutocastState(code as u64)
     }

@@ -1,11 +1,11 @@
 // Storages that a kernel works on: held, and not to be resized meanwhile.
 #include "guard.h"
+#include "lasting_mutex.h"
 #include "shim.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/core/impl/COW.h>
-#include <pthread.h>
 
 #include <mutex>
 #include <unordered_map>
@@ -20,7 +20,7 @@ using StoragePtr = c10::intrusive_ptr<c10::StorageImpl>;
 class Pins {
  public:
   void add(c10::StorageImpl& storage) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(tf::lasting_mutex<Pins>());
     const auto [entry, fresh] = pinned_.try_emplace(&storage);
     if (fresh) entry->second.was_resizable = storage.resizable();
     ++entry->second.count;
@@ -28,7 +28,7 @@ class Pins {
   }
 
   void remove(c10::StorageImpl& storage) noexcept {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(tf::lasting_mutex<Pins>());
     const auto entry = pinned_.find(&storage);
     if (--entry->second.count > 0) return;
     // What another thread has moved to shared memory meanwhile has no allocator.
@@ -37,12 +37,7 @@ class Pins {
   }
 
   static Pins& all() {
-    static Pins* const pins = [] {
-      // A process that is forked while another thread is in here goes on too.
-      pthread_atfork([] { all().mutex_.lock(); }, [] { all().mutex_.unlock(); },
-                     [] { all().mutex_.unlock(); });
-      return new Pins;
-    }();
+    static Pins* const pins = new Pins;  // threads may outlive the statics
     return *pins;
   }
 
@@ -51,7 +46,6 @@ class Pins {
     size_t count = 0;
     bool was_resizable = false;
   };
-  std::mutex mutex_;
   std::unordered_map<c10::StorageImpl*, Pinned> pinned_;
 };
 

@@ -14,7 +14,8 @@ struct Python {
   void* (*thread_state)();
   int (*ensure)();
   void (*release)(int);
-  int (*holds_lock)();
+  // The state of the thread that has the lock, or of this thread if it has it.
+  void* (*current_state)();
   void* (*save_thread)();
   void (*restore_thread)(void*);
   // Of two kinds of versions: takes the exception of a thread's state, without the lock,
@@ -55,7 +56,7 @@ struct Python {
     look_up(p.thread_state, "PyGILState_GetThisThreadState");
     look_up(p.ensure, "PyGILState_Ensure");
     look_up(p.release, "PyGILState_Release");
-    look_up(p.holds_lock, "PyGILState_Check");
+    look_up(p.current_state, "PyThreadState_GetUnchecked", "_PyThreadState_UncheckedGet");
     look_up(p.save_thread, "PyEval_SaveThread");
     look_up(p.restore_thread, "PyEval_RestoreThread");
     look_up(p.set_raised, "PyErr_SetRaisedException");
@@ -115,8 +116,10 @@ std::string text_of(const Python& python, void* text) {
 
 Unlocked::Unlocked() noexcept {
   const Python* const python = Python::running();
-  if (python && python->holds_lock && python->holds_lock() && python->thread_state())
-    thread_ = python->save_thread();
+  if (!python || !python->current_state) return;
+  // PyGILState_Check says yes always once there is a subinterpreter.
+  void* const own = python->thread_state();
+  if (own && python->current_state() == own) thread_ = python->save_thread();
 }
 
 Unlocked::~Unlocked() {

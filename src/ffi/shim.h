@@ -108,8 +108,7 @@ enum tf_scalar_op : uint8_t {
   TF_POW,
   TF_EQ,
   TF_GT,
-  TF_GE,
-  TF_LT
+  TF_GE
 };
 
 // New handles; null on failure. `integer`: `c` is an integer for libtorch's rules of
@@ -236,8 +235,8 @@ struct tf_hook {
   void (*drop)(const void* state);
 };
 
-// Puts a hook on the gradient of a tensor. Takes the hook, on failure too. Returns its
-// place, which the caller owns; null on failure.
+// Puts a hook on the gradient of a tensor. Takes the hook, on failure too. Returns a
+// handle, which the caller owns; null on failure.
 void* tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept;
 
 // Whether hooks run on the gradient of a leaf. One that was removed does not run.
@@ -251,9 +250,9 @@ void tf_drop_node(void* node) noexcept;
 // returns. Takes the hook, on failure too.
 void* tf_register_node_hook(const void* node, bool before, const tf_hook* what) noexcept;
 
-// Takes the hook out of its place; a pass that runs may still call it.
-void tf_remove_hook(const void* place) noexcept;
-void tf_drop_hook_place(void* place) noexcept;
+// Removes a hook; a pass that runs may still call it.
+void tf_remove_hook(const void* registered) noexcept;
+void tf_drop_registered(void* registered) noexcept;
 
 // Makes `to` a handle of the tensor of `from`.
 void tf_assign(at::Tensor* to, const at::Tensor* from) noexcept;

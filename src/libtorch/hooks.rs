@@ -108,13 +108,13 @@ impl GradFn<'_> {
 
 /// A registered hook. Dropping this leaves the hook in place.
 pub struct HookHandle {
-    place: hooks::Place,
+    registered: hooks::Registered,
 }
 
 impl HookHandle {
     /// Removes the hook; a pass that runs meanwhile may still call it.
     pub fn remove(self) {
-        self.place.clear();
+        self.registered.remove();
     }
 }
 
@@ -126,7 +126,7 @@ fn options(tensors: &[Tensor]) -> NodeGradients {
 fn register<H>(
     on: String,
     hook: H,
-    add: impl FnOnce(Box<hooks::Hook>) -> Result<hooks::Place>,
+    add: impl FnOnce(Box<hooks::Hook>) -> Result<hooks::Registered>,
 ) -> Result<HookHandle>
 where
     H: Fn(&[Tensor], &[Tensor]) -> anyhow::Result<Option<NodeGradients>> + Send + Sync + 'static,
@@ -136,7 +136,7 @@ where
         let changed = run_hook(|| hook(grads, seen)).map_err(failed)?;
         changed.map_or(Ok(()), |changed| replace(grads, changed).map_err(failed))
     };
-    Ok(HookHandle { place: add(Box::new(call))? })
+    Ok(HookHandle { registered: add(Box::new(call))? })
 }
 
 /// Replaces the gradients by the hook's, if they fit.

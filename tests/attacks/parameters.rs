@@ -231,6 +231,22 @@ fn a_parameter_is_written_into_a_view() -> Result<()> {
     Ok(())
 }
 
+/// A closure may run a pass of its own, which frees the graph that it returns.
+#[test]
+fn a_closure_that_frees_its_graph_is_an_error() -> Result<()> {
+    let (_vs, w) = store();
+    let x = Var::constant(vector(&[3.0, 4.0]).to_kind(Kind::Float));
+    let y = lift(&x, |x| {
+        let y = &x[0] * &w;
+        let _ = y.narrow(0, 0, 1).g_mul_(&w);
+        let sum = y.sum(Kind::Float);
+        sum.backward();
+        Ok(sum)
+    })?;
+    assert!(y.backward().is_err());
+    Ok(())
+}
+
 #[test]
 fn a_parameter_that_reads_its_memory_otherwise_is_other_data() {
     for (kind, other) in [
