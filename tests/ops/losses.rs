@@ -269,7 +269,7 @@ fn rms_norm_of_strided_rows_and_of_two_dtypes() -> Result<()> {
     let mixed = run(apply, &[x.to_kind(Kind::Half), w.to_kind(Kind::Float)], None);
     assert_eq!(
         mixed.iter().map(Tensor::kind).collect::<Vec<_>>(),
-        [Kind::Float, Kind::Half, Kind::Float]
+        [Kind::Half, Kind::Half, Kind::Float]
     );
     assert!(
         mixed
