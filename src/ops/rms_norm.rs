@@ -9,9 +9,7 @@ use crate::kernel::simd::Lane;
 use crate::kernel::{self, simd};
 use crate::{Ctx, Error, Function, Var};
 use anyhow::{Result, ensure};
-use lanes::{
-    AT_ONCE, FourScaled, Merged, Product, Products, ReducedProducts, Scaled, Slope, Square, Whole,
-};
+use lanes::{Merged, Product, Products, ReducedProducts, Scaled, Slope, Square, Whole};
 use tch::{Kind, Tensor};
 
 /// `y = r w x` for each row `x` along the last dimension, with
@@ -99,6 +97,8 @@ impl Function for RmsNorm {
 /// Number of elements of a partial sum of a weight's gradient, and the least number of rows.
 const GROUP: i64 = 32_768;
 const ROWS: i64 = 8;
+/// Number of rows that are added in the vectors' registers.
+const AT_ONCE: usize = 4;
 
 impl RmsNorm {
     /// `r` of a row.
@@ -191,15 +191,15 @@ impl RmsNorm {
         let n = high.len();
         if x.len() < AT_ONCE * n {
             for (x, dy) in x.chunks(n).zip(dy.chunks(n)) {
-                simd::accumulate_exactly(&Scaled(self.scale(x)), [x, dy], high, low);
+                simd::accumulate_exactly([Scaled(self.scale(x))], [[x, dy]], high, low);
             }
             return;
         }
-        let x: [&[T]; AT_ONCE] = std::array::from_fn(|i| &x[i * n..(i + 1) * n]);
-        let dy: [&[T]; AT_ONCE] = std::array::from_fn(|i| &dy[i * n..(i + 1) * n]);
-        let [a, b, c, d] = x;
-        let four = FourScaled(x.map(|x| self.scale(x)));
-        simd::accumulate_exactly(&four, [a, b, c, d, dy[0], dy[1], dy[2], dy[3]], high, low);
+        let rows: [[&[T]; 2]; AT_ONCE] = std::array::from_fn(|i| {
+            let row = i * n..(i + 1) * n;
+            [&x[row.clone()], &dy[row]]
+        });
+        simd::accumulate_exactly(rows.map(|[x, _]| Scaled(self.scale(x))), rows, high, low);
     }
 
     /// `r` of each row.

@@ -234,7 +234,15 @@ fn rms_norm_is_accurate() -> Result<()> {
             for i in 0..3 {
                 let error = worst(kind, &found[i], &exact[i], least[i])?;
                 println!("{kind:?} {size:?} {}: {error:.3} epsilon", ["y", "dx", "dw"][i]);
-                assert!(error < if i == 0 { 3.0 } else { 8.0 }, "{kind:?} {size:?} {i}: {error}");
+                // libtorch's formula in f64 is not exact (`long.rs` has exact rows).
+                let limit = if i > 0 {
+                    8.0
+                } else if kind == Kind::Double {
+                    4.0
+                } else {
+                    3.0
+                };
+                assert!(error < limit, "{kind:?} {size:?} {i}: {error}");
             }
         }
     }

@@ -2,9 +2,6 @@
 
 use crate::kernel::simd::{self, Float, Lanes};
 
-/// Number of rows that are added in the vectors' registers.
-pub(super) const AT_ONCE: usize = 4;
-
 pub(super) struct Product;
 
 impl Lanes<2, 1> for Product {
@@ -67,17 +64,6 @@ impl Lanes<3, 2> for ReducedProducts {
     #[inline(always)]
     fn call<V: Float>(&self, [x, w, dy]: [V; 3]) -> [V; 2] {
         Products.call([x * self.less, w, dy])
-    }
-}
-
-/// The sum of `r a b` of four rows.
-pub(super) struct FourScaled(pub [f64; AT_ONCE]);
-
-impl Lanes<8, 1> for FourScaled {
-    #[inline(always)]
-    fn call<V: Float>(&self, [a, b, c, d, e, f, g, h]: [V; 8]) -> [V; 1] {
-        let [p, q, r, s] = self.0;
-        [(a * p * e + b * q * f) + (c * r * g + d * s * h)]
     }
 }
 
