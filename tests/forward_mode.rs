@@ -100,6 +100,28 @@ fn forward_mode() -> Result<()> {
         assert!(found.allclose(&expected, 1e-14, 0.0, false), "{found} for {expected}");
     }
 
+    // Of rows whose mean square has no third power in the dtype.
+    let scaled = |scale: f64, kind| -> Result<Tensor> {
+        let [x, dx] = [[1.0, -2.0, 3.0], [0.5, 0.25, -1.0]]
+            .map(|t| (Tensor::from_slice(&t) * scale).to_kind(kind));
+        Ok(level.dual(&x, &dx)?)
+    };
+    let near = scaled(1.0, Kind::Double)?;
+    let normed = &near * near.square().mean_dim(0, true, None).rsqrt();
+    let expected = level.tangent(&normed).expect("libtorch's own");
+    for (scale, kind, tolerance) in [
+        (1e14, Kind::Float, 1e-6),
+        (1e-16, Kind::Float, 1e-6),
+        (1e30, Kind::Float, 1e-6),
+        (1e106, Kind::Double, 1e-14),
+        (1e-130, Kind::Double, 1e-14),
+    ] {
+        let w = Tensor::ones([3], (kind, tch::Device::Cpu));
+        let y = ops::RmsNorm { eps: 0.0 }.apply((&scaled(scale, kind)?, &w))?;
+        let found = level.tangent(&y).expect("a tangent").to_kind(Kind::Double);
+        assert!(found.allclose(&expected, tolerance, 0.0, false), "{scale}: {found}");
+    }
+
     // Never zeros, never a wrong number.
     assert_error!(ops::Exp.apply(&x), Error::NoForwardMode { op: "Exp" }, "Exp has no jvp");
     assert_error!(

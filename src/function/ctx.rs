@@ -10,7 +10,7 @@ pub(crate) use marks::Marks;
 pub(crate) use saved::{Origin, Saved};
 
 use crate::error::{Error, Result};
-use crate::ffi::{self, Meta};
+use crate::ffi;
 use crate::function::Shareable;
 use smallvec::SmallVec;
 use std::any::Any;

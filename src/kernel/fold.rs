@@ -14,8 +14,11 @@ use std::sync::Mutex;
 /// `step` gets the value so far, the element's place in the order of the
 /// broadcast shape (the last dimension fastest), and the element. Pieces of
 /// fixed length are folded from `start` on several threads, and then put
-/// together in order by `merge`; so the result does not depend on the number of
-/// threads, and `start` must be neutral to `merge`.
+/// together by `merge`, each with its neighbour; so the result does not depend on the
+/// number of threads, `merge` must be associative and `start` neutral to it.
+///
+/// A piece has 32,768 elements, and `step` rounds as often in it. To add numbers more
+/// exactly than that, use [`sum_of`](super::simd::sum_of).
 ///
 /// ```
 /// use tch::Tensor;
@@ -62,11 +65,12 @@ pub(super) fn blocks<A: Elements, S: Clone + Send + Sync>(
         let input = each.next().expect("one for each input");
         (input.place(layout.walk(input), 1), layout.count, false)
     });
+    let block = if A::sources_direct(&sources) { GRAIN } else { BLOCK };
     let piece = |from: usize| {
         let mut buffers = A::buffers();
         let (mut value, end) = (start.clone(), layout.count.min(from + GRAIN));
-        for from in (from..end).step_by(BLOCK) {
-            let n = BLOCK.min(end - from);
+        for from in (from..end).step_by(block) {
+            let n = block.min(end - from);
             let x = A::slices(&sources, from..from + n, &mut buffers);
             value = step(value, from, n, x);
         }
@@ -89,6 +93,23 @@ pub(super) fn blocks<A: Elements, S: Clone + Send + Sync>(
     };
     finish(op, parallel::run(count, &task))?;
     let pieces = pieces.into_inner().unwrap_or_else(|e| e.into_inner());
-    let merged = || pieces.into_iter().flatten().fold(start.clone(), merge);
+    let merged = || in_pairs(pieces, merge).unwrap_or(start);
     finish(op, catch_unwind(AssertUnwindSafe(merged)))
+}
+
+/// Merges neighbours, then what came of these, until one value is left: each value goes
+/// through few merges, so a sum is rounded seldom.
+fn in_pairs<S>(mut values: Vec<Option<S>>, merge: impl Fn(S, S) -> S) -> Option<S> {
+    let mut apart = 1;
+    while apart < values.len() {
+        for i in (apart..values.len()).step_by(2 * apart) {
+            let (a, b) = (values[i - apart].take(), values[i].take());
+            values[i - apart] = match (a, b) {
+                (Some(a), Some(b)) => Some(merge(a, b)),
+                (a, b) => a.or(b),
+            };
+        }
+        apart *= 2;
+    }
+    values.into_iter().next().flatten()
 }

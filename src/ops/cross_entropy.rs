@@ -1,6 +1,6 @@
 //! Softmax cross entropy with label smoothing.
 
-use super::fused::elsewhere;
+use super::fused::{elsewhere, exact};
 use super::gradient;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, Lane, Lanes};
@@ -21,9 +21,10 @@ use tch::{Kind, Reduction, Tensor};
 ///
 /// One pass over the scores in `forward`, which keeps its inputs and two numbers
 /// for each row, and one in `backward`. With `epsilon` that of the dtype, the value is within
-/// 8 epsilon of the exact one, relatively to `1 +` the greatest difference of
-/// scores in a row, and `dx` within 8 epsilon of `1 / n`. Floating-point scores;
-/// dtypes and devices as [`Log1pExp`](super::Log1pExp).
+/// 4 epsilon of the exact one, relatively to `1 +` the greatest difference of
+/// scores in a row, and `dx` within 4 epsilon of `1 / n`, recorded or not, for any number
+/// of rows and classes. What the scores of a row are that is left out does not matter.
+/// Floating-point scores; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CrossEntropy {
     /// `s`: the share of the target that all classes get; 0 for none.
@@ -64,10 +65,11 @@ impl Function for CrossEntropy {
         (dx, _): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
         let [_, _, rows] = ctx.saved_tensors()?;
-        let wide = at_least_f32(x)?;
+        let wide = exact(x)?;
         let one = Tensor::f_ones([0i64; 0], (wide.kind(), wide.device()))?;
         let slope = self.times_slope(&wide, targets, rows, &one)?;
-        Ok(slope.f_mul(&at_least_f32(dx)?)?.f_sum(None)?.f_to_kind(x.kind())?)
+        let dx = exact(dx)?.where_else(&rows_counted(x, targets)?, 0)?;
+        Ok(slope.f_mul(&dx)?.f_sum(None)?.f_to_kind(x.kind())?)
     }
 
     // PyTorch's tracer does not get out of an `nll_loss` inside an op.
@@ -75,10 +77,6 @@ impl Function for CrossEntropy {
         ctx.save_for_backward([x, targets, &rows_formula(x)?])?;
         Ok(x.f_mean(x.kind())?)
     }
-}
-
-fn at_least_f32(x: &Tensor) -> Result<Tensor> {
-    Ok(if x.kind() == Kind::Double { x.shallow_clone() } else { x.f_to_kind(Kind::Float)? })
 }
 
 /// libtorch's default `ignore_index`.
@@ -114,9 +112,9 @@ impl CrossEntropy {
         if stray.into_inner() {
             return Err(refused("a target that is no class"));
         }
-        let sums = losses.reshape([-1, 2]).sum_dim_intlist(0, false, None);
-        let mean = (sums.select(0, 0) / sums.select(0, 1)).to_kind(x.kind());
-        Ok((mean, rows))
+        let losses = losses.reshape([-1, 2]);
+        let [sum, counted] = simd::sum_of(&Both, [&losses.select(1, 0), &losses.select(1, 1)])?;
+        Ok((Tensor::from(sum / counted).to_kind(x.kind()), rows))
     }
 
     /// `dy/dx dy`.
@@ -168,6 +166,7 @@ impl CrossEntropy {
 
     fn value_formula(&self, x: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (s, dim) = (self.label_smoothing, class_dim(x));
+        let x = x.where_else(&rows_counted(x, targets)?, 0)?;
         let log_p = x.f_log_softmax(dim, None)?;
         let hard = log_p.f_nll_loss_nd::<Tensor>(targets, None, Reduction::Mean, LEFT_OUT)?;
         if s == 0.0 {
@@ -189,10 +188,17 @@ impl CrossEntropy {
     ) -> Result<Tensor> {
         let (s, dim) = (self.label_smoothing, class_dim(x));
         let class = targets.f_to_kind(Kind::Int64)?.where_else(counted, 0)?;
-        let weight = dy.f_div(&counted.f_sum(None)?)?.where_else(counted, 0)?;
+        let weight = exact(dy)?.f_div(&counted.f_sum(None)?)?.where_else(counted, 0)?;
         let (class, weight) = (class.f_unsqueeze(dim)?, weight.f_unsqueeze(dim)?);
         let classes = x.size()[dim as usize];
-        let p = x.f_softmax(dim, None)?.sub_number(s / classes as f64)?;
+        let x = exact(x)?.where_else(&rows_counted(x, targets)?, 0)?;
+        let max = x.f_amax(dim, true)?.f_detach()?;
+        let e = x.f_sub(&max)?.f_exp()?;
+        // Numbers below epsilon would be lost beside the greatest terms, which are 1.
+        let ones = x.f_eq_tensor(&max)?;
+        let sum = |t: &Tensor| t.f_sum_dim_intlist(dim, true, None);
+        let p = e.f_div(&sum(&e.f_sub(&ones.f_to_kind(e.kind())?)?)?.f_add(&sum(&ones)?)?)?;
+        let p = p.sub_number(s / classes as f64)?;
         let target = weight.mul_number(s - 1.0)?;
         Ok(p.f_mul(&weight)?.f_scatter_add(dim, &class, &target)?)
     }
@@ -205,6 +211,11 @@ fn rows_formula(x: &Tensor) -> Result<Tensor> {
     let max = x.f_amax(dim, true)?;
     let sum = x.f_sub(&max)?.f_exp()?.f_sum_dim_intlist(dim, false, None)?;
     Ok(Tensor::f_stack(&[max.f_squeeze_dim(dim)?, sum], -1)?)
+}
+
+/// Where a row is not left out, in a shape that broadcasts to that of the scores.
+fn rows_counted(x: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Ok(targets.f_ne(LEFT_OUT)?.f_unsqueeze(class_dim(x))?)
 }
 
 fn class_dim(x: &Tensor) -> i64 {
@@ -229,6 +240,15 @@ fn as_rows(x: &Tensor, targets: &Tensor) -> crate::Result<(Tensor, Tensor)> {
 /// Makes the error of what libtorch's operators then say.
 fn refused(what: &str) -> Error {
     Error::Argument { op: "CrossEntropy", message: what.to_owned() }
+}
+
+struct Both;
+
+impl Lanes<2, 2> for Both {
+    #[inline(always)]
+    fn call<V: Float>(&self, x: [V; 2]) -> [V; 2] {
+        x
+    }
 }
 
 struct ExpOf {

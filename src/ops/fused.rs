@@ -2,6 +2,7 @@
 
 use crate::Error;
 use anyhow::Result;
+use tch::{Device, Kind, Tensor};
 
 /// Returns the kernel's result, or that of `formula` if the kernel does not run.
 #[inline]
@@ -19,6 +20,18 @@ pub(super) fn elsewhere<T>(
 /// data, or where libtorch records.
 fn is_elsewhere(e: &Error) -> bool {
     matches!(e, Error::NoKernel { .. } | Error::Argument { .. })
+}
+
+/// For formulas that round after each of many steps: on the CPU in f64. (Elsewhere f64 may
+/// be slow, or absent: there in f32 at least.)
+pub(super) fn exact(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.kind() {
+        Kind::Half | Kind::BFloat16 | Kind::Float if x.device() == Device::Cpu => {
+            x.f_to_kind(Kind::Double)?
+        }
+        Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
+        _ => x.shallow_clone(),
+    })
 }
 
 /// Makes ops of one tensor that are formulas Functions, with methods. `torch` is libtorch's

@@ -1,6 +1,6 @@
 //! Huber loss: squares near the target, distances far from it.
 
-use super::fused::elsewhere;
+use super::fused::{elsewhere, exact};
 use super::gradient;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{self, Float, Lanes};
@@ -18,7 +18,7 @@ use tch::{Kind, Reduction, Tensor};
 /// positive is an error.
 ///
 /// Losses and gradients are within 3 epsilon of their exact values, relatively
-/// to them; a sum or a mean, whose terms are all positive, within 32.
+/// to them; a sum or a mean of any number of them within 4.
 /// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct HuberLoss {
@@ -52,7 +52,7 @@ impl Function for HuberLoss {
             // In the dtype of `x`, as libtorch's loss.
             Reduction::None => simd::map_with_own(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
             _ => simd::sum_of(&loss, [x, t])
-                .map(|[sum]| Tensor::from(sum * self.factor(x, t)).to_kind(x.kind())),
+                .map(|[sum]| Tensor::from(sum / self.count(x, t)).to_kind(x.kind())),
         };
         elsewhere(done, || {
             // libtorch divides by the number of elements of `x` otherwise.
@@ -63,7 +63,7 @@ impl Function for HuberLoss {
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, t] = ctx.saved_tensors()?;
-        let dx = self.times_slope(x, t, dy, self.factor(x, t))?;
+        let dx = self.times_slope(x, t, dy, self.count(x, t))?;
         let dt = gradient(ctx, 1, || Ok(dx.f_neg()?))?;
         Ok((gradient(ctx, 0, || Ok(dx))?, dt))
     }
@@ -78,29 +78,31 @@ impl Function for HuberLoss {
         let dl = self.times_slope(x, t, &d, 1.0)?;
         let dl = match self.reduction {
             Reduction::None => dl,
-            _ => wide(&dl)?.f_sum(None)?.mul_number(self.factor(x, t))?,
+            _ => exact(&dl)?.f_sum(None)?.div_number(self.count(x, t))?,
         };
         Ok(dl.f_to_kind(d.kind())?)
     }
 }
 
 impl HuberLoss {
-    /// `factor dl/dx dy`
-    fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, factor: f64) -> Result<Tensor> {
-        let delta = self.delta;
-        let done = simd::map_with_own(&Slope { delta, factor }, [x, t, dy]).map(|[dx]| dx);
+    /// `dl/dx dy / count`
+    fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, count: f64) -> Result<Tensor> {
+        // Each is rounded to the dtype once.
+        let slope = Slope { factor: 1.0 / count, greatest: self.delta / count };
+        let done = simd::map_with_own(&slope, [x, t, dy]).map(|[dx]| dx);
         elsewhere(done, || {
-            let d = wide(x)?.f_sub(&wide(t)?)?;
+            let d = exact(x)?.f_sub(&exact(t)?)?;
             // libtorch refuses scalars that the dtype cannot hold.
+            let delta = self.delta;
             let held = if d.kind() == Kind::Double { delta } else { f64::from(delta as f32) };
-            Ok(d.clamped(-held, held)?.mul_number(factor)?.f_mul(dy)?)
+            Ok(d.clamped(-held, held)?.div_number(count)?.f_mul(&exact(dy)?)?)
         })
     }
 
-    /// The gradient of the sum.
-    fn factor(&self, x: &Tensor, t: &Tensor) -> f64 {
+    /// The number by which the sum is divided.
+    fn count(&self, x: &Tensor, t: &Tensor) -> f64 {
         match self.reduction {
-            Reduction::Mean => 1.0 / broadcast_count(&x.size(), &t.size()) as f64,
+            Reduction::Mean => broadcast_count(&x.size(), &t.size()) as f64,
             _ => 1.0,
         }
     }
@@ -110,14 +112,6 @@ fn broadcast_count(a: &[i64], b: &[i64]) -> i64 {
     let size = |s: &[i64], i: usize| s.len().checked_sub(i + 1).map_or(1, |at| s[at]);
     let sizes = (0..a.len().max(b.len())).map(|i| (size(a, i), size(b, i)));
     sizes.map(|(a, b)| if a == 1 { b } else { a }).product()
-}
-
-/// Computes in f32 at least.
-fn wide(x: &Tensor) -> Result<Tensor> {
-    Ok(match x.kind() {
-        Kind::Half | Kind::BFloat16 => x.f_to_kind(Kind::Float)?,
-        _ => x.shallow_clone(),
-    })
 }
 
 struct Loss {
@@ -135,16 +129,16 @@ impl Lanes<2, 1> for Loss {
 }
 
 struct Slope {
-    delta: f64,
     factor: f64,
+    greatest: f64,
 }
 
 impl Lanes<3, 1> for Slope {
     #[inline(always)]
     fn call<V: Float>(&self, [x, t, dy]: [V; 3]) -> [V; 1] {
-        let d = x - t;
-        let clamped = d.max(x.of(-self.delta)).min(x.of(self.delta));
-        [V::select(d.eq(d), clamped, d) * self.factor * dy]
+        let slope = (x - t) * self.factor;
+        let clamped = slope.max(x.of(-self.greatest)).min(x.of(self.greatest));
+        [V::select(slope.eq(slope), clamped, slope) * dy]
     }
 }
 

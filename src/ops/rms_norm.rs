@@ -1,12 +1,15 @@
 //! RMSNorm: rows scaled to a root mean square of 1.
 
-use super::fused::elsewhere;
+mod lanes;
+
+use super::fused::{elsewhere, exact};
 use super::gradient;
 use crate::ffi::WithScalar as _;
-use crate::kernel::simd::{Float, Lane, Lanes};
+use crate::kernel::simd::Lane;
 use crate::kernel::{self, simd};
 use crate::{Ctx, Error, Function, Var};
 use anyhow::{Result, ensure};
+use lanes::{Merged, Product, Products, ReducedProducts, Scaled, Slope, Square, Whole};
 use tch::{Kind, Tensor};
 
 /// `y = r w x` for each row `x` along the last dimension, with
@@ -15,9 +18,12 @@ use tch::{Kind, Tensor};
 /// all rows. (B. Zhang and R. Sennrich, arXiv:1910.07467.) The second derivative
 /// is libtorch's of these formulas.
 ///
-/// Inputs `(x, w)`, `w` of shape `[n]`. Values are within 3 epsilon of the exact
-/// ones, relatively to them; `dx` and `dw` within 8 epsilon of the greatest term,
-/// as long as the squares do not overflow (in f32 from 1.8e19 on).
+/// Inputs `(x, w)`, `w` of shape `[n]`; `y` has the dtype of `x`, as libtorch's. Values are
+/// within 3 epsilon of the exact ones, relatively to them, for rows of any length; `dx`
+/// within 4 epsilon of `r |w dy| + r^3 |x| mean(|x w dy|)`, and `dw` within 4 epsilon
+/// of the sum of `r |x dy|`, for any number of rows. So they are where squares over- or
+/// underflow, as long as `r` itself does not (in f32 up to 8e37). On the CPU, gradients that
+/// are recorded and tangents are computed in f64; of f64 tensors, libtorch adds them up.
 /// Floating-point inputs; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm {
@@ -43,29 +49,28 @@ impl Function for RmsNorm {
             _ => self.values::<f32>(x, w),
         };
         elsewhere(done, || {
-            let (x_wide, w_wide) = (wide(x), wide(w));
+            let (x_wide, w_wide) = (exact(x)?, exact(w)?);
             let y = x_wide.f_mul(&self.scales(&x_wide)?)?.f_mul(&w_wide)?;
-            Ok(y.f_to_kind(promoted(x, w)?)?)
+            Ok(y.f_to_kind(x.kind())?)
         })
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, w] = ctx.saved_tensors()?;
-        let double = kind_of([x, w]) == Kind::Double;
         let dx = gradient(ctx, 0, || {
-            let done = match double {
-                true => self.slopes::<f64>(x, w, dy),
-                false => self.slopes::<f32>(x, w, dy),
+            let done = match kind_of([x, w]) {
+                Kind::Double => self.slopes::<f64>(x, w, dy),
+                _ => self.slopes::<f32>(x, w, dy),
             };
-            elsewhere(done, || self.slopes_formula(&wide(x), &wide(w), &wide(dy)))
+            elsewhere(done, || self.slopes_formula(&exact(x)?, &exact(w)?, &exact(dy)?))
         })?;
         let dw = gradient(ctx, 1, || {
-            let done = match double {
-                true => self.weight_slopes::<f64>(x, dy),
-                false => self.weight_slopes::<f32>(x, dy),
+            let done = match x.kind() {
+                Kind::Double => self.weight_slopes::<f64>(x, dy),
+                _ => self.weight_slopes::<f32>(x, dy),
             };
             elsewhere(done, || {
-                let (x, dy) = (wide(x), wide(dy));
+                let (x, dy) = (exact(x)?, exact(dy)?);
                 // `gradient` sums over the rows.
                 Ok(x.f_mul(&self.scales(&x)?)?.f_mul(&dy)?)
             })
@@ -79,39 +84,73 @@ impl Function for RmsNorm {
         (x, w): (&Tensor, &Tensor),
         (dx, dw): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let kind = promoted(x, w)?;
-        let (x, w, dx, dw) = (wide(x), wide(w), wide(dx), wide(dw));
+        let kind = x.kind();
+        let (x, w, dx, dw) = (exact(x)?, exact(w)?, exact(dx)?, exact(dw)?);
         let r = self.scales(&x)?;
-        let along = r.pow_number(3)?.f_mul(&x.f_mul(&dx)?.f_mean_dim(-1, true, None)?)?;
-        let normed = r.f_mul(&dx)?.f_sub(&along.f_mul(&x)?)?;
-        Ok(normed.f_mul(&w)?.f_add(&r.f_mul(&x)?.f_mul(&dw)?)?.f_to_kind(kind)?)
+        let normed = r.f_mul(&x)?;
+        let along = normed.f_mul(&dx)?.f_mean_dim(-1, true, None)?;
+        let change = dx.f_sub(&normed.f_mul(&along)?)?.f_mul(&r)?;
+        Ok(change.f_mul(&w)?.f_add(&normed.f_mul(&dw)?)?.f_to_kind(kind)?)
     }
 }
 
-/// Number of elements of a partial sum of a weight's gradient.
+/// Number of elements of a partial sum of a weight's gradient, and the least number of rows.
 const GROUP: i64 = 32_768;
+const ROWS: i64 = 8;
+/// Number of rows that are added in the vectors' registers.
+const AT_ONCE: usize = 4;
 
 impl RmsNorm {
     /// `r` of a row.
     fn scale<T: Lane>(&self, x: &[T]) -> f64 {
         let [squares] = simd::sum(&Product, [x, x]);
-        (squares / x.len() as f64 + self.eps).sqrt().recip()
+        let mean = squares / x.len() as f64;
+        if self.holds::<T>(mean) {
+            return (mean + self.eps).sqrt().recip();
+        }
+        let less = reduction(x);
+        let [squares] = simd::sum(&Square { less }, [x]);
+        self.scale_of(squares / x.len() as f64, less)
+    }
+
+    /// `r` of a row, and `r mean(x w dy)`.
+    fn scale_and_dot<T: Lane>(&self, [x, w, dy]: [&[T]; 3]) -> (f64, f64) {
+        let n = x.len() as f64;
+        let [squares, dot] = simd::sum(&Products, [x, w, dy]);
+        if self.holds::<T>(squares / n) && dot.is_finite() {
+            let r = (squares / n + self.eps).sqrt().recip();
+            return (r, r * (dot / n));
+        }
+        let less = reduction(x);
+        let [squares, dot] = simd::sum(&ReducedProducts { less }, [x, w, dy]);
+        let r = self.scale_of(squares / n, less);
+        (r, r / less * (dot / n))
+    }
+
+    /// Returns whether squares of this mean have neither over- nor underflown.
+    fn holds<T: Lane>(&self, mean: f64) -> bool {
+        let least = if size_of::<T>() == 8 { 2f64.powi(-900) } else { 2f64.powi(-100) };
+        mean < f64::INFINITY && mean.max(self.eps) > least
+    }
+
+    /// `r`, where `mean` is that of `(less x)^2`.
+    fn scale_of(&self, mean: f64, less: f64) -> f64 {
+        (mean.sqrt() / less).hypot(self.eps.sqrt()).recip()
     }
 
     fn values<T: Lane>(&self, x: &Tensor, w: &Tensor) -> crate::Result<Tensor> {
         alike([x, w])?;
-        kernel::rows::<[T; 2], T>([x, w], &[w.size()[0]], |[x, w], y| {
+        let y = kernel::rows::<[T; 2], T>([x, w], &[w.size()[0]], |[x, w], y| {
             simd::apply(&Scaled(self.scale(x)), [x, w], [y]);
-        })
+        })?;
+        Ok(if y.kind() == x.kind() { y } else { y.to_kind(x.kind()) })
     }
 
     fn slopes<T: Lane>(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> crate::Result<Tensor> {
         alike([x, w])?;
         kernel::rows::<[T; 3], T>([x, w, dy], &[w.size()[0]], |[x, w, dy], dx| {
-            let [squares, dot] = simd::sum(&Products, [x, w, dy]);
-            let r = (squares / x.len() as f64 + self.eps).sqrt().recip();
-            let along = r * r * r * dot / x.len() as f64;
-            simd::apply(&Slope { r, along }, [x, w, dy], [dx]);
+            let (r, dot) = self.scale_and_dot([x, w, dy]);
+            simd::apply(&Slope { r, dot }, [x, w, dy], [dx]);
         })
     }
 
@@ -120,22 +159,47 @@ impl RmsNorm {
         // Kernels make f32 of one f16 and one f32 tensor, which partial sums need.
         let dy = wide(dy);
         let n = *x.size().last().unwrap_or(&1);
-        let each = (GROUP / n.max(1)).max(1);
+        let each = (GROUP / n.max(1)).max(ROWS);
         let flat = |t: &Tensor| t.reshape([if n == 0 { 0 } else { -1 }, n]);
         let (x, dy) = (flat(x), flat(&dy));
         let whole = x.size()[0] / each;
         let sums = |from: i64, groups: i64, rows: i64| {
             let cut = |t: &Tensor| t.narrow(0, from, groups * rows).reshape([groups, rows * n]);
-            kernel::rows::<[T; 2], T>([&cut(&x), &cut(&dy)], &[n], |[x, dy], dw| {
-                let n = dw.len().max(1);
-                for (x, dy) in x.chunks(n).zip(dy.chunks(n)) {
-                    simd::accumulate(&Scaled(self.scale(x)), [x, dy], dw);
-                }
-            })
+            kernel::rows::<[T; 2], [T; 2]>(
+                [&cut(&x), &cut(&dy)],
+                &[n, n],
+                |[x, dy], [high, low]| {
+                    let some = AT_ONCE * high.len().max(1);
+                    for (x, dy) in x.chunks(some).zip(dy.chunks(some)) {
+                        self.add_rows(x, dy, high, low);
+                    }
+                },
+            )
         };
         let rest = x.size()[0] - whole * each;
-        let parts = [sums(0, whole, each)?, sums(whole * each, 1, rest)?];
-        Ok(Tensor::cat(&parts, 0).sum_dim_intlist(0, false, None))
+        let [mut high, mut low] = sums(whole * each, 1, rest)?;
+        if whole > 0 {
+            let groups = sums(0, whole, each)?;
+            [high, low] =
+                [Tensor::cat(&[&groups[0], &high], 0), Tensor::cat(&[&groups[1], &low], 0)];
+        }
+        in_one(high, low)
+    }
+
+    /// Adds `r x dy` of a few rows.
+    fn add_rows<T: Lane>(&self, x: &[T], dy: &[T], high: &mut [T], low: &mut [T]) {
+        let n = high.len();
+        if x.len() < AT_ONCE * n {
+            for (x, dy) in x.chunks(n).zip(dy.chunks(n)) {
+                simd::accumulate_exactly([Scaled(self.scale(x))], [[x, dy]], high, low);
+            }
+            return;
+        }
+        let rows: [[&[T]; 2]; AT_ONCE] = std::array::from_fn(|i| {
+            let row = i * n..(i + 1) * n;
+            [&x[row.clone()], &dy[row]]
+        });
+        simd::accumulate_exactly(rows.map(|[x, _]| Scaled(self.scale(x))), rows, high, low);
     }
 
     /// `r` of each row.
@@ -145,14 +209,46 @@ impl RmsNorm {
 
     fn slopes_formula(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (r, dy) = (self.scales(x)?, dy.f_mul(w)?);
-        let along = r.pow_number(3)?.f_mul(&x.f_mul(&dy)?.f_mean_dim(-1, true, None)?)?;
-        Ok(r.f_mul(&dy)?.f_sub(&along.f_mul(x)?)?)
+        let normed = r.f_mul(x)?;
+        let dot = normed.f_mul(&dy)?.f_mean_dim(-1, true, None)?;
+        // (The third power of `r` is no number of the dtype for all rows.)
+        Ok(dy.f_sub(&normed.f_mul(&dot)?)?.f_mul(&r)?)
     }
 }
 
-/// Kernels take tensors of one dtype, and make one of the same.
+/// The sum over all rows of `high + low`.
+fn in_one(high: Tensor, low: Tensor) -> crate::Result<Tensor> {
+    let mut sums = [high, low];
+    let mut odd = Vec::new();
+    while sums[0].size()[0] > 1 {
+        let rows = sums[0].size()[0];
+        let cut = |from, rows| sums.each_ref().map(|t| t.narrow(0, from, rows));
+        if rows % 2 == 1 {
+            odd.push(cut(rows - 1, 1));
+        }
+        sums = merged(&cut(0, rows / 2), &cut(rows / 2, rows / 2))?;
+    }
+    for odd in odd {
+        sums = merged(&sums, &odd)?;
+    }
+    let [sum] = simd::map_with_own(&Whole, [&sums[0], &sums[1]])?;
+    Ok(sum.squeeze_dim(0))
+}
+
+fn merged(a: &[Tensor; 2], b: &[Tensor; 2]) -> crate::Result<[Tensor; 2]> {
+    simd::map_with_own(&Merged, [&a[0], &a[1], &b[0], &b[1]])
+}
+
+/// Returns a power of 2 that brings a row near 1, where its squares can be added.
+fn reduction<T: Lane>(x: &[T]) -> f64 {
+    let greatest = x.iter().map(|x| (*x).into().abs()).fold(0.0, f64::max);
+    let most = if size_of::<T>() == 8 { 1000.0 } else { 120.0 };
+    if greatest > 0.0 { (-greatest.log2().floor().clamp(-most, most)).exp2() } else { 1.0 }
+}
+
+/// Kernels run on tensors of f64, or on tensors of the other dtypes.
 fn alike(x: [&Tensor; 2]) -> crate::Result<()> {
-    if x[0].kind() == x[1].kind() {
+    if x[0].kind() == x[1].kind() || x.iter().all(|x| x.kind() != Kind::Double) {
         return Ok(());
     }
     let message = format!("dtypes {:?} and {:?}; give one", x[0].kind(), x[1].kind());
@@ -168,51 +264,6 @@ fn wide(x: &Tensor) -> Tensor {
     match x.kind() {
         Kind::Half | Kind::BFloat16 => x.to_kind(Kind::Float),
         _ => x.shallow_clone(),
-    }
-}
-
-/// The dtype of a product.
-fn promoted(x: &Tensor, w: &Tensor) -> Result<Kind> {
-    Ok(x.f_narrow(-1, 0, 0)?.f_mul(&w.f_narrow(0, 0, 0)?)?.kind())
-}
-
-struct Product;
-
-impl Lanes<2, 1> for Product {
-    #[inline(always)]
-    fn call<V: Float>(&self, [a, b]: [V; 2]) -> [V; 1] {
-        [a * b]
-    }
-}
-
-struct Products;
-
-impl Lanes<3, 2> for Products {
-    #[inline(always)]
-    fn call<V: Float>(&self, [x, w, dy]: [V; 3]) -> [V; 2] {
-        [x * x, x * (w * dy)]
-    }
-}
-
-/// `r a b`
-struct Scaled(f64);
-
-impl Lanes<2, 1> for Scaled {
-    #[inline(always)]
-    fn call<V: Float>(&self, [a, b]: [V; 2]) -> [V; 1] {
-        [a * self.0 * b]
-    }
-}
-
-struct Slope {
-    r: f64,
-    along: f64,
-}
-
-impl Lanes<3, 1> for Slope {
-    #[inline(always)]
-    fn call<V: Float>(&self, [x, w, dy]: [V; 3]) -> [V; 1] {
-        [w * dy * self.r - x * self.along]
     }
 }
 

@@ -13,6 +13,9 @@ use tch_function::kernel;
 /// For threads that are told to run, on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Held by a test that changes the number of threads.
+pub static THREADS: Mutex<()> = Mutex::new(());
+
 fn threads_of_a_fold(x: &Mutex<Tensor>) -> Result<usize> {
     let seen = Mutex::new(HashSet::<ThreadId>::new());
     let x = x.lock().expect("no panic");
@@ -28,6 +31,7 @@ fn threads_of_a_fold(x: &Mutex<Tensor>) -> Result<usize> {
 
 #[test]
 fn threads_are_those_that_were_asked_for() -> Result<()> {
+    let _alone = THREADS.lock();
     let x = Tensor::arange(2_000_000, DOUBLE_CPU);
     let caller = std::thread::current().id();
     for threads in [1, 2, 3] {

@@ -6,3 +6,4 @@ mod folds;
 mod map;
 mod math;
 mod refused;
+mod sums;

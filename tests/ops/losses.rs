@@ -68,7 +68,7 @@ fn huber_is_accurate() -> Result<()> {
                     let error = worst(kind, found, exact, if total { 0.0 } else { 1e-4 })?;
                     println!("{kind:?} {n} {reduction:?} {i}: {error:.2} epsilon");
                     assert!(
-                        error < if total { 32.0 } else { 3.0 },
+                        error < if total { 4.0 } else { 3.0 },
                         "{kind:?} {n} {reduction:?} {i}"
                     );
                 }
@@ -182,7 +182,7 @@ fn cross_entropy_is_accurate() -> Result<()> {
                     worst(kind, &found[1], &exact[1], 1.0 / counted)?,
                 ];
                 println!("{kind:?} {rows} x {classes}, smoothing {s}: {errors:.3?} epsilon");
-                assert!(errors.iter().all(|e| *e < 8.0), "{kind:?} {rows} x {classes} {s}");
+                assert!(errors.iter().all(|e| *e < 4.0), "{kind:?} {rows} x {classes} {s}");
             }
         }
     }
@@ -234,7 +234,15 @@ fn rms_norm_is_accurate() -> Result<()> {
             for i in 0..3 {
                 let error = worst(kind, &found[i], &exact[i], least[i])?;
                 println!("{kind:?} {size:?} {}: {error:.3} epsilon", ["y", "dx", "dw"][i]);
-                assert!(error < if i == 0 { 3.0 } else { 8.0 }, "{kind:?} {size:?} {i}: {error}");
+                // libtorch's formula in f64 is not exact (`long.rs` has exact rows).
+                let limit = if i > 0 {
+                    8.0
+                } else if kind == Kind::Double {
+                    4.0
+                } else {
+                    3.0
+                };
+                assert!(error < limit, "{kind:?} {size:?} {i}: {error}");
             }
         }
     }
@@ -269,7 +277,7 @@ fn rms_norm_of_strided_rows_and_of_two_dtypes() -> Result<()> {
     let mixed = run(apply, &[x.to_kind(Kind::Half), w.to_kind(Kind::Float)], None);
     assert_eq!(
         mixed.iter().map(Tensor::kind).collect::<Vec<_>>(),
-        [Kind::Float, Kind::Half, Kind::Float]
+        [Kind::Half, Kind::Half, Kind::Float]
     );
     assert!(
         mixed

@@ -5,6 +5,7 @@ mod every_check;
 mod gelu;
 mod kernels;
 mod log1p_exp;
+mod long;
 mod losses;
 mod rules;
 mod table;

@@ -5,10 +5,13 @@ mod erf;
 mod groups;
 mod math;
 mod slices;
+mod sums;
 mod vector;
 
 pub(crate) use groups::{Groups, map_groups};
-pub use slices::{accumulate, apply, max, sum, sum_of, update};
+pub use slices::{accumulate, apply, max, update};
+pub(crate) use sums::{accumulate_exactly, add};
+pub use sums::{sum, sum_of};
 pub use vector::Float;
 
 use super::element::{Element, sealed::Element as _};

@@ -1,13 +1,9 @@
-//! Vectors over slices, for the rows of [`rows`](crate::kernel::rows()); and
-//! sums over tensors.
+//! Vectors over slices, for the rows of [`rows`](crate::kernel::rows()).
 
 use super::dispatch::dispatch;
+use super::sums::{CHAINS, MOST};
 use super::{AHEAD, Float, Lane, Lanes, prefetch};
-use crate::Result;
-use crate::kernel::element::sealed::Element as _;
-use crate::kernel::fold::blocks;
 use pulp::{Simd, WithSimd};
-use tch::Tensor;
 
 /// `y = op(x)` on slices of one length. A slice of one element stands for that
 /// element everywhere.
@@ -72,76 +68,13 @@ pub fn accumulate<T: Lane, const I: usize>(op: &impl Lanes<I, 1>, x: [&[T]; I], 
     dispatch(MANY, Accumulate { op, x, y });
 }
 
-/// The sums of `op(x)` over slices of one length; a slice of one element stands
-/// for that element everywhere. Rounded as sums of 32 terms in `T`, these in
-/// `f64`.
-///
-/// # Panics
-/// If a length differs.
-pub fn sum<T: Lane, const I: usize, const O: usize>(
-    op: &impl Lanes<I, O>,
-    x: [&[T]; I],
-) -> [f64; O] {
-    let n = x.iter().map(|x| x.len()).find(|n| *n != 1).unwrap_or(1);
-    check(&x, std::iter::once(n));
-    dispatch(MANY, Sum { op, x, n })
-}
-
 /// The greatest element, minus infinity of none. With a NaN among them, any
 /// of them.
 pub fn max<T: Lane>(x: &[T]) -> T {
     dispatch(MANY, Max { x })
 }
 
-/// The sums of `op(x)` over all elements of tensors, which broadcast: as
-/// [`fold`](crate::kernel::fold()) makes them, whatever the number of threads.
-/// All inputs are `f64`, or all are `f32`, f16 or bf16.
-///
-/// ```
-/// use tch::Tensor;
-/// use tch_function::kernel::simd::{self, Float, Lanes};
-///
-/// /// `x y`
-/// struct Product;
-///
-/// impl Lanes<2, 1> for Product {
-///     #[inline(always)]
-///     fn call<V: Float>(&self, [x, y]: [V; 2]) -> [V; 1] {
-///         [x * y]
-///     }
-/// }
-///
-/// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
-/// assert_eq!(simd::sum_of(&Product, [&x, &x])?, [14.0]);
-/// # anyhow::Ok(())
-/// ```
-///
-/// # Errors
-/// As [`map`](crate::kernel::map).
-pub fn sum_of<const I: usize, const O: usize>(
-    op: &impl Lanes<I, O>,
-    x: [&Tensor; I],
-) -> Result<[f64; O]> {
-    let name = "kernel::simd::sum_of";
-    const { assert!(I > 0 && O > 0, "an op has an input and an output") };
-    if crate::ffi::describe(name, x[0])?.dtype == f64::DTYPE {
-        sum_of_all::<f64, I, O>(name, op, x)
-    } else {
-        sum_of_all::<f32, I, O>(name, op, x)
-    }
-}
-
-fn sum_of_all<T: Lane, const I: usize, const O: usize>(
-    name: &'static str,
-    op: &impl Lanes<I, O>,
-    x: [&Tensor; I],
-) -> Result<[f64; O]> {
-    let merge = |a: [f64; O], b: [f64; O]| std::array::from_fn(|i| a[i] + b[i]);
-    let step = |sums, _, n, x: [&[T]; I]| merge(sums, dispatch(MANY, Sum { op, x, n }));
-    blocks::<[T; I], _>(name, x, [0.0; O], &step, merge)
-}
-
-fn check<T, const I: usize>(x: &[&[T]; I], y: impl Iterator<Item = usize>) {
+pub(super) fn check<T, const I: usize>(x: &[&[T]; I], y: impl Iterator<Item = usize>) {
     for n in y {
         let fit = x.iter().all(|x| x.len() == n || x.len() == 1);
         assert!(fit, "slices of lengths {:?} for {n}", x.map(<[T]>::len));
@@ -217,61 +150,7 @@ impl<F: Lanes<I, 1>, T: Lane, const I: usize> WithSimd for Accumulate<'_, '_, F,
 }
 
 /// A number of elements for which the widest vectors pay: there are many slices.
-const MANY: usize = usize::MAX;
-
-/// Number of sums that run beside each other, so that none waits for its last term.
-const CHAINS: usize = 4;
-/// Number of terms that one lane adds up in `T`.
-const TERMS: usize = 32;
-
-struct Sum<'a, 'b, F, T, const I: usize, const O: usize> {
-    op: &'a F,
-    x: [&'b [T]; I],
-    n: usize,
-}
-
-impl<F: Lanes<I, O>, T: Lane, const I: usize, const O: usize> WithSimd for Sum<'_, '_, F, T, I, O> {
-    type Output = [f64; O];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) -> [f64; O] {
-        let Sum { op, x, n } = self;
-        let lanes = T::lanes::<S>();
-        let mut vectors = constants::<S, T, I>(s, x, n);
-        let zero = T::splat(s, T::default());
-        let mut total = [0.0; O];
-        let whole = n - n % lanes;
-        let mut at = 0;
-        while at < whole {
-            let end = whole.min(at + lanes * CHAINS * TERMS);
-            let mut sums = [[zero; O]; CHAINS];
-            while at < end {
-                for sum in sums.iter_mut() {
-                    if at < end {
-                        load(s, &mut vectors, x, at, at + lanes, n);
-                        let found = op.call(vectors);
-                        for i in 0..O {
-                            sum[i] = sum[i] + found[i];
-                        }
-                        at += lanes;
-                    }
-                }
-            }
-            for i in 0..O {
-                let sum = (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]);
-                total[i] += lanes_of::<S, T>(sum, lanes);
-            }
-        }
-        if at < n {
-            load(s, &mut vectors, x, at, n, n);
-            let found = op.call(vectors);
-            for i in 0..O {
-                total[i] += lanes_of::<S, T>(found[i], n - at);
-            }
-        }
-        total
-    }
-}
+pub(super) const MANY: usize = usize::MAX;
 
 struct Max<'b, T> {
     x: &'b [T],
@@ -301,20 +180,13 @@ impl<T: Lane> WithSimd for Max<'_, T> {
     }
 }
 
-/// The most lanes that a vector has.
-const MOST: usize = 64;
-
-/// The sum of the first `n` lanes.
-#[inline(always)]
-fn lanes_of<S: Simd, T: Lane>(vector: T::Vector<S>, n: usize) -> f64 {
-    let mut lanes = [T::default(); MOST];
-    T::store_in(vector, &mut lanes[..n]);
-    lanes[..n].iter().map(|x| (*x).into()).sum()
-}
-
 /// Makes blocks of slices that are one element for `n`.
 #[inline(always)]
-fn constants<S: Simd, T: Lane, const I: usize>(s: S, x: [&[T]; I], n: usize) -> [T::Vector<S>; I] {
+pub(super) fn constants<S: Simd, T: Lane, const I: usize>(
+    s: S,
+    x: [&[T]; I],
+    n: usize,
+) -> [T::Vector<S>; I] {
     let mut vectors = [T::splat(s, T::default()); I];
     for i in 0..I {
         if x[i].len() == 1 && n > 1 {
@@ -325,7 +197,7 @@ fn constants<S: Simd, T: Lane, const I: usize>(s: S, x: [&[T]; I], n: usize) -> 
 }
 
 #[inline(always)]
-fn load<S: Simd, T: Lane, const I: usize>(
+pub(super) fn load<S: Simd, T: Lane, const I: usize>(
     s: S,
     vectors: &mut [T::Vector<S>; I],
     x: [&[T]; I],
