@@ -193,7 +193,7 @@ void* tf_register_hook(const at::Tensor* t, const tf_hook* what) noexcept {
   RustHookPtr hook = std::make_shared<RustHook>(*what);  // dropped on failure too
   return tf::guarded(static_cast<void*>(nullptr), [&]() -> void* {
     TORCH_CHECK(t->requires_grad(),
-                "cannot register a hook on a tensor that does not require a gradient");
+                "cannot register a hook on a tensor that doesn't require gradient");
     if (!t->is_leaf()) check_is_not_running(t->grad_fn());
     const auto lock = only_here();
     const auto* list = hooks_of(*t);

@@ -3,7 +3,7 @@
 use super::forms::{Count, Form};
 use super::lanes::{Gradients, Tangents, Values};
 use super::slope::{Slope, array};
-use super::tensors::over;
+use super::tensors::{over, scalar_like};
 use super::{Formula, along_inputs, along_outputs, jacobian_in};
 use crate::error::{Error, Result as CrateResult};
 use crate::ffi::memory::{Pin, Unfit, memory};
@@ -138,7 +138,7 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
     let x = converted.refs(x);
     // An input whose dtype has no derivative has an undefined tangent.
     let known = dx.map(Tensor::defined);
-    let zero = x[0].f_new_zeros([0i64; 0], (x[0].kind(), x[0].device()))?;
+    let zero = scalar_like(x[0], 0.0)?;
     let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
     let kernel = || {
         let _pins = author.pins(x.into_iter().chain(dx))?;

@@ -3,6 +3,7 @@
 use super::binary::Binary;
 use super::functions::Unary;
 use super::term::{Base, Term};
+use crate::ffi::{self, WithScalar as _};
 use anyhow::Result;
 use std::cell::RefCell;
 use std::ops::{BitAnd, BitOr, Not};
@@ -73,8 +74,7 @@ impl Base for Handle<'_> {
     type Mask = Self;
 
     fn of(self, c: f64) -> Self {
-        let x = self.tensor();
-        self.then(|| Ok(x.f_new_full([0i64; 0], c, (x.kind(), x.device()))?))
+        self.then(|| scalar_like(&self.tensor(), c))
     }
     fn unary<F: Unary>(self) -> Self {
         self.then(|| F::tensor(&self.tensor()))
@@ -123,21 +123,40 @@ impl Not for Handle<'_> {
     }
 }
 
-/// Runs `f` on the tensors, broadcast and in f32 at least; returns its results in the dtype
-/// of the first one.
+/// A tensor of one number, of the dtype and on the device of `x`, which tch may not know.
+pub fn scalar_like(x: &Tensor, c: f64) -> Result<Tensor> {
+    let d = ffi::describe(OP, x)?;
+    let zero = ffi::zeros(OP, &[], d.dtype, (d.device_type, d.device_index))?;
+    Ok(if c == 0.0 { zero } else { zero.add_number(c)? })
+}
+
+const OP: &str = "a formula";
+
+/// Runs `f` on the tensors, in f32 at least; returns its results in the broadcast shape and in
+/// the dtype of the first one.
 pub fn over(
     x: &[&Tensor],
     f: impl for<'a> FnOnce(&[Term<Handle<'a>>]) -> Vec<Term<Handle<'a>>>,
 ) -> Result<Vec<Tensor>> {
     let kind = x[0].kind();
     let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
-    let wide = |x: &Tensor| if narrow { x.f_to_kind(Kind::Float) } else { Ok(x.shallow_clone()) };
-    let x = Tensor::f_broadcast_tensors(x)?;
+    let wide = |x: &&Tensor| if narrow { x.f_to_kind(Kind::Float) } else { Ok(x.shallow_clone()) };
     let x = x.iter().map(wide).collect::<Result<Vec<_>, _>>()?;
+    // Zeros of the broadcast shape. Sizes may be symbols, and vmap hides some, so they are not
+    // asked for.
+    let mut zeros = x[0].f_zeros_like()?;
+    for x in &x[1..] {
+        zeros = zeros.f_add(&x.f_zeros_like()?)?;
+    }
     let arena = Arena::default();
     let numbers: Vec<_> = x.iter().map(|x| arena.number(x)).collect();
     let found = f(&numbers);
     arena.done()?;
-    let narrowed = |y: Tensor| Ok(if narrow { y.f_to_kind(kind)? } else { y });
-    found.into_iter().map(|number| narrowed(arena.tensor(number, &x[0])?)).collect()
+    let finished = |number| {
+        let y = arena.tensor(number, &zeros)?;
+        // Less 0, not plus 0, which would make -0 0.
+        let y = if x.len() > 1 { y.f_sub(&zeros)? } else { y };
+        Ok(if narrow { y.f_to_kind(kind)? } else { y })
+    };
+    found.into_iter().map(finished).collect()
 }

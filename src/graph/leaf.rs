@@ -54,11 +54,6 @@ impl Leaf {
         node
     }
 
-    /// Returns the living node of the leaf that stands for a parameter.
-    pub fn known(identity: usize) -> Option<Arc<Node>> {
-        lock(&PARAMETERS).get(&identity).and_then(Weak::upgrade)
-    }
-
     fn node(version: u32, tensor: Tensor, is_parameter: bool) -> Arc<Node> {
         let state = Mutex::new(State { tensor, grad: None, tap: None });
         let leaf = Leaf { version: version.into(), is_parameter, state };

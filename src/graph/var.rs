@@ -38,7 +38,7 @@ impl Var {
     /// a `VarStore`), it stands for that parameter: [`backward`](Var::backward)
     /// adds to the parameter's own `.grad`, where tch's optimizers find it. All
     /// leaves made from one parameter are the same leaf, which follows what optimizers do to
-    /// it. A parameter that is frozen when its first Var is made cannot be told from other
+    /// it. A parameter that is frozen when a Var is made cannot be told from other
     /// tensors: the Var is a leaf of its own then. Make Vars before `freeze`.
     ///
     /// # Panics
@@ -63,9 +63,7 @@ impl Var {
         let node = if d.requires_grad && given.is_leaf() {
             Leaf::of_parameter(d.identity, version, given)
         } else {
-            // A parameter that was frozen since its first Var was made.
-            let known = Leaf::known(d.identity).filter(|_| given.is_leaf());
-            known.unwrap_or_else(|| Leaf::of_value(version, value.shallow_clone()))
+            Leaf::of_value(version, value.shallow_clone())
         };
         Ok(Var::new(value, version, node, 0))
     }

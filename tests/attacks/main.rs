@@ -7,6 +7,7 @@ mod gradients;
 mod handles;
 mod hooks;
 mod kernels;
+mod lifted;
 mod parameters;
 mod random;
 mod threads;

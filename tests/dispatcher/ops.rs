@@ -1,5 +1,7 @@
 //! Ops of every kind, for the Python tests beside this.
 
+#[path = "formulas.rs"]
+mod formulas;
 #[path = "fuzzed.rs"]
 mod fuzzed;
 #[path = "random_ops.rs"]
@@ -337,12 +339,6 @@ tch_function::library! {
         "round_to(Tensor x, float step=1.) -> Tensor" => |step: f64| {
             forward_only::<Tensor, Tensor>("tf_test::round_to", move |x| {
                 Ok((x / step).round() * step)
-            })
-        },
-        "empty_cache(Tensor x) -> Tensor" => || {
-            forward_only::<Tensor, Tensor>("tf_test::empty_cache", |x| {
-                tch_function::kernel::empty_cache();
-                Ok(x.copy())
             })
         },
     }

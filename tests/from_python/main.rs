@@ -2,6 +2,7 @@
 
 mod derivatives;
 mod functions;
+mod held;
 
 /// Every block of Rust on the page, and every piece of code in the Rust column
 /// of its tables, stands in these files, whatever the indentation.
@@ -11,7 +12,9 @@ fn the_page_says_what_is_tested_here() {
     let flat =
         |text: &str| text.replace("pub ", "").split_whitespace().collect::<Vec<_>>().join(" ");
     let page = include_str!("../../docs/from-python.md");
-    let here = flat(&[include_str!("functions.rs"), include_str!("derivatives.rs")].concat());
+    let files =
+        [include_str!("functions.rs"), include_str!("derivatives.rs"), include_str!("held.rs")];
+    let here = flat(&files.concat());
     let blocks = page.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let cells =
         page.lines().filter_map(|l| l.strip_prefix("| ")?.strip_suffix(" |")?.rsplit_once(" | "));

@@ -56,12 +56,13 @@ const CASES: [Case; 4] = [
             |x| x * &tanh_parts(x)[0],
             |x| {
                 let [s, u1, _] = tanh_parts(x);
-                &s + x * &s * (1.0 - &s) * u1 * 2.0
+                &s + x * &s * &tanh_parts(&-x)[0] * u1 * 2.0
             },
             |x| {
                 let [s, u1, u2] = tanh_parts(x);
-                let inner = &u1 * 2.0 + x * u2 + x * &u1 * &u1 * (1.0 - &s * 2.0) * 2.0;
-                &s * (1.0 - &s) * inner * 2.0
+                let rest = tanh_parts(&-x)[0].shallow_clone(); // 1 - s, which is right for large x
+                let inner = &u1 * 2.0 + x * u2 + x * &u1 * &u1 * (&rest - &s) * 2.0;
+                &s * &rest * inner * 2.0
             },
         ],
     },

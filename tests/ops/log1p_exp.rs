@@ -318,6 +318,6 @@ fn integers_give_floats_and_complex_numbers_an_error() -> Result<()> {
     assert_eq!(numbers(y.value())?, [f64::from(std::f32::consts::LN_2), 100.0]);
     let complex = Tensor::from_slice(&[1.0]).to_kind(Kind::ComplexDouble);
     let e = Var::leaf(complex).log1p_exp().expect_err("no order").to_string();
-    assert!(e.starts_with("Log1pExp: forward failed"), "{e}");
+    assert!(e.starts_with("Log1pExp: input 0") && e.contains("real numbers"), "{e}");
     Ok(())
 }

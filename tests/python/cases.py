@@ -56,6 +56,12 @@ def reduce(x, how, dims, keep=False):
     return getattr(x, how)(dims, keep)
 
 
+def gate(x, w, s, center):
+    return w * torch.tanh(s * (x - center)), w * s * torch.ones_like(x)
+
+
+formula = torch.ops.tf_formula
+
 CASES = [
     Case(ops.leaky, lambda x, slope=0.01: F.leaky_relu(x, slope), [(3, 4)]),
     Case(ops.leaky, F.leaky_relu, [(2,)], (0.2,)),
@@ -71,4 +77,6 @@ CASES = [
     Case(ops.same, lambda x: x * 1, [(3, 4)]),
     Case(ops.reduce, reduce, [(3, 4)], ("mean", [-1], True)),
     Case(ops.reduce, reduce, [(3, 4)], ("sum", [0])),
+    Case(formula.softplus, F.softplus, [(3, 4)]),
+    Case(formula.gate, gate, [(3, 4), (4,), (3, 1)], (0.3,)),
 ]

@@ -3,6 +3,7 @@
 //! `vars.rs` has what only Vars can do.
 
 mod faults;
+mod formula;
 mod forward_mode;
 mod gradients;
 mod host;
