@@ -47,13 +47,25 @@ bool are_plain(const Op& op, Values values, c10::DispatchKeySet excluded) {
   return plain;
 }
 
+// Whether a tensor is one of a level of torch.func. libtorch's rules for batches make views
+// of what is inside, which must not be counted a second time.
+bool are_of_levels(Values values) {
+  bool found = false;
+  visit_all(values, [&](const at::Tensor& t) {
+    const auto keys = t.defined() ? t.key_set() : c10::DispatchKeySet();
+    found |= keys.has_any(c10::DispatchKeySet({c10::DispatchKey::FuncTorchBatched,
+                                               c10::DispatchKey::FuncTorchGradWrapper}));
+  });
+  return found;
+}
+
 // Lets user code run as above autograd, whose keys are excluded below it: the checks of
 // the context rest on the versions of tensors, and a pass of the code's own on records.
 class AsAbove {
  public:
   AsAbove(const Op& op, Values values) {
     const auto local = c10::impl::tls_local_dispatch_key_set();
-    if ((local.excluded_ & kAutograd).empty()) return;
+    if ((local.excluded_ & kAutograd).empty() || are_of_levels(values)) return;
     const auto counted = are_plain(op, values, local.excluded_)
                              ? kAutograd
                              : c10::DispatchKeySet(c10::DispatchKey::ADInplaceOrView);

@@ -45,10 +45,9 @@ impl<T: Scalar, const N: usize> Dual<T, N> {
     #[inline(always)]
     fn zipped(self, other: Self, value: T, f: impl Fn(T, T) -> T) -> Dual<T, N> {
         let mut slopes = self.slopes;
-        for i in 0..N {
-            let (a, b) = (self.slopes[i], other.slopes[i]);
-            if !(a.is_none() && b.is_none()) {
-                slopes[i] = f(a, b);
+        for (slope, other) in slopes.iter_mut().zip(other.slopes) {
+            if !(slope.is_none() && other.is_none()) {
+                *slope = f(*slope, other);
             }
         }
         Dual { value, slopes }

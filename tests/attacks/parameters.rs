@@ -5,7 +5,7 @@ use crate::leaf;
 use anyhow::Result;
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
-use tch_function::{Error, GradOptions, Var, autocast, grad, lift, register_hook};
+use tch_function::{Error, GradOptions, Var, grad, lift, register_hook};
 use test_support::{assert_error, number, numbers, vector};
 
 pub fn store() -> (nn::VarStore, Tensor) {

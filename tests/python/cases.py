@@ -78,5 +78,5 @@ CASES = [
     Case(ops.reduce, reduce, [(3, 4)], ("mean", [-1], True)),
     Case(ops.reduce, reduce, [(3, 4)], ("sum", [0])),
     Case(formula.softplus, F.softplus, [(3, 4)]),
-    Case(formula.gate, gate, [(3, 4), (4,), (3, 1)], (0.3,)),
+    Case(formula.gate, gate, [(3, 4), (3, 1), (3, 4)], (0.3,)),
 ]

@@ -37,6 +37,22 @@ class Func(unittest.TestCase):
                     for a, b in zip(found, expected):
                         torch.testing.assert_close(a, b)
 
+    def test_a_formula_broadcasts_inside_vmap(self):
+        """Libtorch's rules for batches then make views of what is inside."""
+        torch.manual_seed(2)
+        x, w, s = (torch.randn(shape, dtype=torch.double) for shape in [(5, 3, 4), (5, 4), (5, 3, 1)])
+        gate = torch.ops.tf_formula.gate
+
+        def expected(x, w, s):
+            return w * torch.tanh(s * (x - 0.3))
+
+        def found(x, w, s):
+            return gate(x, w, s, 0.3)[0]
+
+        for f in [lambda f: f, lambda f: grad(lambda *x: f(*x).sin().sum(), (0, 1, 2))]:
+            a, b = vmap(f(found))(x, w, s), vmap(f(expected))(x, w, s)
+            torch.testing.assert_close(a, b)
+
     def test_a_gradient_from_outside_goes_through_wrappers(self):
         for case in CASES:
             levels = {
