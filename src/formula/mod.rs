@@ -146,7 +146,8 @@ fn along_outputs<S: Scalar, const I: usize, const O: usize>(
     dx
 }
 
-/// `sum over i of dy_o/dx_i dx_i`, for each output.
+/// `sum over i of dy_o/dx_i dx_i`, for each output. An input that does not move adds nothing,
+/// also where its derivative is infinite or NaN (that of `a^b` in `b` for a negative `a`).
 #[inline(always)]
 fn along_inputs<S: Scalar, const I: usize, const O: usize>(
     slopes: &[[S; I]; O],
@@ -155,7 +156,8 @@ fn along_inputs<S: Scalar, const I: usize, const O: usize>(
     let mut dy = [S::none(); O];
     for o in 0..O {
         for i in 0..I {
-            dy[o] = dy[o] + slopes[o][i] * dx[i];
+            let term = slopes[o][i] * dx[i];
+            dy[o] = dy[o] + S::select(dx[i].eq(S::zero()), S::none(), term);
         }
     }
     dy

@@ -4,8 +4,12 @@ use super::derived::{Author, KERNEL, elsewhere, gradients};
 use super::dual::Dual;
 use super::forms::{Count, Form};
 use super::lanes::SecondGradients;
-use super::tensors::over;
+use super::scalar::sealed::Scalar as _;
+use super::tensors::{over, scalar_like};
+use super::term::Term;
 use super::{Formula, Scalar, along_inputs, along_outputs, jacobian};
+use crate::error::Result as CrateResult;
+use crate::ffi::modes::NoAutocast;
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap, short_name};
 use crate::kernel::simd;
 use anyhow::Result;
@@ -33,6 +37,9 @@ where
     ) -> Result<Of<Self::Outputs, Tensor>> {
         let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
         ctx.save_for_backward(x.into_iter().chain(dy))?;
+        // A zero would meet a derivative that is NaN, such as that of `a^b` in `b` for a
+        // negative `a`, although nobody asked for it.
+        ctx.set_materialize_grads(false);
         Ok(Count::<I>::of(gradients(&self.f, self.author, x, dy, [true; I])?))
     }
 
@@ -41,22 +48,14 @@ where
         let x: [&Tensor; I] = std::array::from_fn(|i| saved[i]);
         let dy: [&Tensor; O] = std::array::from_fn(|o| saved[I + o]);
         let ddx = Count::<I>::refs(ddx);
-        let kernel = || {
-            let _pins = self.author.pins(x.into_iter().chain(dy).chain(ddx))?;
-            simd::map_groups(KERNEL, &SecondGradients(&self.f), (x, dy, ddx))
+        let on_tensors = || self.second_on_tensors(x, dy, ddx);
+        let (dx, ddy) = match ddx.iter().all(|t| t.defined()) {
+            true => elsewhere(self.second_by_kernel(x, dy, ddx), on_tensors)?,
+            false => {
+                let _off = NoAutocast::enter();
+                on_tensors()?
+            }
         };
-        let (dx, ddy) = elsewhere(kernel(), || {
-            let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(ddx).collect();
-            let found = over(&all, |numbers| {
-                let (x, rest) = numbers.split_at(I);
-                let (dy, ddx) = rest.split_at(O);
-                let (dx, ddy) = second(&self.f, array(x), array(dy), array(ddx));
-                dx.into_iter().chain(ddy).collect()
-            })?;
-            let mut found = found.into_iter();
-            let mut next = || found.next().expect("one for each");
-            Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
-        })?;
         let mut position = 0;
         let mut reduced = |grad: Tensor| {
             let i = position;
@@ -98,6 +97,46 @@ where
 
     fn name(&self) -> &'static str {
         short_name(std::any::type_name::<F>())
+    }
+}
+
+/// The gradients of `x` and of `dy`.
+type Second<const I: usize, const O: usize> = ([Tensor; I], [Tensor; O]);
+
+impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
+    fn second_by_kernel(
+        &self,
+        x: [&Tensor; I],
+        dy: [&Tensor; O],
+        ddx: [&Tensor; I],
+    ) -> CrateResult<Second<I, O>> {
+        let _pins = self.author.pins(x.into_iter().chain(dy).chain(ddx))?;
+        simd::map_groups(KERNEL, &SecondGradients(&self.f), (x, dy, ddx))
+    }
+
+    /// Does the same by tch's operators. Undefined `ddx` are none.
+    fn second_on_tensors(
+        &self,
+        x: [&Tensor; I],
+        dy: [&Tensor; O],
+        ddx: [&Tensor; I],
+    ) -> Result<Second<I, O>> {
+        let zero = scalar_like(x[0], 0.0)?;
+        let given = ddx.map(|t| if t.defined() { t } else { &zero });
+        let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(given).collect();
+        let found = over(&all, |numbers| {
+            let (x, rest) = numbers.split_at(I);
+            let (dy, directions) = rest.split_at(O);
+            let directions = std::array::from_fn(|i| match ddx[i].defined() {
+                true => directions[i],
+                false => Term::none(),
+            });
+            let (dx, ddy) = second(&self.f, array(x), array(dy), directions);
+            dx.into_iter().chain(ddy).collect()
+        })?;
+        let mut found = found.into_iter();
+        let mut next = || found.next().expect("one for each");
+        Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
     }
 }
 
