@@ -9,7 +9,6 @@
 #include <ATen/ops/div.h>
 #include <ATen/ops/eq.h>
 #include <ATen/ops/ge.h>
-#include <ATen/ops/gt.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>
@@ -35,8 +34,6 @@ at::Tensor computed(tf_scalar_op op, const at::Tensor& x, const at::Scalar& c) {
       return at::pow(x, c);
     case TF_EQ:
       return at::eq(x, c);
-    case TF_GT:
-      return at::gt(x, c);
     case TF_GE:
       return at::ge(x, c);
   }

@@ -17,7 +17,6 @@ pub(super) enum Op {
     Div,
     Pow,
     Eq,
-    Gt,
     Ge,
 }
 
@@ -118,7 +117,6 @@ ops! {
     div_number Div, "div", "x / c";
     pow_number Pow, "pow", "x^c";
     eq_number Eq, "eq", "x = c";
-    gt_number Gt, "gt", "x > c";
     ge_number Ge, "ge", "x >= c";
 }
 

@@ -107,7 +107,6 @@ enum tf_scalar_op : uint8_t {
   TF_DIV,
   TF_POW,
   TF_EQ,
-  TF_GT,
   TF_GE
 };
 

@@ -145,12 +145,11 @@ impl Function for Pow {
         let saved = ctx.saved_tensors_vec()?;
         let (a, b) = (saved[0], saved[1]);
         let da = gradient(ctx, 0, || {
-            let slope = b.f_mul(&a.f_pow(&b.sub_number(1)?)?)?;
-            // 0 times infinity. Elsewhere b = 0 makes 0 by itself, and has a
-            // second derivative.
-            let undefined = a.f_abs()?.gt_number(0)?.f_logical_not()?;
-            let flat = b.eq_number(0)?.f_logical_and(&undefined)?;
-            Ok(chain(dy, &slope)?.filled(&flat, 0)?)
+            let power = a.f_pow(&b.sub_number(1)?)?;
+            // 0 times infinity, which 1 / a is for subnormal a too. Elsewhere b = 0 makes 0
+            // by itself, and has a second derivative.
+            let flat = b.eq_number(0)?.f_logical_and(&power.f_isfinite()?.f_logical_not()?)?;
+            Ok(chain(dy, &b.f_mul(&power)?)?.filled(&flat, 0)?)
         })?;
         let db = gradient(ctx, 1, || {
             let y = saved[2];

@@ -7,6 +7,18 @@ use test_support::compare::{
     ANY, Ours, Random, Theirs, assert_close, assert_same, ours, theirs, tolerance,
 };
 
+/// `1 / a` overflows for a subnormal `a`, and `b` is 0.
+#[test]
+fn a_subnormal_base_to_the_power_of_0() -> Result<()> {
+    for (kind, a) in [(Kind::Double, 1e-310), (Kind::Float, 1e-40), (Kind::Half, 1e-5)] {
+        let a = Var::leaf(Tensor::from_slice(&[a, -a]).to_kind(kind));
+        let b = Var::constant(Tensor::zeros([2], (kind, tch::Device::Cpu)));
+        let da = grad(&a.pow(&b)?.sum()?, &a)?;
+        assert_eq!(Vec::<f64>::try_from(da.value().to_kind(Kind::Double))?, [0.0, 0.0]);
+    }
+    Ok(())
+}
+
 /// At kinks, poles and the like, where only libtorch can say what is meant:
 /// the same values and gradients, to the last bit but for rounding.
 #[test]
