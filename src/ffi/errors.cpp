@@ -3,6 +3,7 @@
 #include "shim.h"
 #include <algorithm>
 #include <cstddef>
+#include <typeinfo>
 #include "layout.h"  // static_asserts, which build.rs writes from layout.rs
 
 using tf::guarded;
@@ -54,16 +55,18 @@ void throw_if(const c10::Error& e, const std::string& text) {
 void rethrow_without_frames(const c10::Error& e) {
   // Text of other exceptions, which may be inside of this one, has the same parts.
   std::string text = e.what_without_backtrace();
-  for (const char* const part :
-       {" is only available for these backends:", "\nException raised from "})
-    text.resize(std::min(text.find(part), text.size()));
+  text.resize(std::min(text.find("\nException raised from "), text.size()));
+  const size_t backends = text.find(" is only available for these backends:");
+  // The sentence begins with the op's name in quotes.
+  if (backends != std::string::npos) text.resize(std::min(text.rfind(" '", backends), backends));
   throw_if<c10::NotImplementedError>(e, text);
   throw_if<c10::IndexError>(e, text);
   throw_if<c10::ValueError>(e, text);
   throw_if<c10::TypeError>(e, text);
   throw_if<c10::LinAlgError>(e, text);
   throw_if<c10::OutOfMemoryError>(e, text);
-  throw c10::Error(text, c10::Backtrace());
+  if (typeid(e) == typeid(c10::Error)) throw c10::Error(text, c10::Backtrace());
+  throw;  // a class with more in it than a text
 }
 
 void keep_failure(const std::exception_ptr& thrown) noexcept {

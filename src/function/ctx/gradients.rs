@@ -42,7 +42,7 @@ impl Ctx {
     ///
     /// Without it, a gradient that libtorch did not record is [`Error::UnrecordedBackward`](crate::Error::UnrecordedBackward)
     /// in a pass with `create_graph`, if `dy` has a history there. (The seed of a pass has
-    /// none. What the last op loses is found by [`check`](crate::check), not by the pass.)
+    /// none. What the last op loses is found by [`check`](mod@crate::check), not by the pass.)
     ///
     /// # Errors
     /// What libtorch reports.
