@@ -1,7 +1,6 @@
 //! The functions of two numbers, as `functions.rs` has those of one.
 
 use super::Scalar;
-use super::functions::Call;
 use crate::kernel::simd::Float;
 use anyhow::Result;
 use tch::Tensor;
@@ -27,24 +26,26 @@ pub trait Binary {
 
 /// Stamps types that implement [`Binary`].
 macro_rules! binary {
-    ($($F:ident: $lanes:expr, $tensor:expr, $constant:expr, $tangent:expr
-       $(, right $right:expr)? $(, left $left:expr)?;)+) => {$(
+    ($($F:ident: |$a:pat_param, $b:pat_param| $lanes:expr, $tensor:expr, $constant:expr,
+       |$at:pat_param, $d:pat_param| $tangent:expr
+       $(, right $right:path)? $(, left $left:path)?;)+) => {$(
         pub struct $F;
         impl Binary for $F {
             #[inline(always)]
             fn lanes<V: Float>(a: V, b: V) -> V {
-                Call::<V>::slope($lanes, a, b)
+                let ($a, $b) = (a, b);
+                $lanes
             }
             $(
                 #[inline(always)]
                 fn with_right<V: Float>(a: V, c: f64) -> V {
-                    Call::<V>::with($right, a, c)
+                    $right(a, c)
                 }
             )?
             $(
                 #[inline(always)]
                 fn with_left<V: Float>(c: f64, b: V) -> V {
-                    Call::<V>::with($left, b, c)
+                    $left(b, c)
                 }
             )?
             fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -57,34 +58,24 @@ macro_rules! binary {
             }
             #[inline(always)]
             fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S {
-                Call::<S>::tangent($tangent, [a, b, y], [da, db])
+                let ($at, $d) = ([a, b, y], [da, db]);
+                $tangent
             }
         }
     )+};
-}
-
-impl<T> Call<T> {
-    #[inline(always)]
-    fn with(f: impl FnOnce(T, f64) -> T, x: T, c: f64) -> T {
-        f(x, c)
-    }
-    #[inline(always)]
-    fn tangent(f: impl FnOnce([T; 3], [T; 2]) -> T, at: [T; 3], d: [T; 2]) -> T {
-        f(at, d)
-    }
 }
 
 binary! {
     Add: |a, b| a + b, |a, b| Ok(a.f_add(b)?), |a, b| a + b, |_, [da, db]| da + db,
         right plus, left plus;
     Sub: |a, b| a - b, |a, b| Ok(a.f_sub(b)?), |a, b| a - b, |_, [da, db]| da - db,
-        right |a, c| plus(a, -c), left |b, c| plus(-b, c);
+        right minus, left minus_from;
     Mul: |a, b| a * b, |a, b| Ok(a.f_mul(b)?), |a, b| a * b,
         |[a, b, _], [da, db]| da * b + db * a,
         right times, left times;
     Div: |a, b| a / b, |a, b| Ok(a.f_div(b)?), |a, b| a / b,
         |[_, b, y], [da, db]| (da - db * y) / b,
-        right |a, c| corrected(a / a.of(c), -rest(a, c) / c), left |b, c| corrected(b.of(c) / b, rest(b, c) / c);
+        right divided, left divide;
     Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), f64::max,
         |[a, b, _], [da, db]| kept(a.lt(b), b.lt(a), a.eq(b), da, db);
     Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), f64::min,
@@ -115,6 +106,30 @@ fn plus<V: Float>(x: V, c: f64) -> V {
     let rest = rest(x, c);
     let sum = x + c;
     if rest == 0.0 { sum } else { sum + rest }
+}
+
+/// `x - c`
+#[inline(always)]
+fn minus<V: Float>(x: V, c: f64) -> V {
+    plus(x, -c)
+}
+
+/// `c - x`
+#[inline(always)]
+fn minus_from<V: Float>(x: V, c: f64) -> V {
+    plus(-x, c)
+}
+
+/// `x / c`
+#[inline(always)]
+fn divided<V: Float>(x: V, c: f64) -> V {
+    corrected(x / x.of(c), -rest(x, c) / c)
+}
+
+/// `c / x`
+#[inline(always)]
+fn divide<V: Float>(x: V, c: f64) -> V {
+    corrected(x.of(c) / x, rest(x, c) / c)
 }
 
 /// `x c`
@@ -148,8 +163,8 @@ fn nan_of<V: Float>(a: V, b: V, y: V) -> V {
 /// The tangents of two numbers but for one that is left out; half of each at a tie.
 #[inline(always)]
 fn kept<S: Scalar>(no_a: S::Mask, no_b: S::Mask, tie: S::Mask, da: S, db: S) -> S {
-    let half = |d: S| S::select(tie, d * 0.5, d);
-    S::select(no_a, S::none(), half(da)) + S::select(no_b, S::none(), half(db))
+    let (half_a, half_b) = (S::select(tie, da * 0.5, da), S::select(tie, db * 0.5, db));
+    S::select(no_a, S::none(), half_a) + S::select(no_b, S::none(), half_b)
 }
 
 /// `x^c`; small powers are products.

@@ -28,29 +28,17 @@ impl<T: Scalar, const N: usize> Dual<T, N> {
         dual
     }
 
-    /// This with `value` and slopes that are `f` of these; not asked where there is none.
+    /// `y`, with the tangents of `F` at this and another number.
     #[inline(always)]
-    fn mapped(self, value: T, f: impl Fn(T) -> T) -> Dual<T, N> {
+    fn tangents<F: Binary>(self, other: Self, y: T) -> Dual<T, N> {
+        // Loops, since closures are not always inlined, and what is not has no vectors.
         let mut slopes = self.slopes;
-        // (Closures over arrays are not always inlined, and what is not has no vectors.)
-        for slope in &mut slopes {
-            if !slope.is_none() {
-                *slope = f(*slope);
+        for (slope, other_slope) in slopes.iter_mut().zip(other.slopes) {
+            if !(slope.is_none() && other_slope.is_none()) {
+                *slope = F::tangent(self.value, other.value, y, *slope, other_slope);
             }
         }
-        Dual { value, slopes }
-    }
-
-    /// A number with `value` and slopes that are `f` of this one's and another one's.
-    #[inline(always)]
-    fn zipped(self, other: Self, value: T, f: impl Fn(T, T) -> T) -> Dual<T, N> {
-        let mut slopes = self.slopes;
-        for (slope, other) in slopes.iter_mut().zip(other.slopes) {
-            if !(slope.is_none() && other.is_none()) {
-                *slope = f(*slope, other);
-            }
-        }
-        Dual { value, slopes }
+        Dual { value: y, slopes }
     }
 
     #[inline(always)]
@@ -81,14 +69,19 @@ impl<T: Scalar, const N: usize> sealed::Scalar for Dual<T, N> {
             return Dual::constant(y);
         }
         let slope = F::slope(self.value, y);
-        self.mapped(y, |dx| dx * slope)
+        let mut slopes = self.slopes;
+        for dx in &mut slopes {
+            if !dx.is_none() {
+                *dx = *dx * slope;
+            }
+        }
+        Dual { value: y, slopes }
     }
 
     #[inline(always)]
     fn binary<F: Binary>(self, other: Self) -> Self {
-        let (a, b) = (self.value, other.value);
-        let y = a.binary::<F>(b);
-        self.zipped(other, y, |da, db| F::tangent(a, b, y, da, db))
+        let y = self.value.binary::<F>(other.value);
+        self.tangents::<F>(other, y)
     }
 }
 
@@ -118,7 +111,13 @@ impl<T: Scalar, const N: usize> Scalar for Dual<T, N> {
     #[inline(always)]
     fn select(mask: T::Mask, yes: Self, no: Self) -> Self {
         let value = T::select(mask, yes.value, no.value);
-        yes.zipped(no, value, |yes, no| T::select(mask, yes, no))
+        let mut slopes = yes.slopes;
+        for (slope, no) in slopes.iter_mut().zip(no.slopes) {
+            if !(slope.is_none() && no.is_none()) {
+                *slope = T::select(mask, *slope, no);
+            }
+        }
+        Dual { value, slopes }
     }
 }
 
@@ -130,9 +129,8 @@ macro_rules! operators {
             type Output = Self;
             #[inline(always)]
             fn $op(self, other: Self) -> Self {
-                let (a, b) = (self.value, other.value);
-                let y = $Op::$op(a, b);
-                self.zipped(other, y, |da, db| binary::$Op::tangent(a, b, y, da, db))
+                let y = $Op::$op(self.value, other.value);
+                self.tangents::<binary::$Op>(other, y)
             }
         }
     )+};
@@ -143,7 +141,11 @@ impl<T: Scalar, const N: usize> Neg for Dual<T, N> {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
-        self.mapped(-self.value, |d| -d)
+        let mut slopes = self.slopes;
+        for d in &mut slopes {
+            *d = -*d;
+        }
+        Dual { value: -self.value, slopes }
     }
 }
 

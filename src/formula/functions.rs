@@ -19,14 +19,17 @@ pub trait Unary {
     fn slope<S: Scalar>(x: S, y: S) -> S;
 }
 
-/// Stamps types that implement [`Unary`].
+/// Stamps types that implement [`Unary`]. What looks like closures is put into the functions:
+/// closures are not always inlined, and what is not has no vector registers.
 macro_rules! unary {
-    ($($F:ident: $lanes:expr, $tensor:expr, $constant:expr, $slope:expr;)+) => {$(
+    ($($F:ident: |$x:pat_param| $lanes:expr, $tensor:expr, $constant:expr,
+       |$at:pat_param, $y:pat_param| $slope:expr;)+) => {$(
         pub struct $F;
         impl Unary for $F {
             #[inline(always)]
             fn lanes<V: Float>(x: V) -> V {
-                Call::<V>::lanes($lanes, x)
+                let $x = x;
+                $lanes
             }
             fn tensor(x: &Tensor) -> Result<Tensor> {
                 let f: fn(&Tensor) -> Result<Tensor> = $tensor;
@@ -38,24 +41,11 @@ macro_rules! unary {
             }
             #[inline(always)]
             fn slope<S: Scalar>(x: S, y: S) -> S {
-                Call::<S>::slope($slope, x, y)
+                let ($at, $y) = (x, y);
+                $slope
             }
         }
     )+};
-}
-
-/// Calls closures whose types are not written.
-pub(super) struct Call<T>(std::marker::PhantomData<T>);
-
-impl<T> Call<T> {
-    #[inline(always)]
-    pub(super) fn lanes(f: impl FnOnce(T) -> T, x: T) -> T {
-        f(x)
-    }
-    #[inline(always)]
-    pub(super) fn slope(f: impl FnOnce(T, T) -> T, x: T, y: T) -> T {
-        f(x, y)
-    }
 }
 
 unary! {

@@ -115,7 +115,10 @@ fn exp_of_parts<V: Float>(x: V, rest: Option<V>) -> (V, V) {
     let n = round(x * LOG2_E);
     let [high, low] = ln_2(x);
     let r = n.mul_add(-low, n.mul_add(-high, x));
-    let r = rest.map_or(r, |rest| r + rest);
+    let r = match rest {
+        Some(rest) => r + rest,
+        None => r,
+    };
     let terms = if V::BITS == 24 { 6 } else { 12 };
     let series = polynomial(r, &INVERSE_FACTORIALS[..terms]);
     (n, (r * r).mul_add(series, r) + 1.0)
