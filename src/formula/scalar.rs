@@ -10,9 +10,10 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 /// `+ - * /` take a number or a constant (`x * 2.0`). A constant is not rounded to the
 /// tensors' dtype before it is added or multiplied.
 ///
-/// The value of each function is within 2 ulp of the exact one in f32 and f64, and so is
-/// its derivative; `docs/accuracy.md` has the measured figures. At kinks the derivatives
-/// are those that libtorch chose; each function says which.
+/// The value of each function of one number is within 2 ulp of the exact one in f32 and f64,
+/// and so is its derivative, but for the exceptions in `docs/accuracy.md`, which has the
+/// measured figures. Those of functions of two numbers are not measured. At kinks the
+/// derivatives are those that libtorch chose; each function says which.
 pub trait Scalar:
     Copy
     + sealed::Scalar

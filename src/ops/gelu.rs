@@ -25,8 +25,8 @@ derived! {
     /// `y = x s` with `s = 1 / (1 + e^-x)`; `dy/dx = s + x s (1 - s)`;
     /// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
     ///
-    /// The value is within 3 ulp of the exact one, in the tail too, and the slope within 8
-    /// epsilon `max(1, |x|)`. A [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
+    /// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
+    /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
     Silu, silu as "silu";
 }
 

@@ -74,3 +74,15 @@ fn values_and_slopes() -> Result<()> {
     assert!(worst[0].0 < 2.0 && worst[1].0 < 2.0);
     Ok(())
 }
+
+/// Where `1 + e^x` is 1, silu is `x e^x`; the limit at minus infinity is -0.
+#[test]
+fn silu_has_a_tail() -> anyhow::Result<()> {
+    for x in [-50.0f64, -100.0, -300.0, -700.0] {
+        let y = f64::try_from(Var::constant(Tensor::from(x)).silu()?.value())?;
+        assert!((y / (x * x.exp()) - 1.0).abs() < 4.0 * f64::EPSILON, "{x}: {y}");
+    }
+    let y = Var::constant(Tensor::from(f64::NEG_INFINITY)).silu()?;
+    assert_eq!(f64::try_from(y.value())?.to_bits(), (-0.0f64).to_bits());
+    Ok(())
+}
