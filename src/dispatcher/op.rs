@@ -105,9 +105,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let intermediates = separated(intermediates, &kept.flatten().collect::<Vec<_>>());
         self.give_outputs(&layout, outputs, results);
         results.tensors(intermediates);
-        if !call.is_traced() {
-            self.plans.add(&plan);
-        }
+        self.plans.add(&plan, call.is_traced());
         results.ints(&plan);
         Ok(())
     }

@@ -5,7 +5,7 @@ pub(super) use crate::ffi::dispatcher::Source;
 use crate::ffi::modes::AutocastState;
 use crate::function::Origin;
 use crate::{DoubleBackward, Error, Result};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The plan of one application. The C++ node reads the same list (`Plan` of
 /// dispatch_node.cpp): the kind of second derivatives, whether gradients are materialised,
@@ -45,36 +45,52 @@ fn without_autocast(plan: &[i64]) -> Vec<i64> {
     plan
 }
 
-/// The plans that an op's `forward` has made in this process, of real data. PyTorch
-/// keeps compiled graphs on disk, with the plan in them; a graph of an earlier build of
-/// the op must not be read as one of this build.
+/// The plans that an op's `forward` has made in this process. PyTorch keeps compiled graphs
+/// on disk, with the plan in them; a graph of an earlier build of the op must not be read as
+/// one of this build.
 #[derive(Default)]
-pub(super) struct Plans(Mutex<Vec<Vec<i64>>>);
+pub(super) struct Plans {
+    /// Of real data.
+    made: Known,
+    /// Of a tracer's tensors.
+    traced: Known,
+}
 
-impl Plans {
+#[derive(Default)]
+struct Known(Mutex<Vec<Vec<i64>>>);
+
+impl Known {
     /// Maximum number of plans that are kept: an op on lists has one for each length.
     const KEPT: usize = 1024;
 
-    pub fn add(&self, plan: &[i64]) {
-        let plan = &without_autocast(plan);
-        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() < Plans::KEPT && !plans.contains(plan) {
-            plans.push(plan.clone());
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<i64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plans {
+    pub fn add(&self, plan: &[i64], traced: bool) {
+        let plan = without_autocast(plan);
+        let mut plans = if traced { self.traced.lock() } else { self.made.lock() };
+        if plans.len() < Known::KEPT && !plans.contains(&plan) {
+            plans.push(plan);
         }
     }
 
     /// Where all that is saved are inputs, a compiled graph has no forward if nobody uses
-    /// its outputs (`torch.func.vjp` under `torch.compile`): then nothing may contradict.
+    /// its outputs (`torch.func.vjp` under `torch.compile`): then it must have been traced in
+    /// this process, and nothing may contradict.
     ///
     /// # Errors
     /// The plan is not one that this op's `forward` made.
     pub fn check(&self, op: &'static str, plan: &[i64]) -> Result<()> {
-        let plan = &without_autocast(plan);
-        let plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() == Plans::KEPT || plans.contains(plan) {
+        let plan = without_autocast(plan);
+        let made = self.made.lock();
+        if made.len() == Known::KEPT || made.contains(&plan) {
             return Ok(());
         }
-        if saves_only_inputs(plan) && plans.iter().all(|known| known.len() != plan.len()) {
+        let contradicted = made.iter().any(|known| known.len() == plan.len());
+        if saves_only_inputs(&plan) && !contradicted && self.traced.lock().contains(&plan) {
             return Ok(());
         }
         let message = "its backward is called with a plan that its forward did not make: a graph \
