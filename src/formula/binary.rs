@@ -1,9 +1,11 @@
 //! The functions of two numbers, as `functions.rs` has those of one.
 
 use super::Scalar;
+use super::tensors::scalar_like;
+use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Float;
 use anyhow::Result;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// A function of two numbers.
 pub trait Binary {
@@ -19,6 +21,14 @@ pub trait Binary {
         Self::lanes(b.of(c), b)
     }
     fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor>;
+    /// `F(a, c)` of a tensor and a number.
+    fn tensor_and(a: &Tensor, c: f64) -> Result<Tensor> {
+        Self::tensor(a, &scalar_like(a, c)?)
+    }
+    /// `F(c, b)` of a number and a tensor.
+    fn number_and(c: f64, b: &Tensor) -> Result<Tensor> {
+        Self::tensor(&scalar_like(b, c)?, b)
+    }
     fn constant(a: f64, b: f64) -> f64;
     /// The derivative in the direction (`da`, `db`) at (`a`, `b`), where the value is `y`.
     fn tangent<S: Scalar>(a: S, b: S, y: S, da: S, db: S) -> S;
@@ -28,7 +38,7 @@ pub trait Binary {
 macro_rules! binary {
     ($($F:ident: |$a:pat_param, $b:pat_param| $lanes:expr, $tensor:expr, $constant:expr,
        |$at:pat_param, $d:pat_param| $tangent:expr
-       $(, right $right:path)? $(, left $left:path)?;)+) => {$(
+       $(, right $right:path, $tensor_and:expr)? $(, left $left:path, $number_and:expr)?;)+) => {$(
         pub struct $F;
         impl Binary for $F {
             #[inline(always)]
@@ -41,11 +51,19 @@ macro_rules! binary {
                 fn with_right<V: Float>(a: V, c: f64) -> V {
                     $right(a, c)
                 }
+                fn tensor_and(a: &Tensor, c: f64) -> Result<Tensor> {
+                    let f: fn(&Tensor, f64) -> Result<Tensor> = $tensor_and;
+                    f(a, c)
+                }
             )?
             $(
                 #[inline(always)]
                 fn with_left<V: Float>(c: f64, b: V) -> V {
                     $left(b, c)
+                }
+                fn number_and(c: f64, b: &Tensor) -> Result<Tensor> {
+                    let f: fn(f64, &Tensor) -> Result<Tensor> = $number_and;
+                    f(c, b)
                 }
             )?
             fn tensor(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -67,22 +85,23 @@ macro_rules! binary {
 
 binary! {
     Add: |a, b| a + b, |a, b| Ok(a.f_add(b)?), |a, b| a + b, |_, [da, db]| da + db,
-        right plus, left plus;
+        right plus, |a, c| Ok(a.add_number(c)?), left plus, |c, b| Ok(b.add_number(c)?);
     Sub: |a, b| a - b, |a, b| Ok(a.f_sub(b)?), |a, b| a - b, |_, [da, db]| da - db,
-        right minus, left minus_from;
+        right minus, |a, c| Ok(a.sub_number(c)?), left minus_from, |c, b| Ok(b.rsub_number(c)?);
     Mul: |a, b| a * b, |a, b| Ok(a.f_mul(b)?), |a, b| a * b,
         |[a, b, _], [da, db]| da * b + db * a,
-        right times, left times;
+        right times, |a, c| Ok(a.mul_number(c)?), left times, |c, b| Ok(b.mul_number(c)?);
     Div: |a, b| a / b, |a, b| Ok(a.f_div(b)?), |a, b| a / b,
         |[_, b, y], [da, db]| (da - db * y) / b,
-        right divided, left divide;
+        right divided, |a, c| Ok(a.div_number(c)?),
+        left divide, |c, b| Ok(b.f_reciprocal()?.mul_number(c)?);
     Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), f64::max,
         |[a, b, _], [da, db]| kept(a.lt(b), b.lt(a), a.eq(b), da, db);
     Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), f64::min,
         |[a, b, _], [da, db]| kept(b.lt(a), a.lt(b), a.eq(b), da, db);
     Pow: |a, b| a.each_with(b, f64::powf), |a, b| Ok(a.f_pow(b)?), f64::powf,
         |[a, b, y], [da, db]| da * power_slope(a, b) + db * exponent_slope(a, b, y),
-        right power;
+        right power, power_of;
     Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
         |[a, b, _], [da, db]| {
             let r = a.binary::<Hypot>(b);
@@ -181,6 +200,17 @@ fn power<V: Float>(x: V, c: f64) -> V {
     } else {
         x.each(|x| x.powf(c))
     }
+}
+
+/// `x^c`. libtorch rounds the exponent to the dtype of `x`, so on the CPU one that f32 does not
+/// have is taken in f64.
+fn power_of(x: &Tensor, c: f64) -> Result<Tensor> {
+    let kind = x.kind();
+    let narrow = matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16);
+    if narrow && f64::from(c as f32) != c && x.device() == Device::Cpu {
+        return Ok(x.f_to_kind(Kind::Double)?.pow_number(c)?.f_to_kind(kind)?);
+    }
+    Ok(x.pow_number(c)?)
 }
 
 /// `b a^(b - 1)`, and 0 where `b` is 0 and `a^-1` is no number.

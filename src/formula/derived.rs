@@ -1,19 +1,20 @@
 //! [`Derived`]: a formula as a Function.
 
-use super::forms::{Count, Form};
-use super::lanes::{Gradients, Tangents, Values};
+use super::forms::{At, Count, Form};
+use super::lanes::{GradientAt, Gradients, Tangents, Values};
+use super::needs::{Part, Plan, restored};
 use super::slope::{Slope, array};
+use super::sort::{Prepared, Sort};
 use super::tensors::{over, scalar_like};
-use super::{Formula, along_inputs, along_outputs, jacobian_in};
-use crate::error::{Error, Result as CrateResult};
-use crate::ffi::memory::{Pin, Unfit, memory};
-use crate::ffi::modes::{NoAutocast, is_mode_on};
-use crate::ffi::{self, Meta};
+use super::{Formula, Scalar, tangents};
+use crate::error::Result as CrateResult;
+use crate::ffi;
+use crate::ffi::memory::{Unfit, memory};
+use crate::ffi::modes::is_mode_on;
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
 use crate::kernel::simd;
 use anyhow::Result;
-use smallvec::SmallVec;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// The [`Function`] that a [`Formula`] is.
 ///
@@ -38,11 +39,11 @@ where
         ctx: &mut Ctx,
         x: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
-        Ok(Count::<O>::of(forward(&self.0, Author::User, ctx, Count::<I>::refs(x))?))
+        Ok(Count::<O>::of(forward(&self.0, Sort::User, ctx, Count::<I>::refs(x))?))
     }
 
     fn backward(&self, ctx: &Ctx, dy: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
-        Ok(Count::<I>::grads(backward(&self.0, Author::User, ctx, Count::<O>::refs(dy))?))
+        Ok(Count::<I>::grads(backward(&self.0, Sort::User, ctx, Count::<O>::refs(dy))?))
     }
 
     fn jvp(
@@ -52,7 +53,7 @@ where
         dx: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
         let (x, dx) = (Count::<I>::refs(x), Count::<I>::refs(dx));
-        Ok(Count::<O>::of(jvp(&self.0, Author::User, ctx, x, dx)?))
+        Ok(Count::<O>::of(jvp(&self.0, Sort::User, ctx, x, dx)?))
     }
 
     fn vmap(&self) -> Vmap {
@@ -64,49 +65,32 @@ where
     }
 }
 
-/// Who has written a formula: what a user has written could resize a tensor that it holds,
-/// so tensors are pinned while it runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Author {
-    User,
-    Crate,
-}
-
-impl Author {
-    /// Holds the tensors' storages until the result is dropped, if that is needed.
-    pub(super) fn pins<'a>(self, x: impl IntoIterator<Item = &'a Tensor>) -> CrateResult<Pins> {
-        match self {
-            Author::User => x.into_iter().map(|x| Pin::of(KERNEL, x)).collect(),
-            Author::Crate => Ok(Pins::new()),
-        }
-    }
-}
-
-pub(super) type Pins = SmallVec<[Pin; 4]>;
-
 pub(super) const KERNEL: &str = "a formula's kernel";
 
 /// `Function::forward` of a formula.
 pub(crate) fn forward<F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
-    author: Author,
+    sort: Sort,
     ctx: &mut Ctx,
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    ctx.save_for_backward(x)?;
-    let converted = Converted::new(ctx.op(), x)?;
-    let x = converted.refs(x);
-    let kernel = || {
-        let _pins = author.pins(x)?;
-        simd::map_with_own(&Values(f), x)
-    };
-    elsewhere(kernel(), || listed(over(&x, |x| f.eval(array(x)).into())?))
+    ctx.save_for_backward(Plan::of(f).kept(wanted(ctx), x))?;
+    let _pins = sort.pins(x)?;
+    if let Some(y) = simd::map_small(&Values(f), x) {
+        return Ok(y?);
+    }
+    let prepared = Prepared::new(ctx.op(), sort, x)?;
+    let x = prepared.refs(x);
+    if let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))? {
+        return Ok(y);
+    }
+    listed(over(&x, prepared.way(None), |x| f.eval(array(x)).into())?)
 }
 
 /// `Function::backward` of a formula.
 pub(crate) fn backward<F, const I: usize, const O: usize>(
     f: &F,
-    author: Author,
+    sort: Sort,
     ctx: &Ctx,
     dy: [&Tensor; O],
 ) -> Result<[Option<Tensor>; I]>
@@ -115,92 +99,75 @@ where
     Count<I>: Form<I>,
     Count<O>: Form<O>,
 {
-    let x: [&Tensor; I] = ctx.saved_tensors()?;
-    let converted = Converted::new(ctx.op(), x)?;
-    let wanted = std::array::from_fn(|i| ctx.needs_input_grad(i));
-    let found = gradients(f, author, converted.refs(x), dy, wanted)?;
+    let (Plan(parts), wanted) = (Plan::of(f), wanted::<I>(ctx));
+    let mut computed = [false; I];
+    for (i, part) in parts.iter().enumerate() {
+        computed[i] = wanted[i] && matches!(part, Part::Computed(_));
+    }
     let mut grads = [const { None }; I];
-    for (i, grad) in found.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
-        grads[i] = Some(ctx.reduce_own_to_input(i, grad)?);
+    if computed.contains(&true) {
+        let kept = ctx.saved_tensors_vec()?;
+        let x = restored(&kept, dy[0]);
+        let prepared = Prepared::like(ctx.op(), sort, x, dy[0])?;
+        grads = gradients(f, sort, &prepared, x, dy, computed)?;
+    }
+    for (i, grad) in grads.iter_mut().enumerate().filter(|(i, _)| wanted[*i]) {
+        let found = match (parts[i], grad.take()) {
+            (_, Some(computed)) => computed,
+            (Part::Same, _) => dy[0].shallow_clone(),
+            _ => dy[0].f_zeros_like()?,
+        };
+        *grad = Some(ctx.reduce_own_to_input(i, found)?);
     }
     Ok(grads)
+}
+
+/// Which inputs need a gradient.
+#[inline]
+fn wanted<const I: usize>(ctx: &Ctx) -> [bool; I] {
+    let mut wanted = [false; I];
+    for (i, wanted) in wanted.iter_mut().enumerate() {
+        *wanted = ctx.needs_input_grad(i);
+    }
+    wanted
 }
 
 /// `Function::jvp` of a formula.
 pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
-    author: Author,
+    sort: Sort,
     ctx: &Ctx,
     x: [&Tensor; I],
     dx: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    let converted = Converted::new(ctx.op(), x)?;
-    let x = converted.refs(x);
+    sort.no_complex_tangents(ctx.op(), x)?;
+    let prepared = Prepared::new(ctx.op(), sort, x)?;
+    let x = prepared.refs(x);
     // An input whose dtype has no derivative has an undefined tangent.
     let known = dx.map(Tensor::defined);
     let zero = scalar_like(x[0], 0.0)?;
     let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
-    let kernel = || {
-        let _pins = author.pins(x.into_iter().chain(dx))?;
-        simd::map_groups(KERNEL, &Tangents(f), (x, dx, []))
-    };
-    elsewhere(kernel().map(|(dy, [])| dy), || {
-        let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
-        listed(over(&all, |numbers| {
-            let (x, dx) = numbers.split_at(I);
-            along_inputs(&jacobian_in(f, array(x), known), array(dx)).into()
-        })?)
-    })
+    let _pins = sort.pins(x.into_iter().chain(dx))?;
+    let kernel = || simd::map_groups(KERNEL, &Tangents(f), (x, dx, []));
+    if let Some((dy, [])) = prepared.by_kernel(kernel)? {
+        return Ok(dy);
+    }
+    let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
+    listed(over(&all, prepared.way(None), |numbers| {
+        let (x, dx) = numbers.split_at(I);
+        tangents(f, array(x), only(array(dx), known)).into()
+    })?)
 }
 
-/// Inputs in the one dtype in which libtorch's ops compute with them.
-struct Converted<const N: usize>(Option<[Tensor; N]>);
-
-impl<const N: usize> Converted<N> {
-    /// # Errors
-    /// [`Error::Argument`] for complex numbers.
-    fn new(op: &'static str, x: [&Tensor; N]) -> Result<Converted<N>> {
-        let mut same = true;
-        let first = ffi::describe(op, x[0])?.dtype;
-        for (i, x) in x.iter().enumerate() {
-            let d = ffi::describe(op, x)?;
-            if d.is_complex() {
-                let message = format!(
-                    "input {i} is {}, and a formula is of real numbers; apply it to the real and \
-                     the imaginary part, or write a Function of tch operators",
-                    Meta::of(&d)
-                );
-                return Err(Error::Argument { op, message }.into());
-            }
-            same &= d.dtype == first && d.is_differentiable();
+/// Those numbers that are wanted, none in the places of others.
+#[inline(always)]
+pub(super) fn only<S: Scalar, const N: usize>(mut x: [S; N], wanted: [bool; N]) -> [S; N] {
+    for i in 0..N {
+        if !wanted[i] {
+            x[i] = S::none();
         }
-        if same {
-            return Ok(Converted(None));
-        }
-        let together = ffi::kind_of(ffi::result_type(op, &x)?);
-        let kind = if is_floating(together) { together } else { Kind::Float };
-        let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Converted(converted.try_into().ok()))
     }
-
-    fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {
-        self.0.as_ref().map_or(x, |converted| converted.each_ref())
-    }
-}
-
-fn is_floating(kind: Kind) -> bool {
-    matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
-}
-
-/// Returns the kernel's result; that of `formula`, of tensors, where the kernel does not run.
-pub(super) fn elsewhere<T>(done: CrateResult<T>, formula: impl FnOnce() -> Result<T>) -> Result<T> {
-    match done {
-        Err(Error::NoKernel { .. }) => {
-            let _off = NoAutocast::enter();
-            formula()
-        }
-        done => Ok(done?),
-    }
+    x
 }
 
 /// Returns whether a kernel could compute with these tensors if libtorch did not record.
@@ -216,35 +183,79 @@ fn is_only_recorded<'a>(x: impl IntoIterator<Item = &'a Tensor>) -> bool {
     recorded && !is_mode_on()
 }
 
-/// The gradients of `x`, of the broadcast shape and in the dtype of `x`.
+/// The gradients of those `x` that are wanted, of the broadcast shape and in the dtype of
+/// `dy`.
 pub(super) fn gradients<F, const I: usize, const O: usize>(
     f: &F,
-    author: Author,
+    sort: Sort,
+    prepared: &Prepared<I>,
     x: [&Tensor; I],
     dy: [&Tensor; O],
     wanted: [bool; I],
-) -> Result<[Tensor; I]>
+) -> Result<[Option<Tensor>; I]>
 where
     F: Formula<I, O>,
     Count<I>: Form<I>,
     Count<O>: Form<O>,
 {
-    if ffi::grad_enabled() && is_only_recorded(x.into_iter().chain(dy)) {
+    let x = prepared.refs(x);
+    if !prepared.plain && ffi::grad_enabled() && is_only_recorded(x.into_iter().chain(dy)) {
         let inputs = (Count::<I>::borrowed(x), Count::<O>::borrowed(dy));
-        let slope = Slope::<F, I, O> { f: f.clone(), author };
-        return Ok(Count::<I>::list(slope.apply::<Tensor>(inputs)?));
+        let slope = Slope::<F, I, O> { f: f.clone(), sort };
+        return Ok(some(Count::<I>::list(slope.apply::<Tensor>(inputs)?)));
     }
-    let kernel = || {
-        let _pins = author.pins(x.into_iter().chain(dy))?;
-        simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))
-    };
-    elsewhere(kernel().map(|(dx, [])| dx), || {
-        let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
-        listed(over(&all, |numbers| {
-            let (x, dy) = numbers.split_at(I);
-            along_outputs(&jacobian_in(f, array(x), wanted), array(dy)).into()
-        })?)
-    })
+    let _pins = sort.pins(x.into_iter().chain(dy))?;
+    if let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))? {
+        return Ok(dx);
+    }
+    let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
+    let found = over(&all, prepared.way(Some(I)), |numbers| {
+        let (x, dy) = numbers.split_at(I);
+        super::gradients(f, array(x), array(dy), wanted).into()
+    });
+    Ok(some(listed(found?)?))
+}
+
+/// Does what [`gradients`] does: if one is wanted that one alone, else all.
+fn kernel<F, const I: usize, const O: usize>(
+    f: &F,
+    x: [&Tensor; I],
+    dy: [&Tensor; O],
+    wanted: [bool; I],
+) -> CrateResult<[Option<Tensor>; I]>
+where
+    F: Formula<I, O>,
+    Count<I>: Form<I>,
+{
+    let mut which = wanted.iter().enumerate().filter(|(_, wanted)| **wanted);
+    if let (true, Some((i, _)), None) = (I > 1, which.next(), which.next()) {
+        let mut grads = [const { None }; I];
+        grads[i] = Some(Count::<I>::at(i, One { f, x, dy })?);
+        return Ok(grads);
+    }
+    let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
+    Ok(some(dx))
+}
+
+/// The gradient of one input.
+struct One<'a, F, const I: usize, const O: usize> {
+    f: &'a F,
+    x: [&'a Tensor; I],
+    dy: [&'a Tensor; O],
+}
+
+impl<F: Formula<I, O>, const I: usize, const O: usize> At for One<'_, F, I, O> {
+    type Output = CrateResult<Tensor>;
+
+    fn call<const K: usize>(self) -> CrateResult<Tensor> {
+        let kernel = GradientAt::<F, K>(self.f);
+        let ([dx], []) = simd::map_groups(KERNEL, &kernel, (self.x, self.dy, []))?;
+        Ok(dx)
+    }
+}
+
+fn some<const N: usize>(x: [Tensor; N]) -> [Option<Tensor>; N] {
+    x.map(Some)
 }
 
 fn listed<const N: usize>(found: Vec<Tensor>) -> Result<[Tensor; N]> {

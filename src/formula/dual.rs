@@ -20,11 +20,11 @@ impl<T: Scalar, const N: usize> Dual<T, N> {
         Dual { value, slopes: [T::none(); N] }
     }
 
-    /// The number whose derivative in direction `i` is 1.
+    /// A number that moves by `tangent` in direction `i`.
     #[inline(always)]
-    pub fn variable(value: T, i: usize) -> Dual<T, N> {
+    pub fn moving(value: T, i: usize, tangent: T) -> Dual<T, N> {
         let mut dual = Dual::constant(value);
-        dual.slopes[i] = T::one();
+        dual.slopes[i] = tangent;
         dual
     }
 
@@ -82,6 +82,15 @@ impl<T: Scalar, const N: usize> sealed::Scalar for Dual<T, N> {
     fn binary<F: Binary>(self, other: Self) -> Self {
         let y = self.value.binary::<F>(other.value);
         self.tangents::<F>(other, y)
+    }
+
+    #[inline(always)]
+    fn conj(self) -> Self {
+        let mut slopes = self.slopes;
+        for d in &mut slopes {
+            *d = d.conj();
+        }
+        Dual { value: self.value.conj(), slopes }
     }
 }
 

@@ -14,6 +14,14 @@ pub trait Form<const N: usize> {
     fn grads(grads: [Option<Tensor>; N]) -> Grads<Self::Tensors>;
     fn borrowed<'a>(x: [&'a Tensor; N]) -> Refs<'a, Self::Tensors>;
     fn list(y: Of<Self::Tensors, Tensor>) -> [Tensor; N];
+    /// Calls `a` with `K = i`.
+    fn at<A: At>(i: usize, a: A) -> A::Output;
+}
+
+/// Code for one of `N` tensors.
+pub trait At {
+    type Output;
+    fn call<const K: usize>(self) -> Self::Output;
 }
 
 impl Form<1> for Count<1> {
@@ -38,10 +46,14 @@ impl Form<1> for Count<1> {
     fn list(y: Tensor) -> [Tensor; 1] {
         [y]
     }
+    #[inline]
+    fn at<A: At>(_: usize, a: A) -> A::Output {
+        a.call::<0>()
+    }
 }
 
 macro_rules! tuple {
-    ($n:literal, $($x:ident $T:ident),+) => {
+    ($n:literal, $($k:literal $x:ident $T:ident),+) => {
         impl Form<$n> for Count<$n> {
             type Tensors = ($($T,)+);
             #[inline]
@@ -64,13 +76,19 @@ macro_rules! tuple {
             fn list(($($x,)+): ($($T,)+)) -> [Tensor; $n] {
                 [$($x),+]
             }
+            fn at<A: At>(i: usize, a: A) -> A::Output {
+                match i {
+                    $($k => a.call::<$k>(),)+
+                    _ => unreachable!("there are {} tensors", $n),
+                }
+            }
         }
     };
 }
-tuple!(2, a Tensor, b Tensor);
-tuple!(3, a Tensor, b Tensor, c Tensor);
-tuple!(4, a Tensor, b Tensor, c Tensor, d Tensor);
-tuple!(5, a Tensor, b Tensor, c Tensor, d Tensor, e Tensor);
-tuple!(6, a Tensor, b Tensor, c Tensor, d Tensor, e Tensor, f Tensor);
-tuple!(7, a Tensor, b Tensor, c Tensor, d Tensor, e Tensor, f Tensor, g Tensor);
-tuple!(8, a Tensor, b Tensor, c Tensor, d Tensor, e Tensor, f Tensor, g Tensor, h Tensor);
+tuple!(2, 0 a Tensor, 1 b Tensor);
+tuple!(3, 0 a Tensor, 1 b Tensor, 2 c Tensor);
+tuple!(4, 0 a Tensor, 1 b Tensor, 2 c Tensor, 3 d Tensor);
+tuple!(5, 0 a Tensor, 1 b Tensor, 2 c Tensor, 3 d Tensor, 4 e Tensor);
+tuple!(6, 0 a Tensor, 1 b Tensor, 2 c Tensor, 3 d Tensor, 4 e Tensor, 5 f Tensor);
+tuple!(7, 0 a Tensor, 1 b Tensor, 2 c Tensor, 3 d Tensor, 4 e Tensor, 5 f Tensor, 6 g Tensor);
+tuple!(8, 0 a Tensor, 1 b Tensor, 2 c Tensor, 3 d Tensor, 4 e Tensor, 5 f Tensor, 6 g Tensor, 7 h Tensor);

@@ -50,9 +50,12 @@ macro_rules! unary {
 
 unary! {
     Neg: |x| -x, |x| Ok(x.f_neg()?), |x| -x, |_, _| S::of(-1.0);
-    Abs: |x| x.abs(), |x| Ok(x.f_abs()?), f64::abs, |x, _| x.unary::<Sign>();
+    // Of complex numbers it is not holomorphic: the gradient is `dy sgn x`, not its conjugate.
+    Abs: |x| x.abs(), |x| Ok(x.f_abs()?), f64::abs, |x, _| x.unary::<Sign>().conj();
     Sign: |x| V::select(x.lt(x.of(0.0)), x.of(-1.0), V::select(x.of(0.0).lt(x), x.of(1.0), x)),
         |x| Ok(x.f_sgn()?), sign, |_, _| S::none();
+    Relu: |x| V::select(x.le(x.of(0.0)), x.of(0.0), x), |x| Ok(x.f_relu()?),
+        |x| if x <= 0.0 { 0.0 } else { x }, |_, y| S::select(y.le(S::zero()), S::zero(), S::one());
     Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |_, y| S::of(0.5) / y;
     Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
         |x, y| y * -0.5 / x;
@@ -184,6 +187,8 @@ macro_rules! methods {
             abs: Abs,
             /// -1, 0 or 1; the derivative is 0.
             signum: Sign,
+            /// `max(x, 0)`; the derivative at 0 is 0.
+            relu: Relu,
             /// The square root; the derivative at 0 is infinite.
             sqrt: Sqrt,
             /// `1 / sqrt x`

@@ -4,7 +4,7 @@ use super::binary::Binary;
 use super::functions::Unary;
 use super::slope::second;
 use super::term::{Base, Term};
-use super::{Formula, along_inputs, along_outputs, jacobian};
+use super::{Formula, gradients, tangents};
 use crate::kernel::simd::{Float, Groups, Lanes};
 
 /// A vector of numbers.
@@ -90,8 +90,22 @@ pub(super) struct Gradients<'a, F>(pub &'a F);
 impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, O, 0, I, 0> for Gradients<'_, F> {
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dy: [V; O], _: [V; 0]) -> ([V; I], [V; 0]) {
-        let slopes = jacobian(self.0, numbers(x));
-        (vectors(along_outputs(&slopes, numbers(dy)), x[0]), [])
+        (vectors(gradients(self.0, numbers(x), numbers(dy), [true; I]), x[0]), [])
+    }
+}
+
+/// The gradient of `x_K` from `x` and `dy`.
+pub(super) struct GradientAt<'a, F, const K: usize>(pub &'a F);
+
+impl<F: Formula<I, O>, const I: usize, const O: usize, const K: usize> Groups<I, O, 0, 1, 0>
+    for GradientAt<'_, F, K>
+{
+    #[inline(always)]
+    fn call<V: Float>(&self, x: [V; I], dy: [V; O], _: [V; 0]) -> ([V; 1], [V; 0]) {
+        let mut wanted = [false; I];
+        wanted[K] = true;
+        let dx = gradients(self.0, numbers(x), numbers(dy), wanted);
+        (vectors([dx[K]], x[0]), [])
     }
 }
 
@@ -103,8 +117,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, I, 0, O, 0> for
 
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dx: [V; I], _: [V; 0]) -> ([V; O], [V; 0]) {
-        let slopes = jacobian(self.0, numbers(x));
-        (vectors(along_inputs(&slopes, numbers(dx)), x[0]), [])
+        (vectors(tangents(self.0, numbers(x), numbers(dx)), x[0]), [])
     }
 }
 
@@ -120,6 +133,23 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, O, I, I, O>
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dy: [V; O], ddx: [V; I]) -> ([V; I], [V; O]) {
         let (dx, ddy) = second(self.0, numbers(x), numbers(dy), numbers(ddx));
+        (vectors(dx, x[0]), vectors(ddy, x[0]))
+    }
+}
+
+/// Does what [`SecondGradients`] does, in the direction of `x_K` alone.
+pub(super) struct SecondGradientsAt<'a, F, const K: usize>(pub &'a F);
+
+impl<F: Formula<I, O>, const I: usize, const O: usize, const K: usize> Groups<I, O, 1, I, O>
+    for SecondGradientsAt<'_, F, K>
+{
+    const IS_RARE: bool = true;
+
+    #[inline(always)]
+    fn call<V: Float>(&self, x: [V; I], dy: [V; O], ddx: [V; 1]) -> ([V; I], [V; O]) {
+        let mut direction = [Term::None; I];
+        direction[K] = numbers(ddx)[0];
+        let (dx, ddy) = second(self.0, numbers(x), numbers(dy), direction);
         (vectors(dx, x[0]), vectors(ddy, x[0]))
     }
 }

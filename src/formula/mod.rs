@@ -46,14 +46,17 @@ mod dual;
 mod forms;
 mod functions;
 mod lanes;
+mod needs;
 mod scalar;
 mod slope;
+mod sort;
 mod tensors;
 mod term;
 
 pub use derived::Derived;
-pub(crate) use derived::{Author, backward, forward, jvp};
+pub(crate) use derived::{backward, forward, jvp};
 pub use scalar::Scalar;
+pub(crate) use sort::Sort;
 
 use crate::function::Shareable;
 use dual::Dual;
@@ -106,32 +109,33 @@ fn jacobian<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
     x: [S; I],
 ) -> [[S; I]; O] {
-    jacobian_in(f, x, [true; I])
+    match f.slopes(x) {
+        Some(slopes) => slopes,
+        None => moved_apart(f, x, [S::one(); I]),
+    }
 }
 
-/// Does what [`jacobian`] does, in the `wanted` inputs; none in others.
+/// `dy_o/dx_i dx_i`, for each output and each input alone.
 #[inline(always)]
-fn jacobian_in<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+fn moved_apart<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
     x: [S; I],
-    wanted: [bool; I],
+    dx: [S; I],
 ) -> [[S; I]; O] {
-    if let Some(slopes) = f.slopes(x) {
-        return slopes;
-    }
-    let mut variables = [Dual::constant(S::none()); I];
+    let mut moving = [Dual::constant(S::none()); I];
     for i in 0..I {
-        variables[i] = if wanted[i] { Dual::variable(x[i], i) } else { Dual::constant(x[i]) };
+        moving[i] = Dual::moving(x[i], i, dx[i]);
     }
-    let y = f.eval::<Dual<S, I>>(variables);
-    let mut slopes = [[S::none(); I]; O];
+    let y = f.eval::<Dual<S, I>>(moving);
+    let mut terms = [[S::none(); I]; O];
     for o in 0..O {
-        slopes[o] = y[o].slopes;
+        terms[o] = y[o].slopes;
     }
-    slopes
+    terms
 }
 
-/// `sum over o of dy_o dy_o/dx_i`, for each input.
+/// `sum over o of dy_o conj(dy_o/dx_i)`, for each input: libtorch's convention for complex
+/// numbers.
 #[inline(always)]
 fn along_outputs<S: Scalar, const I: usize, const O: usize>(
     slopes: &[[S; I]; O],
@@ -140,24 +144,71 @@ fn along_outputs<S: Scalar, const I: usize, const O: usize>(
     let mut dx = [S::none(); I];
     for i in 0..I {
         for o in 0..O {
-            dx[i] = dx[i] + slopes[o][i] * dy[o];
+            dx[i] = dx[i] + slopes[o][i].conj() * dy[o];
         }
     }
     dx
 }
 
-/// `sum over i of dy_o/dx_i dx_i`, for each output. An input that does not move adds nothing,
-/// also where its derivative is infinite or NaN (that of `a^b` in `b` for a negative `a`).
+/// The gradients of the wanted inputs, and of others if that is no more work.
+#[inline(always)]
+fn gradients<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    dy: [S; O],
+    wanted: [bool; I],
+) -> [S; I] {
+    if O > 1 || f.slopes(x).is_some() {
+        return along_outputs(&jacobian(f, x), dy);
+    }
+    let mut dx = [S::none(); I];
+    // Starting from `dy` spares the multiplication of slope and `dy`, and its rounding.
+    for i in (0..I).filter(|&i| wanted[i]) {
+        dx[i] = dy[0].conj();
+    }
+    let [terms] = moved_apart(f, x, dx).first_chunk().copied().unwrap_or([[S::none(); I]; 1]);
+    for i in 0..I {
+        dx[i] = terms[i].conj();
+    }
+    dx
+}
+
+/// The tangents of the outputs.
+#[inline(always)]
+fn tangents<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    dx: [S; I],
+) -> [S; O] {
+    match f.slopes(x) {
+        Some(slopes) => along_inputs(&slopes, dx),
+        None => summed(&moved_apart(f, x, dx), dx),
+    }
+}
+
+/// `sum over i of dy_o/dx_i dx_i`, for each output.
 #[inline(always)]
 fn along_inputs<S: Scalar, const I: usize, const O: usize>(
     slopes: &[[S; I]; O],
     dx: [S; I],
 ) -> [S; O] {
+    let mut terms = *slopes;
+    for terms in &mut terms {
+        for i in 0..I {
+            terms[i] = terms[i] * dx[i];
+        }
+    }
+    summed(&terms, dx)
+}
+
+/// The sums of `dy_o/dx_i dx_i`. An input that does not move adds nothing, also where its
+/// derivative is infinite or NaN (that of `a^b` in `b` for a negative `a`).
+#[inline(always)]
+fn summed<S: Scalar, const I: usize, const O: usize>(terms: &[[S; I]; O], dx: [S; I]) -> [S; O] {
     let mut dy = [S::none(); O];
     for o in 0..O {
         for i in 0..I {
-            let term = slopes[o][i] * dx[i];
-            dy[o] = dy[o] + S::select(dx[i].eq(S::zero()), S::none(), term);
+            dy[o] = dy[o] + S::select(dx[i].eq(S::zero()), S::none(), terms[o][i]);
         }
     }
     dy

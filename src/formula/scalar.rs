@@ -105,13 +105,6 @@ pub trait Scalar:
         Self::select(self.gt(Self::of(greatest)), Self::of(greatest), below)
     }
 
-    /// `max(x, 0)`; the derivative at 0 is 0.
-    #[must_use]
-    #[inline(always)]
-    fn relu(self) -> Self {
-        Self::select(self.le(Self::zero()), Self::zero(), self)
-    }
-
     /// `self^exponent`. As in libtorch the derivative in `self` is 0 where the exponent is 0,
     /// and that in the exponent is 0 where `self` is 0 and the exponent is not negative.
     #[must_use]
@@ -162,5 +155,7 @@ pub mod sealed {
         fn is_none(self) -> bool;
         fn unary<F: Unary>(self) -> Self;
         fn binary<F: Binary>(self, other: Self) -> Self;
+        /// The complex conjugate: a real number itself.
+        fn conj(self) -> Self;
     }
 }

@@ -1,15 +1,15 @@
 //! [`Slope`]: the gradients of a formula as a Function, of which second derivatives are taken.
 
-use super::derived::{Author, KERNEL, elsewhere, gradients};
+use super::derived::{KERNEL, gradients};
 use super::dual::Dual;
-use super::forms::{Count, Form};
-use super::lanes::SecondGradients;
+use super::forms::{At, Count, Form};
+use super::lanes::{SecondGradients, SecondGradientsAt};
 use super::scalar::sealed::Scalar as _;
-use super::tensors::{over, scalar_like};
+use super::sort::{Prepared, Sort};
+use super::tensors::{Way, over, scalar_like};
 use super::term::Term;
 use super::{Formula, Scalar, along_inputs, along_outputs, jacobian};
 use crate::error::Result as CrateResult;
-use crate::ffi::modes::NoAutocast;
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap, short_name};
 use crate::kernel::simd;
 use anyhow::Result;
@@ -18,7 +18,7 @@ use tch::Tensor;
 /// `dx` of `x` and `dy`, which are of one dtype and broadcast.
 pub(super) struct Slope<F, const I: usize, const O: usize> {
     pub f: F,
-    pub author: Author,
+    pub sort: Sort,
 }
 
 impl<F, const I: usize, const O: usize> Function for Slope<F, I, O>
@@ -40,7 +40,9 @@ where
         // A zero would meet a derivative that is NaN, such as that of `a^b` in `b` for a
         // negative `a`, although nobody asked for it.
         ctx.set_materialize_grads(false);
-        Ok(Count::<I>::of(gradients(&self.f, self.author, x, dy, [true; I])?))
+        let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
+        let found = gradients(&self.f, self.sort, &prepared, x, dy, [true; I])?;
+        Ok(Count::<I>::of(found.map(|dx| dx.expect("all are wanted"))))
     }
 
     fn backward(&self, ctx: &Ctx, ddx: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
@@ -48,13 +50,16 @@ where
         let x: [&Tensor; I] = std::array::from_fn(|i| saved[i]);
         let dy: [&Tensor; O] = std::array::from_fn(|o| saved[I + o]);
         let ddx = Count::<I>::refs(ddx);
-        let on_tensors = || self.second_on_tensors(x, dy, ddx);
-        let (dx, ddy) = match ddx.iter().all(|t| t.defined()) {
-            true => elsewhere(self.second_by_kernel(x, dy, ddx), on_tensors)?,
-            false => {
-                let _off = NoAutocast::enter();
-                on_tensors()?
-            }
+        let given = ddx.iter().filter(|t| t.defined()).count();
+        let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
+        let found = match given {
+            _ if given == I => prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?,
+            1 => prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?,
+            _ => None,
+        };
+        let (dx, ddy) = match found {
+            Some(found) => found,
+            None => self.second_on_tensors(x, dy, ddx)?,
         };
         let mut position = 0;
         let mut reduced = |grad: Tensor| {
@@ -78,7 +83,7 @@ where
         let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
         let (tx, tdy) = (Count::<I>::refs(tx), Count::<O>::refs(tdy));
         let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(tx).chain(tdy).collect();
-        let found = over(&all, |numbers| {
+        let found = over(&all, WIDE, |numbers| {
             let (x, rest) = numbers.split_at(I);
             let (dy, rest) = rest.split_at(O);
             let (tx, tdy) = rest.split_at(I);
@@ -110,8 +115,23 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
         dy: [&Tensor; O],
         ddx: [&Tensor; I],
     ) -> CrateResult<Second<I, O>> {
-        let _pins = self.author.pins(x.into_iter().chain(dy).chain(ddx))?;
+        let _pins = self.sort.pins(x.into_iter().chain(dy).chain(ddx))?;
         simd::map_groups(KERNEL, &SecondGradients(&self.f), (x, dy, ddx))
+    }
+
+    /// Does the same for the only `ddx` that is defined.
+    fn second_along_one(
+        &self,
+        x: [&Tensor; I],
+        dy: [&Tensor; O],
+        ddx: [&Tensor; I],
+    ) -> CrateResult<Second<I, O>>
+    where
+        Count<I>: Form<I>,
+    {
+        let _pins = self.sort.pins(x.into_iter().chain(dy).chain(ddx.into_iter().filter(|t| t.defined())))?;
+        let i = ddx.iter().position(|t| t.defined()).expect("one is defined");
+        Count::<I>::at(i, AlongOne { f: &self.f, x, dy, ddx: ddx[i] })
     }
 
     /// Does the same by tch's operators. Undefined `ddx` are none.
@@ -124,7 +144,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
         let zero = scalar_like(x[0], 0.0)?;
         let given = ddx.map(|t| if t.defined() { t } else { &zero });
         let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(given).collect();
-        let found = over(&all, |numbers| {
+        let found = over(&all, WIDE, |numbers| {
             let (x, rest) = numbers.split_at(I);
             let (dy, directions) = rest.split_at(O);
             let directions = std::array::from_fn(|i| match ddx[i].defined() {
@@ -137,6 +157,25 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
         let mut found = found.into_iter();
         let mut next = || found.next().expect("one for each");
         Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
+    }
+}
+
+const WIDE: Way = Way::Wide { whole: None };
+
+/// The second derivatives in the direction of one input.
+struct AlongOne<'a, F, const I: usize, const O: usize> {
+    f: &'a F,
+    x: [&'a Tensor; I],
+    dy: [&'a Tensor; O],
+    ddx: &'a Tensor,
+}
+
+impl<F: Formula<I, O>, const I: usize, const O: usize> At for AlongOne<'_, F, I, O> {
+    type Output = CrateResult<Second<I, O>>;
+
+    fn call<const K: usize>(self) -> CrateResult<Second<I, O>> {
+        let kernel = SecondGradientsAt::<F, K>(self.f);
+        simd::map_groups(KERNEL, &kernel, (self.x, self.dy, [self.ddx]))
     }
 }
 

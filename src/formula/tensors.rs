@@ -3,9 +3,11 @@
 use super::binary::Binary;
 use super::functions::Unary;
 use super::term::{Base, Term};
+use crate::ffi::modes::NoAutocast;
 use crate::ffi::{self, WithScalar as _};
 use anyhow::Result;
-use std::cell::RefCell;
+use std::borrow::Borrow;
+use std::cell::{OnceCell, RefCell};
 use std::ops::{BitAnd, BitOr, Not};
 use tch::{Kind, Tensor};
 
@@ -22,17 +24,21 @@ pub struct Arena {
 pub struct Handle<'a> {
     arena: &'a Arena,
     index: usize,
+    /// The inputs whose shapes were broadcast to that of this tensor, one bit each.
+    from: u32,
 }
 
 impl Arena {
-    pub fn number(&self, t: &Tensor) -> Term<Handle<'_>> {
-        Term::Value(self.add(t.shallow_clone()))
+    /// The numbers that the tensors are.
+    fn numbers(&self, x: &[impl Borrow<Tensor>]) -> Vec<Term<Handle<'_>>> {
+        let number = |(i, t): (usize, &_)| self.add(Borrow::<Tensor>::borrow(t).shallow_clone(), 1 << i);
+        x.iter().enumerate().map(|x| Term::Value(number(x))).collect()
     }
 
-    fn add(&self, t: Tensor) -> Handle<'_> {
+    fn add(&self, t: Tensor, from: u32) -> Handle<'_> {
         let mut tensors = self.tensors.borrow_mut();
         tensors.push(t);
-        Handle { arena: self, index: tensors.len() - 1 }
+        Handle { arena: self, index: tensors.len() - 1, from }
     }
 
     /// The first error of the evaluation.
@@ -55,13 +61,18 @@ impl Handle<'_> {
         self.arena.tensors.borrow()[self.index].shallow_clone()
     }
 
-    /// What `f` makes; after an error, nothing more is computed.
+    /// What `f` makes of this; after an error, nothing more is computed.
     fn then(self, f: impl FnOnce() -> Result<Tensor>) -> Self {
+        self.with(0, f)
+    }
+
+    /// What `f` makes of this and of what comes from other inputs.
+    fn with(self, others: u32, f: impl FnOnce() -> Result<Tensor>) -> Self {
         if self.arena.failed.borrow().is_some() {
             return self;
         }
         match f() {
-            Ok(t) => self.arena.add(t),
+            Ok(t) => self.arena.add(t, self.from | others),
             Err(e) => {
                 self.arena.failed.replace(Some(e));
                 self
@@ -74,45 +85,52 @@ impl Base for Handle<'_> {
     type Mask = Self;
 
     fn of(self, c: f64) -> Self {
-        self.then(|| scalar_like(&self.tensor(), c))
+        match scalar_like(&self.tensor(), c) {
+            Ok(t) => self.arena.add(t, 0),
+            Err(e) => self.then(|| Err(e)),
+        }
     }
     fn unary<F: Unary>(self) -> Self {
         self.then(|| F::tensor(&self.tensor()))
     }
     fn binary<F: Binary>(self, other: Self) -> Self {
-        self.then(|| F::tensor(&self.tensor(), &other.tensor()))
+        self.with(other.from, || F::tensor(&self.tensor(), &other.tensor()))
     }
     fn with_right<F: Binary>(self, c: f64) -> Self {
-        self.binary::<F>(self.of(c))
+        self.then(|| F::tensor_and(&self.tensor(), c))
     }
     fn with_left<F: Binary>(self, c: f64) -> Self {
-        self.of(c).binary::<F>(self)
+        self.then(|| F::number_and(c, &self.tensor()))
     }
     fn lt(self, other: Self) -> Self {
-        self.then(|| Ok(self.tensor().f_lt_tensor(&other.tensor())?))
+        self.with(other.from, || Ok(self.tensor().f_lt_tensor(&other.tensor())?))
     }
     fn le(self, other: Self) -> Self {
-        self.then(|| Ok(self.tensor().f_le_tensor(&other.tensor())?))
+        self.with(other.from, || Ok(self.tensor().f_le_tensor(&other.tensor())?))
     }
     fn eq(self, other: Self) -> Self {
-        self.then(|| Ok(self.tensor().f_eq_tensor(&other.tensor())?))
+        self.with(other.from, || Ok(self.tensor().f_eq_tensor(&other.tensor())?))
     }
     fn select(mask: Self, yes: Self, no: Self) -> Self {
-        mask.then(|| Ok(yes.tensor().f_where_self(&mask.tensor(), &no.tensor())?))
+        let take = || Ok(yes.tensor().f_where_self(&mask.tensor(), &no.tensor())?);
+        mask.with(yes.from | no.from, take)
+    }
+    fn conj(self) -> Self {
+        self.then(|| Ok(self.tensor().f_conj()?))
     }
 }
 
 impl BitAnd for Handle<'_> {
     type Output = Self;
     fn bitand(self, other: Self) -> Self {
-        self.then(|| Ok(self.tensor().f_logical_and(&other.tensor())?))
+        self.with(other.from, || Ok(self.tensor().f_logical_and(&other.tensor())?))
     }
 }
 
 impl BitOr for Handle<'_> {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
-        self.then(|| Ok(self.tensor().f_logical_or(&other.tensor())?))
+        self.with(other.from, || Ok(self.tensor().f_logical_or(&other.tensor())?))
     }
 }
 
@@ -132,31 +150,79 @@ pub fn scalar_like(x: &Tensor, c: f64) -> Result<Tensor> {
 
 const OP: &str = "a formula";
 
-/// Runs `f` on the tensors, in f32 at least; returns its results in the broadcast shape and in
-/// the dtype of the first one.
+/// How tensors compute.
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// As they are. Each result depends on what gives it its shape; a constant takes that of
+    /// the last tensor.
+    Plain,
+    /// In f32 at least. Results have the broadcast shape, which those from the position
+    /// `whole` on have, and the dtype of the first tensor.
+    Wide { whole: Option<usize> },
+}
+
+/// Runs `f` on the tensors, with autocast off.
 pub fn over(
     x: &[&Tensor],
+    way: Way,
     f: impl for<'a> FnOnce(&[Term<Handle<'a>>]) -> Vec<Term<Handle<'a>>>,
 ) -> Result<Vec<Tensor>> {
+    let _off = NoAutocast::enter();
+    let arena = Arena::default();
+    let Way::Wide { whole } = way else {
+        let found = f(&arena.numbers(x));
+        arena.done()?;
+        let like = x[x.len() - 1];
+        return found.into_iter().map(|number| arena.tensor(number, like)).collect();
+    };
     let kind = x[0].kind();
     let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
     let wide = |x: &&Tensor| if narrow { x.f_to_kind(Kind::Float) } else { Ok(x.shallow_clone()) };
     let x = x.iter().map(wide).collect::<Result<Vec<_>, _>>()?;
-    // Zeros of the broadcast shape. Sizes may be symbols, and vmap hides some, so they are not
-    // asked for.
-    let mut zeros = x[0].f_zeros_like()?;
-    for x in &x[1..] {
-        zeros = zeros.f_add(&x.f_zeros_like()?)?;
-    }
-    let arena = Arena::default();
-    let numbers: Vec<_> = x.iter().map(|x| arena.number(x)).collect();
-    let found = f(&numbers);
+    let found = f(&arena.numbers(&x));
     arena.done()?;
+    let shape = Shape { x: &x, whole, zeros: OnceCell::new() };
     let finished = |number| {
-        let y = arena.tensor(number, &zeros)?;
-        // Less 0, not plus 0, which would make -0 0.
-        let y = if x.len() > 1 { y.f_sub(&zeros)? } else { y };
+        let y = shape.fit(&arena, number)?;
         Ok(if narrow { y.f_to_kind(kind)? } else { y })
     };
     found.into_iter().map(finished).collect()
+}
+
+/// The shape to which some tensors broadcast.
+struct Shape<'x> {
+    x: &'x [Tensor],
+    whole: Option<usize>,
+    zeros: OnceCell<Tensor>,
+}
+
+impl Shape<'_> {
+    /// The tensor in this shape.
+    fn fit(&self, arena: &Arena, number: Term<Handle<'_>>) -> Result<Tensor> {
+        match number {
+            Term::Value(handle) if self.is_that_of(handle) => Ok(handle.tensor()),
+            // Less 0, not plus 0, which would make -0 0.
+            Term::Value(handle) => Ok(handle.tensor().f_sub(self.zeros()?)?),
+            constant => arena.tensor(constant, self.zeros()?),
+        }
+    }
+
+    fn is_that_of(&self, handle: Handle) -> bool {
+        let every = (1 << self.x.len()) - 1;
+        let whole = self.whole.map_or(0, |from| every >> from << from);
+        handle.from == every || handle.from & whole != 0
+    }
+
+    /// Zeros of the shape. Sizes may be symbols, and vmap hides some, so they are not asked
+    /// for.
+    fn zeros(&self) -> Result<&Tensor> {
+        if self.zeros.get().is_none() {
+            let mut zeros = self.x[self.whole.unwrap_or(0)].f_zeros_like()?;
+            for x in self.x.iter().skip(1).filter(|_| self.whole.is_none()) {
+                zeros = zeros.f_add(&x.f_zeros_like()?)?;
+            }
+            let _ = self.zeros.set(zeros);
+        }
+        Ok(self.zeros.get().expect("just set"))
+    }
 }

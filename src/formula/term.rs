@@ -25,6 +25,11 @@ pub trait Base: Copy {
     fn le(self, other: Self) -> Self::Mask;
     fn eq(self, other: Self) -> Self::Mask;
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
+    /// The complex conjugate: a real number itself.
+    #[inline(always)]
+    fn conj(self) -> Self {
+        self
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -108,6 +113,14 @@ impl<B: Base> sealed::Scalar for Term<B> {
     #[inline(always)]
     fn binary<F: Binary>(self, other: Term<B>) -> Term<B> {
         self.computed::<F>(other)
+    }
+
+    #[inline(always)]
+    fn conj(self) -> Term<B> {
+        match self {
+            Value(v) => Value(v.conj()),
+            term => term,
+        }
     }
 }
 

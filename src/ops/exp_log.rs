@@ -1,23 +1,41 @@
 //! Smooth functions of one variable.
 
-use super::{chain, elementwise};
-use crate::ffi::WithScalar as _;
-use tch::Tensor;
+use super::formulas::operator;
 
-elementwise! {
-    /// `y = e^x`; `dy/dx = y`.
-    Exp, exp: f_exp, saves output, |dy, y| chain(dy, y);
+/// `y = e^x`; `dy/dx = y`.
+#[derive(Clone, Copy, Debug)]
+pub struct Exp;
+operator!(Exp of 1 as "exp", |_, [x]| x.exp());
 
-    /// `y = log x`, the natural logarithm; `dy/dx = 1 / x`, infinite at 0.
-    Log, log: f_log, saves input, |dy, x| Ok(dy.f_div(&x.f_conj()?)?);
+/// `y = log x`, the natural logarithm; `dy/dx = 1 / x`, infinite at 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Log;
+operator!(Log of 1 as "log", |_, [x]| x.ln());
 
-    /// `y = sqrt x`; `dy/dx = 1 / (2 y)`, infinite at 0.
-    Sqrt, sqrt: f_sqrt, saves output,
-        |dy, y| Ok(dy.f_div(&y.mul_number(2.0)?.f_conj()?)?);
+/// `y = sqrt x`; `dy/dx = 1 / (2 y)`, infinite at 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Sqrt;
+operator!(Sqrt of 1 as "sqrt", |_, [x]| x.sqrt());
 
-    /// `y = tanh x`; `dy/dx = 1 - y^2`.
-    Tanh, tanh: f_tanh, saves output, |dy, y| Ok(Tensor::f_tanh_backward(dy, y)?);
+/// `y = tanh x`; `dy/dx = 1 - y^2`, right in the tails, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Tanh;
+operator!(Tanh of 1 as "tanh", |_, [x]| x.tanh());
 
-    /// `y = 1 / (1 + e^-x)`, the logistic function; `dy/dx = y (1 - y)`.
-    Sigmoid, sigmoid: f_sigmoid, saves output, |dy, y| Ok(Tensor::f_sigmoid_backward(dy, y)?);
+/// `y = 1 / (1 + e^-x)`, the logistic function; `dy/dx = y (1 - y)`, right in the tails, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Sigmoid;
+operator!(Sigmoid of 1 as "sigmoid", |_, [x]| x.sigmoid());
+
+super::methods! {
+    /// [`Exp`](crate::ops::Exp) of every element.
+    exp(self) => Exp;
+    /// [`Log`](crate::ops::Log) of every element.
+    log(self) => Log;
+    /// [`Sqrt`](crate::ops::Sqrt) of every element.
+    sqrt(self) => Sqrt;
+    /// [`Tanh`](crate::ops::Tanh) of every element.
+    tanh(self) => Tanh;
+    /// [`Sigmoid`](crate::ops::Sigmoid) of every element.
+    sigmoid(self) => Sigmoid;
 }

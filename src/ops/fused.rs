@@ -1,4 +1,4 @@
-//! Ops that are formulas, and the choice between kernels and libtorch's operators.
+//! The choice between kernels and libtorch's operators.
 
 use crate::Error;
 use anyhow::Result;
@@ -33,57 +33,3 @@ pub(super) fn exact(x: &Tensor) -> Result<Tensor> {
         _ => x.shallow_clone(),
     })
 }
-
-/// Makes ops of one tensor that are formulas Functions, with methods. `torch` is libtorch's
-/// name for each.
-macro_rules! derived {
-    ($($(#[$doc:meta])* $Op:ident, $method:ident as $torch:literal;)+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub struct $Op;
-
-        impl $crate::Function for $Op {
-            type Inputs = tch::Tensor;
-            type Outputs = tch::Tensor;
-
-            fn autocast(&self) -> $crate::function::Autocast {
-                $crate::function::Autocast::Wide($torch)
-            }
-
-            fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
-                let [y] = $crate::formula::forward(self, $crate::formula::Author::Crate, ctx, [x])?;
-                Ok(y)
-            }
-
-            fn backward(
-                &self,
-                ctx: &$crate::Ctx,
-                dy: &tch::Tensor,
-            ) -> anyhow::Result<Option<tch::Tensor>> {
-                let [dx] = $crate::formula::backward(self, $crate::formula::Author::Crate, ctx, [dy])?;
-                Ok(dx)
-            }
-
-            fn vmap(&self) -> $crate::Vmap {
-                $crate::Vmap::Formulas
-            }
-
-            fn jvp(
-                &self,
-                ctx: &$crate::Ctx,
-                x: &tch::Tensor,
-                dx: &tch::Tensor,
-            ) -> anyhow::Result<tch::Tensor> {
-                let author = $crate::formula::Author::Crate;
-                let [dy] = $crate::formula::jvp(self, author, ctx, [x], [dx])?;
-                Ok(dy)
-            }
-        }
-
-        $crate::ops::methods! {
-            #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
-            $method(self) => $Op;
-        }
-    )+};
-}
-pub(super) use derived;

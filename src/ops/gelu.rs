@@ -1,33 +1,47 @@
 //! Smooth relatives of `relu`: GELU, exact and with tanh, and SiLU.
 
-use super::fused::derived;
+use super::formulas::function;
+use crate::function::Autocast;
 use crate::formula::{Formula, Scalar};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-derived! {
-    /// `y = x F(x)` with `F(x) = (1 + erf(x / sqrt(2))) / 2`, the normal
-    /// distribution; `dy/dx = F(x) + x f(x)`, `f(x) = e^(-x^2 / 2) / sqrt(2 pi)`;
-    /// `d2y/dx2 = f(x) (2 - x^2)`. (Hendrycks and Gimpel, arXiv:1606.08415.)
-    ///
-    /// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
-    /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
-    Gelu, gelu as "gelu";
+/// `y = x F(x)` with `F(x) = (1 + erf(x / sqrt(2))) / 2`, the normal
+/// distribution; `dy/dx = F(x) + x f(x)`, `f(x) = e^(-x^2 / 2) / sqrt(2 pi)`;
+/// `d2y/dx2 = f(x) (2 - x^2)`. (Hendrycks and Gimpel, arXiv:1606.08415.)
+///
+/// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
+/// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
+#[derive(Clone, Copy, Debug)]
+pub struct Gelu;
+function!(Gelu of 1, Crate, Autocast::Wide("gelu"));
 
-    /// `y = x s` with `s = (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u))`,
-    /// `u = sqrt(2 / pi) (x + 0.044715 x^3)`: the form of [`Gelu`] with tanh;
-    /// `dy/dx = s + 2 x s (1 - s) u'`, `u' = sqrt(2 / pi) (1 + 0.134145 x^2)`;
-    /// `d2y/dx2 = 2 s (1 - s) (2 u' + x u'' + 2 x u'^2 (1 - 2 s))`.
-    ///
-    /// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
-    /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
-    GeluTanh, gelu_tanh as "gelu";
+/// `y = x s` with `s = (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u))`,
+/// `u = sqrt(2 / pi) (x + 0.044715 x^3)`: the form of [`Gelu`] with tanh;
+/// `dy/dx = s + 2 x s (1 - s) u'`, `u' = sqrt(2 / pi) (1 + 0.134145 x^2)`;
+/// `d2y/dx2 = 2 s (1 - s) (2 u' + x u'' + 2 x u'^2 (1 - 2 s))`.
+///
+/// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
+/// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
+#[derive(Clone, Copy, Debug)]
+pub struct GeluTanh;
+function!(GeluTanh of 1, Crate, Autocast::Wide("gelu"));
 
-    /// `y = x s` with `s = 1 / (1 + e^-x)`; `dy/dx = s + x s (1 - s)`;
-    /// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
-    ///
-    /// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
-    /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
-    Silu, silu as "silu";
+/// `y = x s` with `s = 1 / (1 + e^-x)`; `dy/dx = s + x s (1 - s)`;
+/// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
+///
+/// Both are within 8 epsilon `max(1, |x|)` of the exact value. A
+/// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
+#[derive(Clone, Copy, Debug)]
+pub struct Silu;
+function!(Silu of 1, Crate, Autocast::Wide("silu"));
+
+super::methods! {
+    /// [`Gelu`](crate::ops::Gelu) of every element.
+    gelu(self) => Gelu;
+    /// [`GeluTanh`](crate::ops::GeluTanh) of every element.
+    gelu_tanh(self) => GeluTanh;
+    /// [`Silu`](crate::ops::Silu) of every element.
+    silu(self) => Silu;
 }
 
 /// `x` up to where gates are 0 and 1 and their slopes are 0 already, so that no power of it is

@@ -32,6 +32,7 @@ mod cast;
 mod compare;
 mod cross_entropy;
 mod exp_log;
+mod formulas;
 mod fused;
 mod gelu;
 mod huber;
@@ -121,48 +122,3 @@ macro_rules! methods {
     (@inputs $x:ident $other:ident) => { ($x, $other) };
 }
 use methods;
-
-/// Stamps elementwise ops of one tensor, and their methods.
-///
-/// `forward` is one of tch's methods; `saves` says whether `backward` needs
-/// the input or the output, as which it gets it beside `dy`.
-macro_rules! elementwise {
-    ($($(#[$doc:meta])* $Op:ident, $method:ident: $forward:ident, saves $kept:ident, $backward:expr;)+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        pub struct $Op;
-
-        impl $crate::Function for $Op {
-            type Inputs = tch::Tensor;
-            type Outputs = tch::Tensor;
-
-            fn autocast(&self) -> $crate::function::Autocast {
-                $crate::function::Autocast::Wide(stringify!($method))
-            }
-
-            fn forward(&self, ctx: &mut $crate::Ctx, x: &tch::Tensor) -> anyhow::Result<tch::Tensor> {
-                let y = x.$forward()?;
-                ctx.save_for_backward([$crate::ops::elementwise!(@$kept x y)])?;
-                Ok(y)
-            }
-
-            fn backward(
-                &self,
-                ctx: &$crate::Ctx,
-                dy: &tch::Tensor,
-            ) -> anyhow::Result<Option<tch::Tensor>> {
-                let [kept] = ctx.saved_tensors()?;
-                let backward: fn(&tch::Tensor, &tch::Tensor) -> anyhow::Result<tch::Tensor> = $backward;
-                $crate::ops::gradient(ctx, 0, || backward(dy, kept))
-            }
-        }
-
-        $crate::ops::methods! {
-            #[doc = concat!("[`", stringify!($Op), "`](crate::ops::", stringify!($Op), ") of every element.")]
-            $method(self) => $Op;
-        }
-    )+};
-    (@input $x:ident $y:ident) => { $x };
-    (@output $x:ident $y:ident) => { &$y };
-}
-use elementwise;

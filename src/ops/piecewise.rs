@@ -1,62 +1,47 @@
 //! Functions with kinks, where the gradients are those that libtorch chose.
 
-use super::{elementwise, gradient};
+use super::formulas::operator;
+use super::gradient;
 use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function, Grads, Var};
 use anyhow::Result;
 use tch::Tensor;
 
-elementwise! {
-    /// `y = max(x, 0)`; `dy/dx` is 1 where `x > 0`, else 0.
-    Relu, relu: f_relu, saves output, |dy, y| Ok(y.f_threshold_backward(dy, 0)?);
+/// `y = max(x, 0)`; `dy/dx` is 1 where `x > 0`, else 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Relu;
+operator!(Relu of 1 as "relu", |_, [x]| x.relu());
 
-    /// `y = |x|`; `dy/dx = sign(x)`, 0 at 0.
-    Abs, abs: f_abs, saves input, |dy, x| Ok(dy.f_mul(&x.f_sgn()?)?);
-}
+/// `y = |x|`; `dy/dx = sign(x)`, 0 at 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Abs;
+operator!(Abs of 1 as "abs", |_, [x]| x.abs());
 
-/// Stamps `Maximum` and `Minimum`; `$loses` is the comparison that gives the
-/// gradient to the other side.
-macro_rules! extremum {
-    ($(#[$doc:meta])* $Op:ident, $method:ident: $forward:ident, $loses:ident) => {
-        $(#[$doc])*
-        ///
-        /// Half of the gradient goes to each where they are equal. Shapes
-        /// broadcast, dtypes are promoted; complex numbers are refused.
-        #[derive(Clone, Copy, Debug)]
-        pub struct $Op;
+/// `y = max(a, b)`, elementwise; the gradient goes to the greater one.
+///
+/// Half of the gradient goes to each where they are equal. Shapes broadcast, dtypes are
+/// promoted; complex numbers are refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Maximum;
+operator!(Maximum of 2, |_, [a, b]| a.max(b));
 
-        impl Function for $Op {
-            type Inputs = (Tensor, Tensor);
-            type Outputs = Tensor;
+/// `y = min(a, b)`, elementwise; the gradient goes to the lesser one.
+///
+/// Half of the gradient goes to each where they are equal. Shapes broadcast, dtypes are
+/// promoted; complex numbers are refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Minimum;
+operator!(Minimum of 2, |_, [a, b]| a.min(b));
 
-            fn forward(&self, ctx: &mut Ctx, (a, b): (&Tensor, &Tensor)) -> Result<Tensor> {
-                ctx.save_for_backward([a, b])?;
-                Ok(a.$forward(b)?)
-            }
-
-            fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-                let [a, b] = ctx.saved_tensors()?;
-                let share = |a: &Tensor, b: &Tensor| {
-                    let tied = dy.div_number(2.0)?.f_where_self(&a.f_eq_tensor(b)?, dy)?;
-                    Ok(tied.filled(&a.$loses(b)?, 0)?)
-                };
-                Ok((gradient(ctx, 0, || share(a, b))?, gradient(ctx, 1, || share(b, a))?))
-            }
-        }
-
-        $crate::ops::methods! {
-            #[doc = concat!("[`", stringify!($Op), "`] of each element and the other's.")]
-            $method(self, &other) => $Op;
-        }
-    };
-}
-extremum! {
-    /// `y = max(a, b)`, elementwise; the gradient goes to the greater one.
-    Maximum, maximum: f_maximum, f_lt_tensor
-}
-extremum! {
-    /// `y = min(a, b)`, elementwise; the gradient goes to the lesser one.
-    Minimum, minimum: f_minimum, f_gt_tensor
+super::methods! {
+    /// [`Relu`](crate::ops::Relu) of every element.
+    relu(self) => Relu;
+    /// [`Abs`](crate::ops::Abs) of every element.
+    abs(self) => Abs;
+    /// [`Maximum`](crate::ops::Maximum) of each element and the other's.
+    maximum(self, &other) => Maximum;
+    /// [`Minimum`](crate::ops::Minimum) of each element and the other's.
+    minimum(self, &other) => Minimum;
 }
 
 /// `y = a` where the boolean `condition` holds, else `b`; the gradient goes to

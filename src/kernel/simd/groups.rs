@@ -48,9 +48,10 @@ pub(crate) fn map_groups<
     x: Inputs<&Tensor, A, B, C>,
 ) -> Result<([Tensor; D], [Tensor; E])> {
     const { assert!(A > 0 && D > 0, "the first groups are not empty") };
-    let short = alike_groups::<f32, A, B, C, D, E>(x, GRAIN, |x, y| {
-        run(op, y.0[0].len(), x, y);
-    });
+    let short = alike_groups::<f32, A, B, C, D, E>(x, GRAIN, |x, y| run(op, y.0[0].len(), x, y))
+        .or_else(|| {
+            alike_groups::<f64, A, B, C, D, E>(x, GRAIN, |x, y| run(op, y.0[0].len(), x, y))
+        });
     if let Some(done) = short {
         return finish(name, done);
     }

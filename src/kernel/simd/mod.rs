@@ -80,14 +80,24 @@ pub(crate) fn map_with_own<const I: usize, const O: usize>(
     op: &impl Lanes<I, O>,
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    const { assert!(I > 0 && O > 0, "an op has an input and an output") };
-    match alike::<f32, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y)) {
-        Some(done) => finish(MAP, done),
-        None => map_any(op, x),
-    }
+    map_small(op, x).unwrap_or_else(|| map_large(op, x))
 }
 
-fn map_any<const I: usize, const O: usize>(
+/// Does what [`map_with_own`] does, if all `x` are small, contiguous and of one shape and
+/// dtype.
+#[inline]
+pub(crate) fn map_small<const I: usize, const O: usize>(
+    op: &impl Lanes<I, O>,
+    x: [&Tensor; I],
+) -> Option<Result<[Tensor; O]>> {
+    const { assert!(I > 0 && O > 0, "an op has an input and an output") };
+    let done = alike::<f32, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y))
+        .or_else(|| alike::<f64, I, O>(x, GRAIN, |x, y| run(op, y[0].len(), x, y)))?;
+    Some(finish(MAP, done))
+}
+
+/// Does what [`map_with_own`] does, for tensors of any size.
+pub(crate) fn map_large<const I: usize, const O: usize>(
     op: &impl Lanes<I, O>,
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {

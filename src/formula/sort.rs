@@ -1,0 +1,150 @@
+//! [`Sort`]: what a formula may be run on, and how carefully.
+
+use super::tensors::Way;
+use crate::error::{Error, Result as CrateResult};
+use crate::ffi::memory::Pin;
+use crate::ffi::{self, Meta};
+use anyhow::Result;
+use smallvec::SmallVec;
+use tch::{Kind, Tensor};
+
+/// Where a formula comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// What a user has written could resize a tensor that it holds, so tensors are pinned
+    /// while it runs.
+    User,
+    /// One of this crate's.
+    Crate,
+    /// An operator of libtorch's, which takes integers and complex numbers, too: there
+    /// libtorch's own computes.
+    Operator,
+    /// One that libtorch computes faster.
+    Torch,
+}
+
+pub(super) type Pins = SmallVec<[Pin; 4]>;
+
+impl Sort {
+    /// Holds the tensors' storages until the result is dropped, if that is needed.
+    pub(super) fn pins<'a>(self, x: impl IntoIterator<Item = &'a Tensor>) -> CrateResult<Pins> {
+        match self {
+            Sort::User => x.into_iter().map(|x| Pin::of(super::derived::KERNEL, x)).collect(),
+            _ => Ok(Pins::new()),
+        }
+    }
+
+    fn is_torch(self) -> bool {
+        matches!(self, Sort::Operator | Sort::Torch)
+    }
+
+    /// # Errors
+    /// [`Error::Argument`] for forward mode of complex numbers.
+    pub(super) fn no_complex_tangents<const N: usize>(
+        self,
+        op: &'static str,
+        x: [&Tensor; N],
+    ) -> Result<()> {
+        for (i, x) in x.into_iter().enumerate() {
+            let d = ffi::describe(op, x)?;
+            if d.is_complex() {
+                let message = format!(
+                    "input {i} is {}, and forward mode is of real numbers here; differentiate \
+                     in reverse",
+                    Meta::of(&d)
+                );
+                return Err(Error::Argument { op, message }.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Inputs of a formula as it computes with them.
+pub(super) struct Prepared<const N: usize> {
+    /// The inputs in another dtype.
+    converted: Option<[Tensor; N]>,
+    /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
+    pub plain: bool,
+}
+
+impl<const N: usize> Prepared<N> {
+    /// Inputs in the one dtype in which libtorch's ops compute with them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for complex numbers.
+    pub fn new(op: &'static str, sort: Sort, x: [&Tensor; N]) -> Result<Prepared<N>> {
+        let mut same = true;
+        let first = ffi::describe(op, x[0])?.dtype;
+        for (i, x) in x.iter().enumerate() {
+            let d = ffi::describe(op, x)?;
+            if d.is_complex() && !sort.is_torch() {
+                let message = format!(
+                    "input {i} is {}, and a formula is of real numbers; apply it to the real and \
+                     the imaginary part, or write a Function of tch operators",
+                    Meta::of(&d)
+                );
+                return Err(Error::Argument { op, message }.into());
+            }
+            same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
+        }
+        if sort.is_torch() {
+            return Ok(Prepared { converted: None, plain: !same || sort == Sort::Torch });
+        }
+        if same {
+            return Ok(Prepared { converted: None, plain: false });
+        }
+        let together = ffi::kind_of(ffi::result_type(op, &x)?);
+        let kind = if is_floating(together) { together } else { Kind::Float };
+        Prepared::of_kind(x, kind)
+    }
+
+    /// Inputs in the dtype of the gradient `dy` of an output.
+    pub fn like(
+        op: &'static str,
+        sort: Sort,
+        x: [&Tensor; N],
+        dy: &Tensor,
+    ) -> Result<Prepared<N>> {
+        let of_dy = ffi::describe(op, dy)?;
+        let mut same = !of_dy.is_complex();
+        for x in x {
+            same &= ffi::describe(op, x)?.dtype == of_dy.dtype;
+        }
+        match same {
+            true => Ok(Prepared { converted: None, plain: sort == Sort::Torch }),
+            false if sort.is_torch() => Ok(Prepared { converted: None, plain: true }),
+            false => Prepared::of_kind(x, dy.kind()),
+        }
+    }
+
+    /// The kernel's result, `None` where no kernel runs.
+    pub fn by_kernel<T>(&self, kernel: impl FnOnce() -> CrateResult<T>) -> Result<Option<T>> {
+        if self.plain {
+            return Ok(None);
+        }
+        match kernel() {
+            Err(Error::NoKernel { .. }) => Ok(None),
+            done => Ok(Some(done?)),
+        }
+    }
+
+    /// How tensors compute where no kernel runs; those from the position `whole` on have the
+    /// broadcast shape.
+    pub fn way(&self, whole: Option<usize>) -> Way {
+        if self.plain { Way::Plain } else { Way::Wide { whole } }
+    }
+
+    fn of_kind(x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
+        let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Prepared { converted: converted.try_into().ok(), plain: false })
+    }
+
+    pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {
+        self.converted.as_ref().map_or(x, |converted| converted.each_ref())
+    }
+}
+
+fn is_floating(kind: Kind) -> bool {
+    matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
+}
