@@ -216,6 +216,9 @@ fn power_of(x: &Tensor, c: f64) -> Result<Tensor> {
 /// `b a^(b - 1)`, and 0 where `b` is 0 and `a^-1` is no number.
 #[inline(always)]
 fn power_slope<S: Scalar>(a: S, b: S) -> S {
+    if b.known() == Some(0.0) {
+        return S::none();
+    }
     let power = a.powf(b - 1.0);
     let flat = b.eq(S::zero()) & !power.abs().lt(S::of(f64::INFINITY));
     S::select(flat, S::zero(), b * power)

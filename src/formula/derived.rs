@@ -6,7 +6,7 @@ use super::needs::{Part, Plan, restored};
 use super::slope::{Slope, array};
 use super::sort::{Prepared, Sort};
 use super::tensors::{over, scalar_like};
-use super::{Formula, Scalar, tangents};
+use super::{Formula, Kernels, Scalar, tangents};
 use crate::error::Result as CrateResult;
 use crate::ffi;
 use crate::ffi::memory::{Unfit, memory};
@@ -61,7 +61,7 @@ where
     }
 
     fn name(&self) -> &'static str {
-        crate::function::short_name(std::any::type_name::<F>())
+        self.0.name()
     }
 }
 
@@ -75,14 +75,39 @@ pub(crate) fn forward<F: Formula<I, O>, const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     ctx.save_for_backward(Plan::of(f).kept(wanted(ctx), x))?;
+    values(f, sort, ctx.op(), x)
+}
+
+/// `Function::forward` of a formula whose gradients are those of [`OfValue`](super::OfValue).
+pub(crate) fn forward_keeping_value<F: Formula<1>>(
+    f: &F,
+    sort: Sort,
+    ctx: &mut Ctx,
+    x: &Tensor,
+) -> Result<[Tensor; 1]> {
+    let y = values(f, sort, ctx.op(), [x])?;
+    ctx.save_for_backward(&y)?;
+    Ok(y)
+}
+
+fn values<F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    sort: Sort,
+    op: &'static str,
+    x: [&Tensor; I],
+) -> Result<[Tensor; O]> {
     let _pins = sort.pins(x)?;
-    if let Some(y) = simd::map_small(&Values(f), x) {
-        return Ok(y?);
+    if F::KERNELS != Kernels::None {
+        if let Some(y) = simd::map_small(&Values(f), x) {
+            return Ok(y?);
+        }
     }
-    let prepared = Prepared::new(ctx.op(), sort, x)?;
+    let prepared = Prepared::new(op, sort, x)?;
     let x = prepared.refs(x);
-    if let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))? {
-        return Ok(y);
+    if F::KERNELS != Kernels::None {
+        if let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))? {
+            return Ok(y);
+        }
     }
     listed(over(&x, prepared.way(None), |x| f.eval(array(x)).into())?)
 }
@@ -113,7 +138,7 @@ where
     }
     for (i, grad) in grads.iter_mut().enumerate().filter(|(i, _)| wanted[*i]) {
         let found = match (parts[i], grad.take()) {
-            (_, Some(computed)) => computed,
+            (Part::Computed(_), Some(computed)) => computed,
             (Part::Same, _) => dy[0].shallow_clone(),
             _ => dy[0].f_zeros_like()?,
         };
@@ -148,9 +173,11 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
     let zero = scalar_like(x[0], 0.0)?;
     let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
     let _pins = sort.pins(x.into_iter().chain(dx))?;
-    let kernel = || simd::map_groups(KERNEL, &Tangents(f), (x, dx, []));
-    if let Some((dy, [])) = prepared.by_kernel(kernel)? {
-        return Ok(dy);
+    if F::KERNELS == Kernels::All {
+        let kernel = || simd::map_groups(KERNEL, &Tangents(f), (x, dx, []));
+        if let Some((dy, [])) = prepared.by_kernel(kernel)? {
+            return Ok(dy);
+        }
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
     listed(over(&all, prepared.way(None), |numbers| {
@@ -205,8 +232,10 @@ where
         return Ok(some(Count::<I>::list(slope.apply::<Tensor>(inputs)?)));
     }
     let _pins = sort.pins(x.into_iter().chain(dy))?;
-    if let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))? {
-        return Ok(dx);
+    if F::KERNELS != Kernels::None {
+        if let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))? {
+            return Ok(dx);
+        }
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
     let found = over(&all, prepared.way(Some(I)), |numbers| {
@@ -216,7 +245,7 @@ where
     Ok(some(listed(found?)?))
 }
 
-/// Does what [`gradients`] does: if one is wanted that one alone, else all.
+/// Does what [`gradients`] does.
 fn kernel<F, const I: usize, const O: usize>(
     f: &F,
     x: [&Tensor; I],
@@ -227,14 +256,32 @@ where
     F: Formula<I, O>,
     Count<I>: Form<I>,
 {
-    let mut which = wanted.iter().enumerate().filter(|(_, wanted)| **wanted);
-    if let (true, Some((i, _)), None) = (I > 1, which.next(), which.next()) {
-        let mut grads = [const { None }; I];
-        grads[i] = Some(Count::<I>::at(i, One { f, x, dy })?);
-        return Ok(grads);
+    if I > 1 && F::KERNELS == Kernels::First {
+        return each(f, x, dy, wanted);
+    }
+    if I > 1 && wanted.iter().filter(|wanted| **wanted).count() == 1 {
+        return each(f, x, dy, wanted);
     }
     let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
     Ok(some(dx))
+}
+
+/// The gradients that are wanted, one after the other.
+fn each<F, const I: usize, const O: usize>(
+    f: &F,
+    x: [&Tensor; I],
+    dy: [&Tensor; O],
+    wanted: [bool; I],
+) -> CrateResult<[Option<Tensor>; I]>
+where
+    F: Formula<I, O>,
+    Count<I>: Form<I>,
+{
+    let mut grads = [const { None }; I];
+    for (i, grad) in grads.iter_mut().enumerate().filter(|(i, _)| wanted[*i]) {
+        *grad = Some(Count::<I>::at(i, One { f, x, dy })?);
+    }
+    Ok(grads)
 }
 
 /// The gradient of one input.

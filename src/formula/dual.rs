@@ -85,6 +85,11 @@ impl<T: Scalar, const N: usize> sealed::Scalar for Dual<T, N> {
     }
 
     #[inline(always)]
+    fn known(self) -> Option<f64> {
+        if self.has_slopes() { None } else { self.value.known() }
+    }
+
+    #[inline(always)]
     fn conj(self) -> Self {
         let mut slopes = self.slopes;
         for d in &mut slopes {

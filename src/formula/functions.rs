@@ -52,7 +52,7 @@ unary! {
     Neg: |x| -x, |x| Ok(x.f_neg()?), |x| -x, |_, _| S::of(-1.0);
     // Of complex numbers it is not holomorphic: the gradient is `dy sgn x`, not its conjugate.
     Abs: |x| x.abs(), |x| Ok(x.f_abs()?), f64::abs, |x, _| x.unary::<Sign>().conj();
-    Sign: |x| V::select(x.lt(x.of(0.0)), x.of(-1.0), V::select(x.of(0.0).lt(x), x.of(1.0), x)),
+    Sign: |x| V::select(x.lt(x.of(0.0)), x.of(-1.0), V::select(x.of(0.0).lt(x), x.of(1.0), x.of(0.0))),
         |x| Ok(x.f_sgn()?), sign, |_, _| S::none();
     Relu: |x| V::select(x.le(x.of(0.0)), x.of(0.0), x), |x| Ok(x.f_relu()?),
         |x| if x <= 0.0 { 0.0 } else { x }, |_, y| S::select(y.le(S::zero()), S::zero(), S::one());
@@ -117,7 +117,7 @@ unary! {
 const NORMAL: f64 = FRAC_2_SQRT_PI * 0.5 / SQRT_2;
 
 fn sign(x: f64) -> f64 {
-    if x == 0.0 || x.is_nan() { x } else { x.signum() }
+    if x == 0.0 || x.is_nan() { 0.0 } else { x.signum() }
 }
 
 fn sigmoid(x: f64) -> f64 {

@@ -47,6 +47,7 @@ mod forms;
 mod functions;
 mod lanes;
 mod needs;
+mod of_value;
 mod scalar;
 mod slope;
 mod sort;
@@ -54,7 +55,8 @@ mod tensors;
 mod term;
 
 pub use derived::Derived;
-pub(crate) use derived::{backward, forward, jvp};
+pub(crate) use derived::{backward, forward, forward_keeping_value, jvp};
+pub(crate) use of_value::{OfValue, SlopeOfValue};
 pub use scalar::Scalar;
 pub(crate) use sort::Sort;
 
@@ -101,6 +103,24 @@ pub trait Formula<const I: usize, const O: usize = 1>: Clone + Shareable + 'stat
         let _ = x;
         None
     }
+
+    #[doc(hidden)]
+    const KERNELS: Kernels = Kernels::All;
+
+    /// The name of the op, for errors; the type's, if it is not given.
+    fn name(&self) -> &'static str {
+        crate::function::short_name(std::any::type_name::<Self>())
+    }
+}
+
+/// Which kernels of a formula are compiled: vector code takes long to compile.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    All,
+    /// Values and gradients; tensors compute second derivatives.
+    First,
+    None,
 }
 
 /// The derivatives of each output in each input.

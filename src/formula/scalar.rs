@@ -155,6 +155,8 @@ pub mod sealed {
         fn is_none(self) -> bool;
         fn unary<F: Unary>(self) -> Self;
         fn binary<F: Binary>(self, other: Self) -> Self;
+        /// This, if it is known and depends on nothing.
+        fn known(self) -> Option<f64>;
         /// The complex conjugate: a real number itself.
         fn conj(self) -> Self;
     }

@@ -8,9 +8,9 @@ use super::scalar::sealed::Scalar as _;
 use super::sort::{Prepared, Sort};
 use super::tensors::{Way, over, scalar_like};
 use super::term::Term;
-use super::{Formula, Scalar, along_inputs, along_outputs, jacobian};
+use super::{Formula, Kernels, Scalar, along_inputs, along_outputs, jacobian};
 use crate::error::Result as CrateResult;
-use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap, short_name};
+use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
 use crate::kernel::simd;
 use anyhow::Result;
 use tch::Tensor;
@@ -52,11 +52,14 @@ where
         let ddx = Count::<I>::refs(ddx);
         let given = ddx.iter().filter(|t| t.defined()).count();
         let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
-        let found = match given {
-            _ if given == I => prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?,
-            1 => prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?,
-            _ => None,
-        };
+        let mut found = None;
+        if F::KERNELS == Kernels::All {
+            found = match given {
+                _ if given == I => prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?,
+                1 => prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?,
+                _ => None,
+            };
+        }
         let (dx, ddy) = match found {
             Some(found) => found,
             None => self.second_on_tensors(x, dy, ddx)?,
@@ -101,7 +104,7 @@ where
     }
 
     fn name(&self) -> &'static str {
-        short_name(std::any::type_name::<F>())
+        self.f.name()
     }
 }
 

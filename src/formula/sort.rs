@@ -66,6 +66,7 @@ pub(super) struct Prepared<const N: usize> {
     converted: Option<[Tensor; N]>,
     /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
     pub plain: bool,
+    sort: Sort,
 }
 
 impl<const N: usize> Prepared<N> {
@@ -88,15 +89,14 @@ impl<const N: usize> Prepared<N> {
             }
             same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
         }
-        if sort.is_torch() {
-            return Ok(Prepared { converted: None, plain: !same || sort == Sort::Torch });
-        }
         if same {
-            return Ok(Prepared { converted: None, plain: false });
+            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort });
         }
-        let together = ffi::kind_of(ffi::result_type(op, &x)?);
-        let kind = if is_floating(together) { together } else { Kind::Float };
-        Prepared::of_kind(x, kind)
+        match ffi::kind_of(ffi::result_type(op, &x)?) {
+            together if is_floating(together) => Prepared::of_kind(sort, x, together),
+            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort }),
+            _ => Prepared::of_kind(sort, x, Kind::Float),
+        }
     }
 
     /// Inputs in the dtype of the gradient `dy` of an output.
@@ -107,14 +107,15 @@ impl<const N: usize> Prepared<N> {
         dy: &Tensor,
     ) -> Result<Prepared<N>> {
         let of_dy = ffi::describe(op, dy)?;
-        let mut same = !of_dy.is_complex();
+        let (mut same, mut real) = (true, !of_dy.is_complex());
         for x in x {
-            same &= ffi::describe(op, x)?.dtype == of_dy.dtype;
+            let d = ffi::describe(op, x)?;
+            same &= d.dtype == of_dy.dtype;
+            real &= !d.is_complex();
         }
-        match same {
-            true => Ok(Prepared { converted: None, plain: sort == Sort::Torch }),
-            false if sort.is_torch() => Ok(Prepared { converted: None, plain: true }),
-            false => Prepared::of_kind(x, dy.kind()),
+        match (real, same) {
+            (true, false) => Prepared::of_kind(sort, x, dy.kind()),
+            _ => Ok(Prepared { converted: None, plain: !real || sort == Sort::Torch, sort }),
         }
     }
 
@@ -125,6 +126,8 @@ impl<const N: usize> Prepared<N> {
         }
         match kernel() {
             Err(Error::NoKernel { .. }) => Ok(None),
+            // libtorch's own operator has libtorch's message.
+            Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
             done => Ok(Some(done?)),
         }
     }
@@ -135,9 +138,9 @@ impl<const N: usize> Prepared<N> {
         if self.plain { Way::Plain } else { Way::Wide { whole } }
     }
 
-    fn of_kind(x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
+    fn of_kind(sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Prepared { converted: converted.try_into().ok(), plain: false })
+        Ok(Prepared { converted: converted.try_into().ok(), plain: sort == Sort::Torch, sort })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {

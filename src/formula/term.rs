@@ -61,17 +61,17 @@ impl<B: Base> Term<B> {
         constants: fn(&f64, &f64) -> bool,
         values: impl FnOnce(B, B) -> B::Mask,
     ) -> Mask<B> {
-        match (self.known(), other.known()) {
+        match (self.or_zero(), other.or_zero()) {
             (Constant(a), Constant(b)) => Mask::Constant(constants(&a, &b)),
             (Value(a), b) => Mask::Value(values(a, b.value(a)), a),
             (a, Value(b)) => Mask::Value(values(a.value(b), b), b),
-            (Term::None, _) | (_, Term::None) => unreachable!("`known` returns a constant"),
+            (Term::None, _) | (_, Term::None) => unreachable!("`or_zero` returns a constant"),
         }
     }
 
     /// This, with none as 0.
     #[inline(always)]
-    fn known(self) -> Term<B> {
+    fn or_zero(self) -> Term<B> {
         match self {
             Term::None => Constant(0.0),
             term => term,
@@ -80,12 +80,12 @@ impl<B: Base> Term<B> {
 
     #[inline(always)]
     fn computed<F: Binary>(self, other: Term<B>) -> Term<B> {
-        match (self.known(), other.known()) {
+        match (self.or_zero(), other.or_zero()) {
             (Constant(a), Constant(b)) => Constant(F::constant(a, b)),
             (Value(a), Constant(c)) => Value(a.with_right::<F>(c)),
             (Constant(c), Value(b)) => Value(b.with_left::<F>(c)),
             (Value(a), Value(b)) => Value(a.binary::<F>(b)),
-            (Term::None, _) | (_, Term::None) => unreachable!("`known` returns a constant"),
+            (Term::None, _) | (_, Term::None) => unreachable!("`or_zero` returns a constant"),
         }
     }
 }
@@ -103,16 +103,25 @@ impl<B: Base> sealed::Scalar for Term<B> {
 
     #[inline(always)]
     fn unary<F: Unary>(self) -> Term<B> {
-        match self.known() {
+        match self.or_zero() {
             Value(v) => Value(v.unary::<F>()),
             Constant(c) => Constant(F::constant(c)),
-            Term::None => unreachable!("`known` returns a constant"),
+            Term::None => unreachable!("`or_zero` returns a constant"),
         }
     }
 
     #[inline(always)]
     fn binary<F: Binary>(self, other: Term<B>) -> Term<B> {
         self.computed::<F>(other)
+    }
+
+    #[inline(always)]
+    fn known(self) -> Option<f64> {
+        match self {
+            Term::None => Some(0.0),
+            Constant(c) => Some(c),
+            Value(_) => None,
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use super::formulas::operator;
 /// `y = e^x`; `dy/dx = y`.
 #[derive(Clone, Copy, Debug)]
 pub struct Exp;
-operator!(Exp of 1 as "exp", |_, [x]| x.exp());
+operator!(Exp of 1 as "exp", |_, [x]| x.exp(), of value |y| y);
 
 /// `y = log x`, the natural logarithm; `dy/dx = 1 / x`, infinite at 0.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ operator!(Log of 1 as "log", |_, [x]| x.ln());
 /// `y = sqrt x`; `dy/dx = 1 / (2 y)`, infinite at 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Sqrt;
-operator!(Sqrt of 1 as "sqrt", |_, [x]| x.sqrt());
+operator!(Sqrt of 1 as "sqrt", |_, [x]| x.sqrt(), of value |y| S::of(0.5) / y);
 
 /// `y = tanh x`; `dy/dx = 1 - y^2`, right in the tails, too.
 #[derive(Clone, Copy, Debug)]

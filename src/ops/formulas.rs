@@ -3,18 +3,64 @@
 /// Makes a type that is a [`Formula`](crate::formula::Formula) a Function of 1 or 2 tensors.
 /// `sort` says who computes what, and `autocast` is libtorch's rule.
 macro_rules! function {
-    ($Op:ident of 1, $sort:ident, $autocast:expr) => {
+    ($Op:ident of 1, $sort:expr, $autocast:expr) => {
         $crate::ops::formulas::function!(@ $Op, $sort, $autocast,
             tch::Tensor, &tch::Tensor, Option<tch::Tensor>,
             x => [x], dx => [dx], |[dx]| dx);
     };
-    ($Op:ident of 2, $sort:ident, $autocast:expr) => {
+    ($Op:ident of 2, $sort:expr, $autocast:expr) => {
         $crate::ops::formulas::function!(@ $Op, $sort, $autocast,
             (tch::Tensor, tch::Tensor), (&tch::Tensor, &tch::Tensor),
             (Option<tch::Tensor>, Option<tch::Tensor>),
             (a, b) => [a, b], (da, db) => [da, db], |[da, db]| (da, db));
     };
-    (@ $Op:ident, $sort:ident, $autocast:expr, $Inputs:ty, $Refs:ty, $Grads:ty,
+    ($Op:ident of 1, $sort:expr, $autocast:expr, of value |$_:pat_param|) => {
+        impl $crate::Function for $Op {
+            type Inputs = tch::Tensor;
+            type Outputs = tch::Tensor;
+
+            fn autocast(&self) -> $crate::function::Autocast {
+                $autocast
+            }
+
+            fn forward(
+                &self,
+                ctx: &mut $crate::Ctx,
+                x: &tch::Tensor,
+            ) -> anyhow::Result<tch::Tensor> {
+                let sort = $sort;
+                let [y] = $crate::formula::forward_keeping_value(self, sort, ctx, x)?;
+                Ok(y)
+            }
+
+            fn backward(
+                &self,
+                ctx: &$crate::Ctx,
+                dy: &tch::Tensor,
+            ) -> anyhow::Result<Option<tch::Tensor>> {
+                let sort = $sort;
+                let of_value = $crate::formula::OfValue(*self);
+                let [dx] = $crate::formula::backward(&of_value, sort, ctx, [dy])?;
+                Ok(dx)
+            }
+
+            fn jvp(
+                &self,
+                ctx: &$crate::Ctx,
+                x: &tch::Tensor,
+                dx: &tch::Tensor,
+            ) -> anyhow::Result<tch::Tensor> {
+                let sort = $sort;
+                let [dy] = $crate::formula::jvp(self, sort, ctx, [x], [dx])?;
+                Ok(dy)
+            }
+
+            fn vmap(&self) -> $crate::Vmap {
+                $crate::Vmap::Formulas
+            }
+        }
+    };
+    (@ $Op:ident, $sort:expr, $autocast:expr, $Inputs:ty, $Refs:ty, $Grads:ty,
      $x:pat => $listed:expr, $dx:pat => $tangents:expr, |$found:pat_param| $grads:expr) => {
         impl $crate::Function for $Op {
             type Inputs = $Inputs;
@@ -25,13 +71,13 @@ macro_rules! function {
             }
 
             fn forward(&self, ctx: &mut $crate::Ctx, $x: $Refs) -> anyhow::Result<tch::Tensor> {
-                let sort = $crate::formula::Sort::$sort;
+                let sort = $sort;
                 let [y] = $crate::formula::forward(self, sort, ctx, $listed)?;
                 Ok(y)
             }
 
             fn backward(&self, ctx: &$crate::Ctx, dy: &tch::Tensor) -> anyhow::Result<$Grads> {
-                let sort = $crate::formula::Sort::$sort;
+                let sort = $sort;
                 let $found = $crate::formula::backward(self, sort, ctx, [dy])?;
                 Ok($grads)
             }
@@ -42,7 +88,7 @@ macro_rules! function {
                 $x: $Refs,
                 $dx: $Refs,
             ) -> anyhow::Result<tch::Tensor> {
-                let sort = $crate::formula::Sort::$sort;
+                let sort = $sort;
                 let [dy] = $crate::formula::jvp(self, sort, ctx, $listed, $tangents)?;
                 Ok(dy)
             }
@@ -56,29 +102,42 @@ macro_rules! function {
 pub(super) use function;
 
 /// Makes a type the operator of libtorch's that the formula is. `as "name"` is libtorch's
-/// name under autocast, which converts the inputs to f32.
+/// name under autocast, which converts the inputs to f32; `of value` gives the derivative from
+/// the value, which is then saved in place of the input; `by Torch` lets libtorch compute it.
 macro_rules! operator {
-    ($Op:ident of $n:tt $(as $torch:literal)? $(by $sort:ident)?, |$f:pat_param, $x:pat_param| $y:expr) => {
+    ($Op:ident of $n:tt $(as $torch:literal)? $(by $sort:ident)?, |$f:pat_param, $x:pat_param| $y:expr
+     $(, of value |$v:pat_param| $slope:expr)?) => {
         impl $crate::formula::Formula<$n> for $Op {
             #[inline(always)]
             fn eval<S: $crate::formula::Scalar>(&self, x: [S; $n]) -> [S; 1] {
                 let ($f, $x) = (self, x);
                 [$y]
             }
+
+            const KERNELS: $crate::formula::Kernels =
+                $crate::ops::formulas::operator!(@kernels $($sort)?);
         }
-        $crate::ops::formulas::operator!(@ $Op of $n, [$($torch)?], [$($sort)?]);
+        $(
+            impl $crate::formula::SlopeOfValue for $Op {
+                #[inline(always)]
+                fn slope_of_value<S: $crate::formula::Scalar>(y: S) -> S {
+                    let $v = y;
+                    $slope
+                }
+            }
+        )?
+        $crate::ops::formulas::function!(
+            $Op of $n,
+            $crate::ops::formulas::operator!(@sort $($sort)?),
+            $crate::ops::formulas::operator!(@autocast $($torch)?)
+            $(, of value |$v|)?
+        );
     };
-    (@ $Op:ident of $n:tt, [], $sort:tt) => {
-        $crate::ops::formulas::operator!(@@ $Op of $n, $sort, $crate::function::Autocast::Unchanged);
-    };
-    (@ $Op:ident of $n:tt, [$torch:literal], $sort:tt) => {
-        $crate::ops::formulas::operator!(@@ $Op of $n, $sort, $crate::function::Autocast::Wide($torch));
-    };
-    (@@ $Op:ident of $n:tt, [], $autocast:expr) => {
-        $crate::ops::formulas::function!($Op of $n, Operator, $autocast);
-    };
-    (@@ $Op:ident of $n:tt, [$sort:ident], $autocast:expr) => {
-        $crate::ops::formulas::function!($Op of $n, $sort, $autocast);
-    };
+    (@sort) => { $crate::formula::Sort::Operator };
+    (@sort $sort:ident) => { $crate::formula::Sort::$sort };
+    (@kernels) => { $crate::formula::Kernels::First };
+    (@kernels Torch) => { $crate::formula::Kernels::None };
+    (@autocast) => { $crate::function::Autocast::Unchanged };
+    (@autocast $torch:literal) => { $crate::function::Autocast::Wide($torch) };
 }
 pub(super) use operator;

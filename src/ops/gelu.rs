@@ -2,7 +2,7 @@
 
 use super::formulas::function;
 use crate::function::Autocast;
-use crate::formula::{Formula, Scalar};
+use crate::formula::{Formula, Scalar, Sort};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 /// `y = x F(x)` with `F(x) = (1 + erf(x / sqrt(2))) / 2`, the normal
@@ -13,7 +13,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Gelu;
-function!(Gelu of 1, Crate, Autocast::Wide("gelu"));
+function!(Gelu of 1, Sort::Crate, Autocast::Wide("gelu"));
 
 /// `y = x s` with `s = (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u))`,
 /// `u = sqrt(2 / pi) (x + 0.044715 x^3)`: the form of [`Gelu`] with tanh;
@@ -24,7 +24,7 @@ function!(Gelu of 1, Crate, Autocast::Wide("gelu"));
 /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct GeluTanh;
-function!(GeluTanh of 1, Crate, Autocast::Wide("gelu"));
+function!(GeluTanh of 1, Sort::Crate, Autocast::Wide("gelu"));
 
 /// `y = x s` with `s = 1 / (1 + e^-x)`; `dy/dx = s + x s (1 - s)`;
 /// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
@@ -33,7 +33,7 @@ function!(GeluTanh of 1, Crate, Autocast::Wide("gelu"));
 /// [formula](crate::formula), as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Silu;
-function!(Silu of 1, Crate, Autocast::Wide("silu"));
+function!(Silu of 1, Sort::Crate, Autocast::Wide("silu"));
 
 super::methods! {
     /// [`Gelu`](crate::ops::Gelu) of every element.

@@ -2,7 +2,7 @@
 
 use super::formulas::function;
 use crate::function::Autocast;
-use crate::formula::{Formula, Scalar};
+use crate::formula::{Formula, Scalar, Sort};
 
 /// `y = log(1 + e^x)`; `dy/dx = 1 / (1 + e^-x)`.
 ///
@@ -16,7 +16,7 @@ use crate::formula::{Formula, Scalar};
 /// are computed in f32 and rounded once.
 #[derive(Clone, Copy, Debug)]
 pub struct Log1pExp;
-function!(Log1pExp of 1, Crate, Autocast::Wide("softplus"));
+function!(Log1pExp of 1, Sort::Crate, Autocast::Wide("softplus"));
 
 super::methods! {
     /// [`Log1pExp`](crate::ops::Log1pExp) of every element.
