@@ -97,14 +97,14 @@ fn values<F: Formula<I, O>, const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     let _pins = sort.pins(x)?;
-    if F::KERNELS != Kernels::None {
+    if const { !matches!(F::KERNELS, Kernels::None) } {
         if let Some(y) = simd::map_small(&Values(f), x) {
             return Ok(y?);
         }
     }
     let prepared = Prepared::new(op, sort, x)?;
     let x = prepared.refs(x);
-    if F::KERNELS != Kernels::None {
+    if const { !matches!(F::KERNELS, Kernels::None) } {
         if let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))? {
             return Ok(y);
         }
@@ -173,7 +173,7 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
     let zero = scalar_like(x[0], 0.0)?;
     let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
     let _pins = sort.pins(x.into_iter().chain(dx))?;
-    if F::KERNELS == Kernels::All {
+    if const { matches!(F::KERNELS, Kernels::All) } {
         let kernel = || simd::map_groups(KERNEL, &Tangents(f), (x, dx, []));
         if let Some((dy, [])) = prepared.by_kernel(kernel)? {
             return Ok(dy);
@@ -232,7 +232,7 @@ where
         return Ok(some(Count::<I>::list(slope.apply::<Tensor>(inputs)?)));
     }
     let _pins = sort.pins(x.into_iter().chain(dy))?;
-    if F::KERNELS != Kernels::None {
+    if const { !matches!(F::KERNELS, Kernels::None) } {
         if let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))? {
             return Ok(dx);
         }
@@ -256,7 +256,7 @@ where
     F: Formula<I, O>,
     Count<I>: Form<I>,
 {
-    if I > 1 && F::KERNELS == Kernels::First {
+    if const { I > 1 && matches!(F::KERNELS, Kernels::First) } {
         return each(f, x, dy, wanted);
     }
     if I > 1 && wanted.iter().filter(|wanted| **wanted).count() == 1 {

@@ -48,6 +48,7 @@ mod functions;
 mod lanes;
 mod needs;
 mod of_value;
+mod outlined;
 mod scalar;
 mod slope;
 mod sort;
@@ -113,9 +114,10 @@ pub trait Formula<const I: usize, const O: usize = 1>: Clone + Shareable + 'stat
     }
 }
 
-/// Which kernels of a formula are compiled: vector code takes long to compile.
+/// Which kernels of a formula are compiled: vector code takes long to compile. (Conditions on
+/// it are `const` blocks, since the compiler leaves out what they make unreachable.)
 #[doc(hidden)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Kernels {
     All,
     /// Values and gradients; tensors compute second derivatives.

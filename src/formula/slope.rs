@@ -6,8 +6,7 @@ use super::forms::{At, Count, Form};
 use super::lanes::{SecondGradients, SecondGradientsAt};
 use super::scalar::sealed::Scalar as _;
 use super::sort::{Prepared, Sort};
-use super::tensors::{Way, over, scalar_like};
-use super::term::Term;
+use super::tensors::{Number, Way, over, scalar_like};
 use super::{Formula, Kernels, Scalar, along_inputs, along_outputs, jacobian};
 use crate::error::Result as CrateResult;
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
@@ -53,7 +52,7 @@ where
         let given = ddx.iter().filter(|t| t.defined()).count();
         let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
         let mut found = None;
-        if F::KERNELS == Kernels::All {
+        if const { matches!(F::KERNELS, Kernels::All) } {
             found = match given {
                 _ if given == I => prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?,
                 1 => prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?,
@@ -152,7 +151,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
             let (dy, directions) = rest.split_at(O);
             let directions = std::array::from_fn(|i| match ddx[i].defined() {
                 true => directions[i],
-                false => Term::none(),
+                false => Number::none(),
             });
             let (dx, ddy) = second(&self.f, array(x), array(dy), directions);
             dx.into_iter().chain(ddy).collect()

@@ -2,6 +2,7 @@
 
 use super::binary::Binary;
 use super::functions::Unary;
+use super::outlined::Outlined;
 use super::term::{Base, Term};
 use crate::ffi::modes::NoAutocast;
 use crate::ffi::{self, WithScalar as _};
@@ -28,11 +29,14 @@ pub struct Handle<'a> {
     from: u32,
 }
 
+/// A tensor of an [`Arena`], or a constant.
+pub type Number<'a> = Outlined<Handle<'a>>;
+
 impl Arena {
     /// The numbers that the tensors are.
-    fn numbers(&self, x: &[impl Borrow<Tensor>]) -> Vec<Term<Handle<'_>>> {
+    fn numbers(&self, x: &[impl Borrow<Tensor>]) -> Vec<Number<'_>> {
         let number = |(i, t): (usize, &_)| self.add(Borrow::<Tensor>::borrow(t).shallow_clone(), 1 << i);
-        x.iter().enumerate().map(|x| Term::Value(number(x))).collect()
+        x.iter().enumerate().map(|x| Outlined(Term::Value(number(x)))).collect()
     }
 
     fn add(&self, t: Tensor, from: u32) -> Handle<'_> {
@@ -47,8 +51,8 @@ impl Arena {
     }
 
     /// A tensor, of the shape and dtype of `like` if it is a constant.
-    pub fn tensor(&self, number: Term<Handle<'_>>, like: &Tensor) -> Result<Tensor> {
-        match number {
+    fn tensor(&self, number: Number<'_>, like: &Tensor) -> Result<Tensor> {
+        match number.0 {
             Term::None => Ok(like.f_zeros_like()?),
             Term::Constant(c) => Ok(like.f_full_like(c)?),
             Term::Value(handle) => Ok(handle.tensor()),
@@ -165,7 +169,7 @@ pub enum Way {
 pub fn over(
     x: &[&Tensor],
     way: Way,
-    f: impl for<'a> FnOnce(&[Term<Handle<'a>>]) -> Vec<Term<Handle<'a>>>,
+    f: impl for<'a> FnOnce(&[Number<'a>]) -> Vec<Number<'a>>,
 ) -> Result<Vec<Tensor>> {
     let _off = NoAutocast::enter();
     let arena = Arena::default();
@@ -198,12 +202,12 @@ struct Shape<'x> {
 
 impl Shape<'_> {
     /// The tensor in this shape.
-    fn fit(&self, arena: &Arena, number: Term<Handle<'_>>) -> Result<Tensor> {
-        match number {
+    fn fit(&self, arena: &Arena, number: Number<'_>) -> Result<Tensor> {
+        match number.0 {
             Term::Value(handle) if self.is_that_of(handle) => Ok(handle.tensor()),
             // Less 0, not plus 0, which would make -0 0.
             Term::Value(handle) => Ok(handle.tensor().f_sub(self.zeros()?)?),
-            constant => arena.tensor(constant, self.zeros()?),
+            _ => arena.tensor(number, self.zeros()?),
         }
     }
 
