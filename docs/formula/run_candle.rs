@@ -107,7 +107,7 @@ fn small_slope(op: Op, x: &[Tensor], _: &[f64]) -> Result<()> {
         let vars = x.each_ref().map(|x| Var::from_tensor(x).expect("a tensor"));
         let grads = op(&vars.each_ref().map(|x| x.as_tensor().clone()))?.backward()?;
         let db = grads.get(&vars[1]).expect("used").to_vec1::<f32>()?[0];
-        if (db / 3.2382e-8 - 1.0).abs() > 1e-4 {
+        if (db / 3.23853e-8 - 1.0).abs() > 1e-4 {
             bail!("{db}");
         }
     }
