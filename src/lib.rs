@@ -224,3 +224,8 @@ pub use lift::{lift, lift_all};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is that of the page on formulas.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/formula.md")]
+struct FormulaPage;

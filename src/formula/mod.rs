@@ -37,6 +37,8 @@
 //! shape and dtype again. Integers compute in libtorch's default dtype. Complex numbers
 //! are refused.
 //!
+//! `docs/formula.md` says more: errors, kinks, what a formula costs, and the same ops by hand.
+//!
 //! What is not `#[inline(always)]` is compiled without the instruction set's registers:
 //! right, but slow. So is a dev build of your own crate, unless its profile optimises it.
 

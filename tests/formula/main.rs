@@ -3,6 +3,7 @@
 mod accuracy;
 mod derived;
 mod functions;
+mod page;
 
 use tch::Tensor;
 
