@@ -32,10 +32,6 @@ at::Tensor computed(tf_scalar_op op, const at::Tensor& x, const at::Scalar& c) {
       return at::div(x, c);
     case TF_POW:
       return at::pow(x, c);
-    case TF_EQ:
-      return at::eq(x, c);
-    case TF_GE:
-      return at::ge(x, c);
   }
   TORCH_CHECK(false, "there is no such op");
 }

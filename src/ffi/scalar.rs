@@ -16,8 +16,6 @@ pub(super) enum Op {
     Mul,
     Div,
     Pow,
-    Eq,
-    Ge,
 }
 
 unsafe extern "C" {
@@ -116,8 +114,6 @@ ops! {
     mul_number Mul, "mul", "x c";
     div_number Div, "div", "x / c";
     pow_number Pow, "pow", "x^c";
-    eq_number Eq, "eq", "x = c";
-    ge_number Ge, "ge", "x >= c";
 }
 
 /// Returns the dtype in which libtorch's ops compute with these tensors together.

@@ -105,9 +105,7 @@ enum tf_scalar_op : uint8_t {
   TF_RSUB,
   TF_MUL,
   TF_DIV,
-  TF_POW,
-  TF_EQ,
-  TF_GE
+  TF_POW
 };
 
 // New handles; null on failure. `integer`: `c` is an integer for libtorch's rules of

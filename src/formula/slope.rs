@@ -131,7 +131,9 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
     where
         Count<I>: Form<I>,
     {
-        let _pins = self.sort.pins(x.into_iter().chain(dy).chain(ddx.into_iter().filter(|t| t.defined())))?;
+        let _pins = self
+            .sort
+            .pins(x.into_iter().chain(dy).chain(ddx.into_iter().filter(|t| t.defined())))?;
         let i = ddx.iter().position(|t| t.defined()).expect("one is defined");
         Count::<I>::at(i, AlongOne { f: &self.f, x, dy, ddx: ddx[i] })
     }

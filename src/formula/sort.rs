@@ -100,12 +100,7 @@ impl<const N: usize> Prepared<N> {
     }
 
     /// Inputs in the dtype of the gradient `dy` of an output.
-    pub fn like(
-        op: &'static str,
-        sort: Sort,
-        x: [&Tensor; N],
-        dy: &Tensor,
-    ) -> Result<Prepared<N>> {
+    pub fn like(op: &'static str, sort: Sort, x: [&Tensor; N], dy: &Tensor) -> Result<Prepared<N>> {
         let of_dy = ffi::describe(op, dy)?;
         let (mut same, mut real) = (true, !of_dy.is_complex());
         for x in x {

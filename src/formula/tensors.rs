@@ -35,7 +35,8 @@ pub type Number<'a> = Outlined<Handle<'a>>;
 impl Arena {
     /// The numbers that the tensors are.
     fn numbers(&self, x: &[impl Borrow<Tensor>]) -> Vec<Number<'_>> {
-        let number = |(i, t): (usize, &_)| self.add(Borrow::<Tensor>::borrow(t).shallow_clone(), 1 << i);
+        let number =
+            |(i, t): (usize, &_)| self.add(Borrow::<Tensor>::borrow(t).shallow_clone(), 1 << i);
         x.iter().enumerate().map(|x| Outlined(Term::Value(number(x)))).collect()
     }
 

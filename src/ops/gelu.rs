@@ -1,8 +1,8 @@
 //! Smooth relatives of `relu`: GELU, exact and with tanh, and SiLU.
 
 use super::formulas::function;
-use crate::function::Autocast;
 use crate::formula::{Formula, Scalar, Sort};
+use crate::function::Autocast;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
 /// `y = x F(x)` with `F(x) = (1 + erf(x / sqrt(2))) / 2`, the normal

@@ -1,8 +1,8 @@
 //! `log(1 + e^x)` over the whole range.
 
 use super::formulas::function;
-use crate::function::Autocast;
 use crate::formula::{Formula, Scalar, Sort};
+use crate::function::Autocast;
 
 /// `y = log(1 + e^x)`; `dy/dx = 1 / (1 + e^-x)`.
 ///

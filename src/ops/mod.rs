@@ -9,9 +9,9 @@
 //! inputs have no gradient. An op applied to what it does not take returns an
 //! [`Error::Forward`](crate::Error::Forward) with libtorch's message.
 //!
-//! Those that are kernels ([`Log1pExp`], [`Gelu`], [`GeluTanh`], [`Silu`],
-//! [`HuberLoss`], [`CrossEntropy`], [`RmsNorm`]) have a
-//! [`jvp`](crate::Function::jvp) too.
+//! Arithmetic, [`Exp`] and its like, [`Relu`] and its like, [`Log1pExp`], [`Gelu`],
+//! [`GeluTanh`] and [`Silu`] are [formulas](crate::formula). These, [`HuberLoss`],
+//! [`CrossEntropy`] and [`RmsNorm`] have a [`jvp`](crate::Function::jvp) too.
 //!
 //! ```
 //! use tch::Tensor;

@@ -284,7 +284,7 @@ fn no_more_is_saved_than_needed() -> Result<()> {
     let leaf = || Var::leaf(Tensor::from_slice(&[0.5, 2.0]));
     let constant = Var::constant(Tensor::from_slice(&[3.0, 4.0]));
     type Of = fn(&Var, &Var) -> tch_function::Result<Var>;
-    let spares_input: [(&str, Of); 16] = [
+    let spares_input: [(&str, Of); 14] = [
         ("add", |x, c| Ok(x + c)),
         ("sub", |x, c| Ok(c - x)),
         ("mul", |x, c| Ok(x * c)),
@@ -293,8 +293,6 @@ fn no_more_is_saved_than_needed() -> Result<()> {
         ("scalars", |x, _| Ok(1.0 - (x * 2.0 + 3.0) / 4.0)),
         ("exp", |x, _| x.exp()),
         ("sqrt", |x, _| x.sqrt()),
-        ("tanh", |x, _| x.tanh()),
-        ("sigmoid", |x, _| x.sigmoid()),
         ("relu", |x, _| x.relu()),
         ("sum", |x, _| x.sum()),
         ("mean", |x, _| x.mean()),
@@ -309,7 +307,14 @@ fn no_more_is_saved_than_needed() -> Result<()> {
         grad(&y, &x).with_context(|| name)?;
     }
     // And what was saved and changed is noticed.
-    let keeps_input: [Of; 3] = [|x, _| Ok(x * x), |x, _| x.log(), |x, c| x.pow(c)];
+    let keeps_input: [Of; 5] = [
+        |x, _| Ok(x * x),
+        |x, _| x.log(),
+        |x, c| x.pow(c),
+        // Their slopes lose digits if they are computed from the value.
+        |x, _| x.tanh(),
+        |x, _| x.sigmoid(),
+    ];
     for f in keeps_input {
         let x = leaf();
         let y = f(&x, &constant)?.sum()?;

@@ -276,7 +276,9 @@ impl Case {
     /// Whatever inputs require a gradient, and whatever the seed lies like.
     fn same_as_libtorch(&self, inputs: &[Tensor], layout: Layout) -> Result<()> {
         let y = (self.theirs)(inputs);
-        let coarsest = inputs.iter().map(|x| tolerance(x.kind())).fold(0.0, f64::max);
+        // Twice a dtype's tolerance: terms that are rounded to a narrow dtype may nearly cancel
+        // where a gradient is summed, and libtorch rounds them more than once.
+        let coarsest = inputs.iter().map(|x| 2.0 * tolerance(x.kind())).fold(0.0, f64::max);
         let seed = Random::new("seed").tensor(&y.size(), ANY);
         let seed = if y.is_complex() { Tensor::complex(&seed, &(&seed * 0.5 + 1.0)) } else { seed };
         let seed = layout.of(&seed.to_kind(y.kind()));
