@@ -82,7 +82,6 @@ numbers! {
     OpTag::CudagraphUnsafe as TF_CUDAGRAPH_UNSAFE = 9;
     Op::Add as TF_ADD = 0; Op::Sub as TF_SUB = 1; Op::Rsub as TF_RSUB = 2;
     Op::Mul as TF_MUL = 3; Op::Div as TF_DIV = 4; Op::Pow as TF_POW = 5;
-    Op::Eq as TF_EQ = 6; Op::Ge as TF_GE = 7;
     SecondOrder::ThroughSaved as TF_THROUGH_SAVED = 0;
     SecondOrder::Recomputed as TF_RECOMPUTED = 1; SecondOrder::Once as TF_ONCE = 2;
     Unfit::Fit as TF_FIT = 0; Unfit::Failed as TF_FAILED = 1;
