@@ -97,17 +97,17 @@ fn values<F: Formula<I, O>, const I: usize, const O: usize>(
     x: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
     let _pins = sort.pins(x)?;
-    if const { !matches!(F::KERNELS, Kernels::None) } {
-        if let Some(y) = simd::map_small(&Values(f), x) {
-            return Ok(y?);
-        }
+    if const { !matches!(F::KERNELS, Kernels::None) }
+        && let Some(y) = simd::map_small(&Values(f), x)
+    {
+        return Ok(y?);
     }
     let prepared = Prepared::new(op, sort, x)?;
     let x = prepared.refs(x);
-    if const { !matches!(F::KERNELS, Kernels::None) } {
-        if let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))? {
-            return Ok(y);
-        }
+    if const { !matches!(F::KERNELS, Kernels::None) }
+        && let Some(y) = prepared.by_kernel(|| simd::map_large(&Values(f), x))?
+    {
+        return Ok(y);
     }
     listed(over(&x, prepared.way(None), |x| f.eval(array(x)).into())?)
 }
@@ -232,10 +232,10 @@ where
         return Ok(some(Count::<I>::list(slope.apply::<Tensor>(inputs)?)));
     }
     let _pins = sort.pins(x.into_iter().chain(dy))?;
-    if const { !matches!(F::KERNELS, Kernels::None) } {
-        if let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))? {
-            return Ok(dx);
-        }
+    if const { !matches!(F::KERNELS, Kernels::None) }
+        && let Some(dx) = prepared.by_kernel(|| kernel(f, x, dy, wanted))?
+    {
+        return Ok(dx);
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
     let found = over(&all, prepared.way(Some(I)), |numbers| {
