@@ -109,7 +109,7 @@ fn values<F: Formula<I, O>, const I: usize, const O: usize>(
     {
         return Ok(y);
     }
-    listed(over(&x, prepared.way(None), |x| f.eval(array(x)).into())?)
+    listed(over(&x, prepared.way_of_values(), |x| f.eval(array(x)).into())?)
 }
 
 /// `Function::backward` of a formula.

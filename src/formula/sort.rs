@@ -67,6 +67,8 @@ pub(super) struct Prepared<const N: usize> {
     /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
     pub plain: bool,
     sort: Sort,
+    /// Whether libtorch converts faster than kernels do.
+    narrow: bool,
 }
 
 impl<const N: usize> Prepared<N> {
@@ -77,6 +79,7 @@ impl<const N: usize> Prepared<N> {
     pub fn new(op: &'static str, sort: Sort, x: [&Tensor; N]) -> Result<Prepared<N>> {
         let mut same = true;
         let first = ffi::describe(op, x[0])?.dtype;
+        let narrow = is_narrow(first);
         for (i, x) in x.iter().enumerate() {
             let d = ffi::describe(op, x)?;
             if d.is_complex() && !sort.is_torch() {
@@ -90,11 +93,11 @@ impl<const N: usize> Prepared<N> {
             same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
         }
         if same {
-            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort });
+            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort, narrow });
         }
         match ffi::kind_of(ffi::result_type(op, &x)?) {
             together if is_floating(together) => Prepared::of_kind(sort, x, together),
-            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort }),
+            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort, narrow }),
             _ => Prepared::of_kind(sort, x, Kind::Float),
         }
     }
@@ -110,13 +113,18 @@ impl<const N: usize> Prepared<N> {
         }
         match (real, same) {
             (true, false) => Prepared::of_kind(sort, x, dy.kind()),
-            _ => Ok(Prepared { converted: None, plain: !real || sort == Sort::Torch, sort }),
+            _ => Ok(Prepared {
+                converted: None,
+                plain: !real || sort == Sort::Torch,
+                sort,
+                narrow: is_narrow(of_dy.dtype),
+            }),
         }
     }
 
     /// The kernel's result, `None` where no kernel runs.
     pub fn by_kernel<T>(&self, kernel: impl FnOnce() -> CrateResult<T>) -> Result<Option<T>> {
-        if self.plain {
+        if self.plain || self.narrow && self.sort.is_torch() {
             return Ok(None);
         }
         match kernel() {
@@ -124,6 +132,15 @@ impl<const N: usize> Prepared<N> {
             // libtorch's own operator has libtorch's message.
             Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
             done => Ok(Some(done?)),
+        }
+    }
+
+    /// How tensors compute values where no kernel runs. An operator of libtorch's rounds once
+    /// to a narrow dtype by itself.
+    pub fn way_of_values(&self) -> Way {
+        match self.narrow && self.sort.is_torch() {
+            true => Way::Plain,
+            false => self.way(None),
         }
     }
 
@@ -135,12 +152,18 @@ impl<const N: usize> Prepared<N> {
 
     fn of_kind(sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Prepared { converted: converted.try_into().ok(), plain: sort == Sort::Torch, sort })
+        let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
+        let plain = sort == Sort::Torch;
+        Ok(Prepared { converted: converted.try_into().ok(), plain, sort, narrow })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {
         self.converted.as_ref().map_or(x, |converted| converted.each_ref())
     }
+}
+
+fn is_narrow(dtype: i8) -> bool {
+    matches!(ffi::kind_of(dtype), Kind::Half | Kind::BFloat16)
 }
 
 fn is_floating(kind: Kind) -> bool {

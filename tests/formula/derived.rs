@@ -215,5 +215,5 @@ fn bad_input_is_named() {
             panic!("not today")
         }
     }
-    assert_error!(Derived(Panics).apply(&x), Error::Forward { op: "Panics", .. }, "not today");
+    assert_error!(Derived(Panics).apply(&x), Error::Panic { op: "Panics", .. }, "not today");
 }

@@ -130,7 +130,7 @@ impl Draw {
             Op::Mul,
             Op::MulScalar(c),
             Op::Exp,
-            Op::Tanh,
+            Op::Relu,
             Op::Log1pExp,
             Op::Sum,
             Op::Reshape,
@@ -153,7 +153,7 @@ impl Draw {
             Op::Add,
             Op::Mul,
             Op::Mul,
-            Op::Tanh,
+            Op::Relu,
             Op::Log1pExp,
         ];
         ops[self.below(ops.len())]
