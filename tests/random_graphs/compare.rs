@@ -1,8 +1,7 @@
 //! Equality of what the engines make of a program.
 
 use super::engines::{Engine, Outcome};
-use super::op::Op;
-use super::program::{Program, Step};
+use super::program::Program;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 use tch_function::Var;
@@ -21,23 +20,10 @@ impl Program {
         self.same(&self.ours::<V>()?, &self.theirs::<V>())
     }
 
-    /// By how much values may differ: ops that are kernels here are within 2 ulp, as
-    /// libtorch's are; a product's sums are in an order that depends on strides, and an input returned as it is has other ones than
-    /// what stands for it in tch.
-    fn rounding(&self) -> f64 {
-        let differs = |step: &Step| {
-            matches!(
-                step.op,
-                Op::Matmul | Op::Exp | Op::Log | Op::Sqrt | Op::Tanh | Op::Sigmoid | Op::Div
-            )
-        };
-        if self.steps.iter().any(differs) { 1e-13 } else { 0.0 }
-    }
-
     fn same(&self, ours: &Outcome, theirs: &Outcome) -> Result<()> {
         // What is changed in place holds another value, which is compared too.
         for i in (0..theirs.values.len()).filter(|i| !self.is_changed(*i)) {
-            assert_close(&ours.values[i], &theirs.values[i], self.rounding())
+            assert_close(&ours.values[i], &theirs.values[i], ROUNDING)
                 .with_context(|| format!("value of x{i}"))?;
             let size = size(theirs.first[i].iter());
             same(ours.first[i].as_ref(), theirs.first[i].as_ref(), size)
@@ -56,6 +42,10 @@ impl Program {
         Ok(())
     }
 }
+
+/// By how much values may differ: ops that are kernels here are within 2 ulp, as libtorch's
+/// are, and the order of a sum depends on strides, which kernels choose by themselves.
+const ROUNDING: f64 = 1e-13;
 
 /// The order of sums differs, so that terms which cancel leave an error of
 /// their own size.
