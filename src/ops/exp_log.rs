@@ -28,14 +28,14 @@ pub struct Sigmoid;
 operator!(Sigmoid of 1 as "sigmoid", |_, [x]| x.sigmoid());
 
 super::methods! {
-    /// [`Exp`](crate::ops::Exp) of every element.
+    /// [`Exp`] of every element.
     exp(self) => Exp;
-    /// [`Log`](crate::ops::Log) of every element.
+    /// [`Log`] of every element.
     log(self) => Log;
-    /// [`Sqrt`](crate::ops::Sqrt) of every element.
+    /// [`Sqrt`] of every element.
     sqrt(self) => Sqrt;
-    /// [`Tanh`](crate::ops::Tanh) of every element.
+    /// [`Tanh`] of every element.
     tanh(self) => Tanh;
-    /// [`Sigmoid`](crate::ops::Sigmoid) of every element.
+    /// [`Sigmoid`] of every element.
     sigmoid(self) => Sigmoid;
 }

@@ -36,11 +36,11 @@ pub struct Silu;
 function!(Silu of 1, Sort::Crate, Autocast::Wide("silu"));
 
 super::methods! {
-    /// [`Gelu`](crate::ops::Gelu) of every element.
+    /// [`Gelu`] of every element.
     gelu(self) => Gelu;
-    /// [`GeluTanh`](crate::ops::GeluTanh) of every element.
+    /// [`GeluTanh`] of every element.
     gelu_tanh(self) => GeluTanh;
-    /// [`Silu`](crate::ops::Silu) of every element.
+    /// [`Silu`] of every element.
     silu(self) => Silu;
 }
 

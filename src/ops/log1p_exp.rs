@@ -19,7 +19,7 @@ pub struct Log1pExp;
 function!(Log1pExp of 1, Sort::Crate, Autocast::Wide("softplus"));
 
 super::methods! {
-    /// [`Log1pExp`](crate::ops::Log1pExp) of every element.
+    /// [`Log1pExp`] of every element.
     log1p_exp(self) => Log1pExp;
 }
 

@@ -35,13 +35,13 @@ pub struct Minimum;
 operator!(Minimum of 2, |_, [a, b]| a.min(b));
 
 super::methods! {
-    /// [`Relu`](crate::ops::Relu) of every element.
+    /// [`Relu`] of every element.
     relu(self) => Relu;
-    /// [`Abs`](crate::ops::Abs) of every element.
+    /// [`Abs`] of every element.
     abs(self) => Abs;
-    /// [`Maximum`](crate::ops::Maximum) of each element and the other's.
+    /// [`Maximum`] of each element and the other's.
     maximum(self, &other) => Maximum;
-    /// [`Minimum`](crate::ops::Minimum) of each element and the other's.
+    /// [`Minimum`] of each element and the other's.
     minimum(self, &other) => Minimum;
 }
 
