@@ -245,7 +245,8 @@ where
     Ok(some(listed(found?)?))
 }
 
-/// Does what [`gradients`] does.
+/// The gradients of the wanted `x`, by one kernel for all inputs, or by one for each wanted one.
+/// A build without optimisation leaves the latter out where it has the former.
 fn kernel<F, const I: usize, const O: usize>(
     f: &F,
     x: [&Tensor; I],
@@ -256,27 +257,12 @@ where
     F: Formula<I, O>,
     Count<I>: Form<I>,
 {
-    if const { I > 1 && matches!(F::KERNELS, Kernels::First) } {
-        return each(f, x, dy, wanted);
+    if const { I > 1 && matches!(F::KERNELS, Kernels::All) }
+        && (const { cfg!(debug_assertions) } || wanted.iter().filter(|wanted| **wanted).count() > 1)
+    {
+        let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
+        return Ok(some(dx));
     }
-    if I > 1 && wanted.iter().filter(|wanted| **wanted).count() == 1 {
-        return each(f, x, dy, wanted);
-    }
-    let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
-    Ok(some(dx))
-}
-
-/// The gradients that are wanted, one after the other.
-fn each<F, const I: usize, const O: usize>(
-    f: &F,
-    x: [&Tensor; I],
-    dy: [&Tensor; O],
-    wanted: [bool; I],
-) -> CrateResult<[Option<Tensor>; I]>
-where
-    F: Formula<I, O>,
-    Count<I>: Form<I>,
-{
     let mut grads = [const { None }; I];
     for (i, grad) in grads.iter_mut().enumerate().filter(|(i, _)| wanted[*i]) {
         *grad = Some(Count::<I>::at(i, One { f, x, dy })?);

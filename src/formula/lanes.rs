@@ -75,7 +75,7 @@ fn vectors<V: Float, const N: usize>(x: [Number<V>; N], like: V) -> [V; N] {
 }
 
 /// `y` of `x`
-pub(super) struct Values<'a, F>(pub &'a F);
+pub(crate) struct Values<'a, F>(pub &'a F);
 
 impl<F: Formula<I, O>, const I: usize, const O: usize> Lanes<I, O> for Values<'_, F> {
     #[inline(always)]

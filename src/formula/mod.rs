@@ -43,6 +43,7 @@
 //! right, but slow. So is a dev build of your own crate, unless its profile optimises it.
 
 mod binary;
+mod declare;
 mod derived;
 mod dual;
 mod forms;
@@ -59,6 +60,7 @@ mod term;
 
 pub use derived::Derived;
 pub(crate) use derived::{backward, forward, forward_keeping_value, jvp};
+pub(crate) use lanes::Values;
 pub(crate) use of_value::{OfValue, SlopeOfValue};
 pub use scalar::Scalar;
 pub(crate) use sort::Sort;
@@ -182,8 +184,11 @@ fn gradients<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     dy: [S; O],
     wanted: [bool; I],
 ) -> [S; I] {
-    if O > 1 || f.slopes(x).is_some() {
-        return along_outputs(&jacobian(f, x), dy);
+    if let Some(slopes) = f.slopes(x) {
+        return along_outputs(&slopes, dy);
+    }
+    if O > 1 {
+        return along_outputs(&moved_apart(f, x, [S::one(); I]), dy);
     }
     let mut dx = [S::none(); I];
     // Starting from `dy` spares the multiplication of slope and `dy`, and its rounding.

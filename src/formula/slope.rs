@@ -1,12 +1,11 @@
 //! [`Slope`]: the gradients of a formula as a Function, of which second derivatives are taken.
 
-use super::derived::{KERNEL, gradients};
+use super::derived::{KERNEL, gradients, only};
 use super::dual::Dual;
 use super::forms::{At, Count, Form};
 use super::lanes::{SecondGradients, SecondGradientsAt};
-use super::scalar::sealed::Scalar as _;
 use super::sort::{Prepared, Sort};
-use super::tensors::{Number, Way, over, scalar_like};
+use super::tensors::{Number, Way, are_zero, over, scalar_like};
 use super::{Formula, Kernels, Scalar, along_inputs, along_outputs, jacobian};
 use crate::error::Result as CrateResult;
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
@@ -49,29 +48,28 @@ where
         let x: [&Tensor; I] = std::array::from_fn(|i| saved[i]);
         let dy: [&Tensor; O] = std::array::from_fn(|o| saved[I + o]);
         let ddx = Count::<I>::refs(ddx);
-        let given = ddx.iter().filter(|t| t.defined()).count();
+        let is_given = ddx.map(Tensor::defined);
+        let given = is_given.iter().filter(|is_given| **is_given).count();
         let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
         let mut found = None;
         if const { matches!(F::KERNELS, Kernels::All) } {
-            found = match given {
-                _ if given == I => prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?,
-                1 => prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?,
-                _ => None,
-            };
+            if given == I {
+                found = prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?;
+            } else if const { I > 1 && !cfg!(debug_assertions) } && given == 1 {
+                found = prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?;
+            }
         }
         let (dx, ddy) = match found {
             Some(found) => found,
             None => self.second_on_tensors(x, dy, ddx)?,
         };
-        let mut position = 0;
-        let mut reduced = |grad: Tensor| {
-            let i = position;
-            position += 1;
-            ctx.needs_input_grad(i).then(|| ctx.reduce_own_to_input(i, grad)).transpose()
-        };
+        let is_zero = are_zero(I + O + I, |x| second_numbers(&self.f, x, is_given));
         let (mut of_x, mut of_dy) = ([const { None }; I], [const { None }; O]);
-        for (place, grad) in of_x.iter_mut().chain(&mut of_dy).zip(dx.into_iter().chain(ddy)) {
-            *place = reduced(grad)?;
+        let places = of_x.iter_mut().chain(&mut of_dy);
+        for (i, (place, grad)) in places.zip(dx.into_iter().chain(ddy)).enumerate() {
+            if ctx.needs_input_grad(i) && !is_zero[i] {
+                *place = Some(ctx.reduce_own_to_input(i, grad)?);
+            }
         }
         Ok((Count::<I>::grads(of_x), Count::<O>::grads(of_dy)))
     }
@@ -89,7 +87,7 @@ where
             let (x, rest) = numbers.split_at(I);
             let (dy, rest) = rest.split_at(O);
             let (tx, tdy) = rest.split_at(I);
-            let (first, second) = moved(&self.f, array(x), array(tx));
+            let (first, second) = moved_numbers(&self.f, array(x), array(tx));
             let (through_dy, through_x) =
                 (along_outputs(&first, array(tdy)), along_outputs(&second, array(dy)));
             through_dy.into_iter().zip(through_x).map(|(a, b)| a + b).collect()
@@ -148,16 +146,8 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
         let zero = scalar_like(x[0], 0.0)?;
         let given = ddx.map(|t| if t.defined() { t } else { &zero });
         let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(given).collect();
-        let found = over(&all, WIDE, |numbers| {
-            let (x, rest) = numbers.split_at(I);
-            let (dy, directions) = rest.split_at(O);
-            let directions = std::array::from_fn(|i| match ddx[i].defined() {
-                true => directions[i],
-                false => Number::none(),
-            });
-            let (dx, ddy) = second(&self.f, array(x), array(dy), directions);
-            dx.into_iter().chain(ddy).collect()
-        })?;
+        let is_given = ddx.map(Tensor::defined);
+        let found = over(&all, WIDE, |numbers| second_numbers(&self.f, numbers, is_given))?;
         let mut found = found.into_iter();
         let mut next = || found.next().expect("one for each");
         Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
@@ -187,13 +177,40 @@ pub(super) fn array<T: Copy, const N: usize>(x: &[T]) -> [T; N] {
     std::array::from_fn(|i| x[i])
 }
 
+/// Does what [`second`] does for those `ddx` that are given, with `x`, `dy` and `ddx` in a row.
+fn second_numbers<'a, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    numbers: &[Number<'a>],
+    is_given: [bool; I],
+) -> Vec<Number<'a>> {
+    let (x, rest) = numbers.split_at(I);
+    let (dy, ddx) = rest.split_at(O);
+    let ddx = only(array(ddx), is_given);
+    let (first, second) = moved_numbers(f, array(x), ddx);
+    let (dx, ddy) = (along_outputs(&second, array(dy)), along_inputs(&first, ddx));
+    dx.into_iter().chain(ddy).collect()
+}
+
+/// Does what [`moved`] does. It is compiled once for all that calls it.
+#[inline(never)]
+fn moved_numbers<'a, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [Number<'a>; I],
+    direction: [Number<'a>; I],
+) -> Jacobians<Number<'a>, I, O> {
+    moved(f, x, direction)
+}
+
+/// The derivatives of each output in each input, and their derivatives in one direction.
+type Jacobians<S, const I: usize, const O: usize> = ([[S; I]; O], [[S; I]; O]);
+
 /// The derivatives of each output in each input, and their derivatives in one direction.
 #[inline(always)]
 fn moved<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
     x: [S; I],
     direction: [S; I],
-) -> ([[S; I]; O], [[S; I]; O]) {
+) -> Jacobians<S, I, O> {
     let mut moved = [Dual::constant(S::none()); I];
     for i in 0..I {
         moved[i] = Dual { value: x[i], slopes: [direction[i]] };

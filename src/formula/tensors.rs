@@ -16,6 +16,8 @@ use tch::{Kind, Tensor};
 /// no errors, so the first one is kept here.
 #[derive(Default)]
 pub struct Arena {
+    /// Whether no tensors are computed: numbers only know which inputs they come from.
+    is_dry: bool,
     tensors: RefCell<Vec<Tensor>>,
     failed: RefCell<Option<anyhow::Error>>,
 }
@@ -73,6 +75,9 @@ impl Handle<'_> {
 
     /// What `f` makes of this and of what comes from other inputs.
     fn with(self, others: u32, f: impl FnOnce() -> Result<Tensor>) -> Self {
+        if self.arena.is_dry {
+            return Handle { from: self.from | others, ..self };
+        }
         if self.arena.failed.borrow().is_some() {
             return self;
         }
@@ -90,6 +95,9 @@ impl Base for Handle<'_> {
     type Mask = Self;
 
     fn of(self, c: f64) -> Self {
+        if self.arena.is_dry {
+            return Handle { from: 0, ..self };
+        }
         match scalar_like(&self.tensor(), c) {
             Ok(t) => self.arena.add(t, 0),
             Err(e) => self.then(|| Err(e)),
@@ -192,6 +200,17 @@ pub fn over(
         Ok(if narrow { y.f_to_kind(kind)? } else { y })
     };
     found.into_iter().map(finished).collect()
+}
+
+/// Whether each result of `f` is 0 for any tensors in the places of `count` numbers.
+pub fn are_zero(
+    count: usize,
+    f: impl for<'a> FnOnce(&[Number<'a>]) -> Vec<Number<'a>>,
+) -> Vec<bool> {
+    let arena = Arena { is_dry: true, ..Arena::default() };
+    let number = |i| Outlined(Term::Value(Handle { arena: &arena, index: 0, from: 1u32 << i }));
+    let found = f(&(0..count).map(number).collect::<Vec<_>>());
+    found.into_iter().map(|number| matches!(number.0, Term::None)).collect()
 }
 
 /// The shape to which some tensors broadcast.

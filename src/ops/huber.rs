@@ -1,12 +1,12 @@
 //! Huber loss: squares near the target, distances far from it.
 
 use super::fused::{elsewhere, exact};
-use super::gradient;
-use crate::ffi::WithScalar as _;
-use crate::kernel::simd::{self, Float, Lanes};
+use crate::ffi::{self, WithScalar as _};
+use crate::formula::{self, Formula, Scalar, Sort, Values};
+use crate::kernel::simd;
 use crate::{Ctx, Function, Var};
 use anyhow::{Result, ensure};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 /// `l = d^2 / 2` where `|d| <= delta`, else `delta (|d| - delta / 2)`, with
 /// `d = x - t`; `dl/dx = -dl/dt = min(max(d, -delta), delta)`; `d2l/dx2` is 1
@@ -47,11 +47,13 @@ impl Function for HuberLoss {
         let delta = self.delta;
         ensure!(delta > 0.0, "delta is {delta}; give a positive number");
         ctx.save_for_backward([x, t])?;
-        let loss = Loss { delta };
+        let losses = Losses { delta, count: 1.0 };
         let done = match self.reduction {
             // In the dtype of `x`, as libtorch's loss.
-            Reduction::None => simd::map_with_own(&loss, [x, t]).map(|[y]| y.to_kind(x.kind())),
-            _ => simd::sum_of(&loss, [x, t])
+            Reduction::None => {
+                simd::map_with_own(&Values(&losses), [x, t]).map(|[y]| y.to_kind(x.kind()))
+            }
+            _ => simd::sum_of(&Values(&losses), [x, t])
                 .map(|[sum]| Tensor::from(sum / self.count(x, t)).to_kind(x.kind())),
         };
         elsewhere(done, || {
@@ -63,42 +65,30 @@ impl Function for HuberLoss {
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, t] = ctx.saved_tensors()?;
-        let dx = self.times_slope(x, t, dy, self.count(x, t))?;
-        let dt = gradient(ctx, 1, || Ok(dx.f_neg()?))?;
-        Ok((gradient(ctx, 0, || Ok(dx))?, dt))
+        let losses = Losses { delta: self.delta, count: self.count(x, t) };
+        let kind = ffi::kind_of(ffi::result_type(ctx.op(), &[x, t])?);
+        let whole = Tensor::f_broadcast_tensors(&[x, t, &dy.f_to_kind(kind)?])?;
+        let [dx, dt] = formula::backward(&losses, Sort::Crate, ctx, [&whole[2]])?;
+        Ok((dx, dt))
     }
 
     fn jvp(
         &self,
-        _: &Ctx,
+        ctx: &Ctx,
         (x, t): (&Tensor, &Tensor),
         (dx, dt): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let d = dx.f_sub(dt)?;
-        let dl = self.times_slope(x, t, &d, 1.0)?;
+        let losses = Losses { delta: self.delta, count: 1.0 };
+        let [dl] = formula::jvp(&losses, Sort::Crate, ctx, [x, t], [dx, dt])?;
         let dl = match self.reduction {
             Reduction::None => dl,
             _ => exact(&dl)?.f_sum(None)?.div_number(self.count(x, t))?,
         };
-        Ok(dl.f_to_kind(d.kind())?)
+        Ok(dl.f_to_kind(x.kind())?)
     }
 }
 
 impl HuberLoss {
-    /// `dl/dx dy / count`
-    fn times_slope(&self, x: &Tensor, t: &Tensor, dy: &Tensor, count: f64) -> Result<Tensor> {
-        // Each is rounded to the dtype once.
-        let slope = Slope { factor: 1.0 / count, greatest: self.delta / count };
-        let done = simd::map_with_own(&slope, [x, t, dy]).map(|[dx]| dx);
-        elsewhere(done, || {
-            let d = exact(x)?.f_sub(&exact(t)?)?;
-            // libtorch refuses scalars that the dtype cannot hold.
-            let delta = self.delta;
-            let held = if d.kind() == Kind::Double { delta } else { f64::from(delta as f32) };
-            Ok(d.clamped(-held, held)?.div_number(count)?.f_mul(&exact(dy)?)?)
-        })
-    }
-
     /// The number by which the sum is divided.
     fn count(&self, x: &Tensor, t: &Tensor) -> f64 {
         match self.reduction {
@@ -114,31 +104,25 @@ fn broadcast_count(a: &[i64], b: &[i64]) -> i64 {
     sizes.map(|(a, b)| if a == 1 { b } else { a }).product()
 }
 
-struct Loss {
+/// The losses divided by `count`.
+#[derive(Clone)]
+struct Losses {
     delta: f64,
+    count: f64,
 }
 
-impl Lanes<2, 1> for Loss {
+impl Formula<2> for Losses {
     #[inline(always)]
-    fn call<V: Float>(&self, [x, t]: [V; 2]) -> [V; 1] {
-        let d = (x - t).abs();
-        // For NaN the second branch, which is NaN.
-        let near = d.lt(x.of(self.delta));
-        [V::select(near, d * d * 0.5, (d - 0.5 * self.delta) * self.delta)]
+    fn eval<S: Scalar>(&self, [x, t]: [S; 2]) -> [S; 1] {
+        let d = x - t;
+        let near = d * d * (0.5 / self.count);
+        let far = (d.abs() - 0.5 * self.delta) * (self.delta / self.count);
+        // NaN stays near, where its gradient is NaN, too.
+        [S::select(d.abs().gt(S::of(self.delta)), far, near)]
     }
-}
 
-struct Slope {
-    factor: f64,
-    greatest: f64,
-}
-
-impl Lanes<3, 1> for Slope {
-    #[inline(always)]
-    fn call<V: Float>(&self, [x, t, dy]: [V; 3]) -> [V; 1] {
-        let slope = (x - t) * self.factor;
-        let clamped = slope.max(x.of(-self.greatest)).min(x.of(self.greatest));
-        [V::select(slope.eq(slope), clamped, slope) * dy]
+    fn name(&self) -> &'static str {
+        "HuberLoss"
     }
 }
 

@@ -145,7 +145,7 @@ fn a_declared_constant_has_no_second_path() -> Result<()> {
     let y = cube(Save::Constant, DoubleBackward::ThroughSaved, &x)?;
     let first = d(&(&y * &w), &x)?;
     let second = GradOptions::new().allow_unused(true).grad(&first, &x)?;
-    assert!(second.is_none_or(|d| number(d.value()) == 0.0));
+    assert!(second.is_none());
     Ok(())
 }
 
@@ -173,7 +173,7 @@ fn a_saved_output_without_a_gradient_has_no_second_path() -> Result<()> {
     let first = d(&(&Gate.apply(&x)?.0 * &w), &x)?; // w m
     let options = GradOptions::new().allow_unused(true);
     let [dx, dw] = options.grad(&first, [&x, &w])?;
-    assert!(dx.as_ref().is_none_or(|dx| number(dx.value()) == 0.0), "{dx:?}");
+    assert!(dx.is_none(), "{dx:?}");
     assert_eq!(number(dw.unwrap().value()), 1.0);
     Ok(())
 }
