@@ -83,9 +83,9 @@ pub(crate) fn forward_keeping_value<F: Formula<1>>(
     f: &F,
     sort: Sort,
     ctx: &mut Ctx,
-    x: &Tensor,
+    x: [&Tensor; 1],
 ) -> Result<[Tensor; 1]> {
-    let y = values(f, sort, ctx.op(), [x])?;
+    let y = values(f, sort, ctx.op(), x)?;
     ctx.save_for_backward(&y)?;
     Ok(y)
 }

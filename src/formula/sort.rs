@@ -62,6 +62,7 @@ impl Sort {
 
 /// Inputs of a formula as it computes with them.
 pub(super) struct Prepared<const N: usize> {
+    op: &'static str,
     /// The inputs in another dtype.
     converted: Option<[Tensor; N]>,
     /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
@@ -93,12 +94,12 @@ impl<const N: usize> Prepared<N> {
             same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
         }
         if same {
-            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort, narrow });
+            return Ok(Prepared { op, converted: None, plain: sort == Sort::Torch, sort, narrow });
         }
         match ffi::kind_of(ffi::result_type(op, &x)?) {
-            together if is_floating(together) => Prepared::of_kind(sort, x, together),
-            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort, narrow }),
-            _ => Prepared::of_kind(sort, x, Kind::Float),
+            together if is_floating(together) => Prepared::of_kind(op, sort, x, together),
+            _ if sort.is_torch() => Ok(Prepared { op, converted: None, plain: true, sort, narrow }),
+            _ => Prepared::of_kind(op, sort, x, Kind::Float),
         }
     }
 
@@ -112,8 +113,9 @@ impl<const N: usize> Prepared<N> {
             real &= !d.is_complex();
         }
         match (real, same) {
-            (true, false) => Prepared::of_kind(sort, x, dy.kind()),
+            (true, false) => Prepared::of_kind(op, sort, x, dy.kind()),
             _ => Ok(Prepared {
+                op,
                 converted: None,
                 plain: !real || sort == Sort::Torch,
                 sort,
@@ -131,6 +133,9 @@ impl<const N: usize> Prepared<N> {
             Err(Error::NoKernel { .. }) => Ok(None),
             // libtorch's own operator has libtorch's message.
             Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
+            Err(Error::Argument { message, .. }) => {
+                Err(Error::Argument { op: self.op, message }.into())
+            }
             done => Ok(Some(done?)),
         }
     }
@@ -150,11 +155,11 @@ impl<const N: usize> Prepared<N> {
         if self.plain { Way::Plain } else { Way::Wide { whole } }
     }
 
-    fn of_kind(sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
+    fn of_kind(op: &'static str, sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
         let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
         let plain = sort == Sort::Torch;
-        Ok(Prepared { converted: converted.try_into().ok(), plain, sort, narrow })
+        Ok(Prepared { op, converted: converted.try_into().ok(), plain, sort, narrow })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {

@@ -4,63 +4,26 @@
 /// `sort` says who computes what, and `autocast` is libtorch's rule.
 macro_rules! function {
     ($Op:ident of 1, $sort:expr, $autocast:expr) => {
-        $crate::ops::formulas::function!(@ $Op, $sort, $autocast,
-            tch::Tensor, &tch::Tensor, Option<tch::Tensor>,
-            x => [x], dx => [dx], |[dx]| dx);
+        $crate::ops::formulas::function!(@one $Op, $sort, $autocast, forward, |op| *op);
+    };
+    ($Op:ident of 1, $sort:expr, $autocast:expr, of value |$_:pat_param|) => {
+        $crate::ops::formulas::function!(@one $Op, $sort, $autocast,
+            forward_keeping_value, |op| $crate::formula::OfValue(*op));
     };
     ($Op:ident of 2, $sort:expr, $autocast:expr) => {
-        $crate::ops::formulas::function!(@ $Op, $sort, $autocast,
+        $crate::ops::formulas::function!(@ $Op, $sort, $autocast, forward, |op| *op,
             (tch::Tensor, tch::Tensor), (&tch::Tensor, &tch::Tensor),
             (Option<tch::Tensor>, Option<tch::Tensor>),
             (a, b) => [a, b], (da, db) => [da, db], |[da, db]| (da, db));
     };
-    ($Op:ident of 1, $sort:expr, $autocast:expr, of value |$_:pat_param|) => {
-        impl $crate::Function for $Op {
-            type Inputs = tch::Tensor;
-            type Outputs = tch::Tensor;
-
-            fn autocast(&self) -> $crate::function::Autocast {
-                $autocast
-            }
-
-            fn forward(
-                &self,
-                ctx: &mut $crate::Ctx,
-                x: &tch::Tensor,
-            ) -> anyhow::Result<tch::Tensor> {
-                let sort = $sort;
-                let [y] = $crate::formula::forward_keeping_value(self, sort, ctx, x)?;
-                Ok(y)
-            }
-
-            fn backward(
-                &self,
-                ctx: &$crate::Ctx,
-                dy: &tch::Tensor,
-            ) -> anyhow::Result<Option<tch::Tensor>> {
-                let sort = $sort;
-                let of_value = $crate::formula::OfValue(*self);
-                let [dx] = $crate::formula::backward(&of_value, sort, ctx, [dy])?;
-                Ok(dx)
-            }
-
-            fn jvp(
-                &self,
-                ctx: &$crate::Ctx,
-                x: &tch::Tensor,
-                dx: &tch::Tensor,
-            ) -> anyhow::Result<tch::Tensor> {
-                let sort = $sort;
-                let [dy] = $crate::formula::jvp(self, sort, ctx, [x], [dx])?;
-                Ok(dy)
-            }
-
-            fn vmap(&self) -> $crate::Vmap {
-                $crate::Vmap::Formulas
-            }
-        }
+    (@one $Op:ident, $sort:expr, $autocast:expr, $forward:ident, |$op:ident| $formula:expr) => {
+        $crate::ops::formulas::function!(@ $Op, $sort, $autocast, $forward, |$op| $formula,
+            tch::Tensor, &tch::Tensor, Option<tch::Tensor>,
+            x => [x], dx => [dx], |[dx]| dx);
     };
-    (@ $Op:ident, $sort:expr, $autocast:expr, $Inputs:ty, $Refs:ty, $Grads:ty,
+    // `$formula` is the one whose gradients are those of the op.
+    (@ $Op:ident, $sort:expr, $autocast:expr, $forward:ident, |$op:ident| $formula:expr,
+     $Inputs:ty, $Refs:ty, $Grads:ty,
      $x:pat => $listed:expr, $dx:pat => $tangents:expr, |$found:pat_param| $grads:expr) => {
         impl $crate::Function for $Op {
             type Inputs = $Inputs;
@@ -71,14 +34,13 @@ macro_rules! function {
             }
 
             fn forward(&self, ctx: &mut $crate::Ctx, $x: $Refs) -> anyhow::Result<tch::Tensor> {
-                let sort = $sort;
-                let [y] = $crate::formula::forward(self, sort, ctx, $listed)?;
+                let [y] = $crate::formula::$forward(self, $sort, ctx, $listed)?;
                 Ok(y)
             }
 
             fn backward(&self, ctx: &$crate::Ctx, dy: &tch::Tensor) -> anyhow::Result<$Grads> {
-                let sort = $sort;
-                let $found = $crate::formula::backward(self, sort, ctx, [dy])?;
+                let $op = self;
+                let $found = $crate::formula::backward(&$formula, $sort, ctx, [dy])?;
                 Ok($grads)
             }
 
@@ -88,8 +50,7 @@ macro_rules! function {
                 $x: $Refs,
                 $dx: $Refs,
             ) -> anyhow::Result<tch::Tensor> {
-                let sort = $sort;
-                let [dy] = $crate::formula::jvp(self, sort, ctx, $listed, $tangents)?;
+                let [dy] = $crate::formula::jvp(self, $sort, ctx, $listed, $tangents)?;
                 Ok(dy)
             }
 

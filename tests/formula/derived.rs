@@ -5,7 +5,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 use tch_function::check::Check;
 use tch_function::formula::{Derived, Formula, Scalar};
-use tch_function::{Error, Function, GradOptions, Value, Var, grad};
+use tch_function::{Error, Function, GradOptions, Value, Var, formula, grad};
 use test_support::{assert_error, number, numbers, vector};
 
 /// Stamps formulas without parameters.
@@ -39,17 +39,27 @@ formulas! {
     };
 }
 
-/// `w log(1 + e^(s (x - c)))`, with a parameter.
-#[derive(Clone)]
-struct Shifted {
-    center: f64,
+formula! {
+    /// `w log(1 + e^(s (x - c)))`, with a parameter.
+    struct Shifted {
+        center: f64,
+    }
+    |op, [x, w, s]| [w * (s * (x - op.center)).ln_1p_exp()]
 }
 
-impl Formula<3> for Shifted {
-    #[inline(always)]
-    fn eval<S: Scalar>(&self, [x, w, s]: [S; 3]) -> [S; 1] {
-        [w * (s * (x - self.center)).ln_1p_exp()]
+formula! {
+    /// Several outputs, counted, and steps between.
+    #[allow(missing_copy_implementations)]
+    pub(crate) struct Rotated { angle: f64 };
+    |Rotated { angle }, [x, y]| -> [S; 2] {
+        let (sine, cosine) = angle.sin_cos();
+        [x * cosine - y * sine, x * sine + y * cosine]
     }
+}
+
+formula! {
+    struct Listed;
+    |_, [a, b,]| [a + b, a * b, a - b,]
 }
 
 /// `(sqrt(x^2 + 1) - 1) / x`, with a derivative of its own, and one that is wrong.
@@ -99,6 +109,9 @@ tch_function::check_tests! {
         .domain(tch_function::check::Domain::NearSamples);
     shifted => Check::new(Derived(Shifted { center: 0.4 }), [(x(), row(), column())])
         .reference(|(x, w, s)| w * (s * (x - 0.4)).softplus());
+    rotated => Check::new(Derived(Rotated { angle: 0.3 }), [(x(), row())]);
+    listed => Check::new(Derived(Listed), [(x(), row())])
+        .reference(|(a, b)| (a + b, a * b, a - b));
     overridden => Check::new(Derived(Overridden { factor: 1.0 }), [x()])
         .reference(|x| x / ((x * x + 1.0).sqrt() + 1.0));
 }
@@ -165,6 +178,22 @@ fn constants_and_unused_inputs() -> Result<()> {
     Ok(())
 }
 
+/// A second derivative that no input moves is `None`, as in PyTorch, and not zeros.
+#[test]
+fn what_is_zero_everywhere_is_unused() -> Result<()> {
+    let (options, all) = (GradOptions::new().create_graph(true), GradOptions::new());
+    let all = all.allow_unused(true).retain_graph(true);
+    let [a, b] = [0.7, -1.3].map(|x| vector(&[x]).set_requires_grad(true));
+    let da = options.grad(&Derived(Product).apply((&a, &b))?, &a)?.expect("used");
+    let second = all.grad(&da, [&a, &b])?;
+    assert!(second[0].is_none() && number(second[1].as_ref().expect("used")) == 1.0);
+    let (sum, product, _) = Derived(Listed).apply((&a, &b))?;
+    let db = options.grad(&(sum + product), &b)?.expect("used");
+    let second = all.grad(&db, [&a, &b])?;
+    assert!(second[1].is_none() && number(second[0].as_ref().expect("used")) == 1.0);
+    Ok(())
+}
+
 /// As libtorch promotes them; gradients come back in the inputs' dtypes.
 #[test]
 fn dtypes_are_promoted() -> Result<()> {
@@ -193,9 +222,10 @@ fn bad_input_is_named() {
     let x = vector(&[1.0, 2.0]);
     assert_error!(
         Derived(Product).apply((&x, &vector(&[1.0, 2.0, 3.0]))),
-        Error::Forward { op: "Product", .. },
+        Error::Argument { op: "Product", .. },
         "[2]",
-        "[3]"
+        "[3]",
+        "broadcast"
     );
     assert_error!(
         Derived(Product).apply((&x, &x.to_kind(Kind::ComplexDouble))),
