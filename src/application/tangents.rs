@@ -12,7 +12,8 @@ pub(crate) fn tangents_of(inputs: &[Option<&Tensor>]) -> Vec<Option<Tensor>> {
     inputs.iter().map(|t| t.and_then(ffi::tangent)).collect()
 }
 
-/// Runs the user's `jvp` on the tangents of the inputs, `None` where there is none.
+/// Runs the user's `jvp` on the tangents of the inputs, `None` where there is none: `jvp` gets
+/// zeros there, or an undefined tensor if it asked for that.
 /// Returns one tangent per output, `None` for an output that can have none.
 ///
 /// # Errors
@@ -30,6 +31,7 @@ pub(crate) fn jvp<F: Function>(
     let inputs = flatten::<F::Inputs, Tensor>(x);
     for (tangent, input) in dx.zip(&inputs) {
         filled.push(match (tangent, input) {
+            (None, Some(_)) if !ctx.frame.materialize_grads => Some(Tensor::new()),
             (None, Some(x)) => Some(no_tangent(op, x)?),
             (tangent, _) => tangent,
         });

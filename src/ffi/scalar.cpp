@@ -6,8 +6,6 @@
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/div.h>
-#include <ATen/ops/eq.h>
-#include <ATen/ops/ge.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>

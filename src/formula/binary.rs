@@ -83,6 +83,13 @@ macro_rules! binary {
     )+};
 }
 
+/// `$d $slope`; the slope is not computed, and cannot fail, where nothing moves.
+macro_rules! along {
+    ($d:ident, $slope:expr) => {
+        if $d.is_none() { S::none() } else { $d * $slope }
+    };
+}
+
 binary! {
     Add: |a, b| a + b, |a, b| Ok(a.f_add(b)?), |a, b| a + b, |_, [da, db]| da + db,
         right plus, |a, c| Ok(a.add_number(c)?), left plus, |c, b| Ok(b.add_number(c)?);
@@ -92,15 +99,15 @@ binary! {
         |[a, b, _], [da, db]| da * b + db * a,
         right times, |a, c| Ok(a.mul_number(c)?), left times, |c, b| Ok(b.mul_number(c)?);
     Div: |a, b| a / b, |a, b| Ok(a.f_div(b)?), |a, b| a / b,
-        |[_, b, y], [da, db]| (da - db * y) / b,
+        |[_, b, y], [da, db]| da / b - along!(db, y / b),
         right divided, |a, c| Ok(a.div_number(c)?),
-        left divide, |c, b| Ok(b.f_reciprocal()?.mul_number(c)?);
-    Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), f64::max,
+        left divide, divide_by;
+    Max: |a, b| nan_of(a, b, a.max(b)), |a, b| Ok(a.f_maximum(b)?), maximum,
         |[a, b, _], [da, db]| kept(a.lt(b), b.lt(a), a.eq(b), da, db);
-    Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), f64::min,
+    Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), |a, b| -maximum(-a, -b),
         |[a, b, _], [da, db]| kept(b.lt(a), a.lt(b), a.eq(b), da, db);
     Pow: |a, b| a.each_with(b, f64::powf), |a, b| Ok(a.f_pow(b)?), f64::powf,
-        |[a, b, y], [da, db]| da * power_slope(a, b) + db * exponent_slope(a, b, y),
+        |[a, b, y], [da, db]| along!(da, power_slope(a, b)) + along!(db, exponent_slope(a, b, y)),
         right power, power_of;
     Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
         |[a, b, _], [da, db]| {
@@ -108,15 +115,16 @@ binary! {
             (da * (b / r) - db * (a / r)) / r
         };
     Hypot: |a, b| a.each_with(b, f64::hypot), |a, b| Ok(a.f_hypot(b)?), f64::hypot,
-        |[a, b, y], [da, db]| da * (a / y) + db * (b / y);
+        |[a, b, y], [da, db]| along!(da, a / y) + along!(db, b / y);
     Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
-        |[a, b, _], [da, db]| da - db * (a / b).floor();
+        |[a, b, _], [da, db]| da - along!(db, (a / b).floor());
 }
 
 /// `c` less the nearest number of the type of `x`.
 #[inline(always)]
 fn rest<V: Float>(_: V, c: f64) -> f64 {
-    if V::BITS == 24 && c.is_finite() { c - f64::from(c as f32) } else { 0.0 }
+    let near = f64::from(c as f32);
+    if V::BITS == 24 && near.is_finite() { c - near } else { 0.0 }
 }
 
 /// `x + c`
@@ -159,8 +167,7 @@ fn times<V: Float>(x: V, c: f64) -> V {
     if rest == 0.0 {
         return product;
     }
-    let nearer = x.mul_add(x.of(rest), product);
-    V::select(product.abs().lt(x.of(f64::INFINITY)), nearer, product)
+    corrects(product, x.mul_add(x.of(rest), product))
 }
 
 /// `y (1 + relative)`
@@ -169,8 +176,30 @@ fn corrected<V: Float>(y: V, relative: f64) -> V {
     if relative == 0.0 || !relative.is_finite() {
         return y;
     }
-    let nearer = y.mul_add(y.of(relative), y);
-    V::select(y.abs().lt(y.of(f64::INFINITY)), nearer, y)
+    corrects(y, y.mul_add(y.of(relative), y))
+}
+
+/// `nearer`, but for infinities and NaN, which it would lose, and for zeros, whose sign it would.
+#[inline(always)]
+fn corrects<V: Float>(y: V, nearer: V) -> V {
+    let size = y.abs();
+    V::select(size.lt(y.of(f64::INFINITY)) & y.of(0.0).lt(size), nearer, y)
+}
+
+/// `c / x`. Integers give floats; f16 and bf16 are rounded once.
+fn divide_by(c: f64, x: &Tensor) -> Result<Tensor> {
+    match x.kind() {
+        kind @ (Kind::Half | Kind::BFloat16) => {
+            Ok(divide_by(c, &x.f_to_kind(Kind::Float)?)?.f_to_kind(kind)?)
+        }
+        _ if x.is_floating_point() || x.is_complex() => Ok(scalar_like(x, c)?.f_div(x)?),
+        _ => Ok(x.f_reciprocal()?.mul_number(c)?),
+    }
+}
+
+/// NaN if one of the two is.
+fn maximum(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// NaN if one of the two is, else `y`.

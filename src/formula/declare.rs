@@ -1,8 +1,11 @@
 //! [`formula!`](crate::formula!): a formula in as few lines as its mathematics.
 
-/// Declares a [`Formula`](crate::formula::Formula): a struct whose fields are the parameters,
-/// and its outputs as a closure of the struct and the inputs. `S` is the
+/// Declares a [`Formula`](crate::formula::Formula): a struct whose named fields are the
+/// parameters, and its outputs as a closure of the struct and an array of the inputs. `S` is the
 /// [`Scalar`](crate::formula::Scalar) that it computes with.
+///
+/// The struct is `Clone` and `Debug`, and `Copy` if it has no fields. A formula with other
+/// derives, generic parameters or a derivative of its own is an `impl` of the trait.
 ///
 /// ```
 /// use tch::Tensor;
@@ -32,27 +35,31 @@
 #[macro_export]
 macro_rules! formula {
     ($(#[$meta:meta])* $vis:vis struct $Name:ident $({ $($fields:tt)* })? $(;)?
-     |$op:pat_param, [$($x:ident),+ $(,)?]| [$($y:expr),+ $(,)?]) => {
+     |$op:pat_param, [$($x:pat_param),+ $(,)?]| [$($y:expr),+ $(,)?]) => {
         $crate::formula! {
             $(#[$meta])* $vis struct $Name $({ $($fields)* })?
             |$op, [$($x),+]| -> [S; [$(::core::stringify!($y)),+].len()] { [$($y),+] }
         }
     };
     ($(#[$meta:meta])* $vis:vis struct $Name:ident $(;)?
-     |$op:pat_param, [$($x:ident),+ $(,)?]| -> [S; $outputs:expr] $body:block) => {
+     |$op:pat_param, [$($x:pat_param),+ $(,)?]| -> [S; $outputs:expr] $body:block) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug)]
         $vis struct $Name;
         $crate::formula! { @ $Name [$outputs] |$op, [$($x),+]| $body }
     };
     ($(#[$meta:meta])* $vis:vis struct $Name:ident { $($fields:tt)* } $(;)?
-     |$op:pat_param, [$($x:ident),+ $(,)?]| -> [S; $outputs:expr] $body:block) => {
+     |$op:pat_param, [$($x:pat_param),+ $(,)?]| -> [S; $outputs:expr] $body:block) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
         $vis struct $Name { $($fields)* }
         $crate::formula! { @ $Name [$outputs] |$op, [$($x),+]| $body }
     };
-    (@ $Name:ident [$outputs:expr] |$op:pat_param, [$($x:ident),+]| $body:block) => {
+    ($(#[$meta:meta])* $vis:vis struct $Name:ident $({ $($fields:tt)* })? $(;)?
+     |$op:pat_param, [$($x:pat_param),+ $(,)?]| $body:block) => {
+        ::core::compile_error!("say how many outputs the block gives: |op, [x]| -> [S; 1] { .. }");
+    };
+    (@ $Name:ident [$outputs:expr] |$op:pat_param, [$($x:pat_param),+]| $body:block) => {
         impl $crate::formula::Formula<{ [$(::core::stringify!($x)),+].len() }, { $outputs }>
             for $Name
         {

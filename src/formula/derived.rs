@@ -4,13 +4,13 @@ use super::forms::{At, Count, Form};
 use super::lanes::{GradientAt, Gradients, Tangents, Values};
 use super::needs::{Part, Plan, restored};
 use super::slope::{Slope, array};
-use super::sort::{Prepared, Sort};
+use super::sort::{Prepared, Sort, no_complex_tangents};
 use super::tensors::{over, scalar_like};
 use super::{Formula, Kernels, Scalar, tangents};
 use crate::error::Result as CrateResult;
-use crate::ffi;
 use crate::ffi::memory::{Unfit, memory};
 use crate::ffi::modes::is_mode_on;
+use crate::ffi::{self, WithScalar as _};
 use crate::function::{Ctx, Function, Grads, Of, Refs, Vmap};
 use crate::kernel::simd;
 use anyhow::Result;
@@ -39,6 +39,7 @@ where
         ctx: &mut Ctx,
         x: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
+        const { assert!(O <= 4, "a formula has at most four outputs") };
         Ok(Count::<O>::of(forward(&self.0, Sort::User, ctx, Count::<I>::refs(x))?))
     }
 
@@ -61,7 +62,7 @@ where
     }
 
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.0.op_name()
     }
 }
 
@@ -109,7 +110,23 @@ fn values<F: Formula<I, O>, const I: usize, const O: usize>(
     {
         return Ok(y);
     }
-    listed(over(&x, prepared.way_of_values(), |x| f.eval(array(x)).into())?)
+    let y = over(&x, prepared.way_of_values(), |x| f.eval(array(x)).into())?;
+    listed(distinct(op, &x, y)?)
+}
+
+/// The tensors `y`, with copies of those that are an `x` or an earlier `y`: an output must be a
+/// tensor of its own.
+pub(super) fn distinct(op: &'static str, x: &[&Tensor], mut y: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    let identity = |t: &Tensor| Ok::<_, anyhow::Error>(ffi::describe(op, t)?.identity);
+    let mut seen = x.iter().map(|x| identity(x)).collect::<Result<Vec<_>>>()?;
+    for y in &mut y {
+        if seen.contains(&identity(y)?) {
+            // The product with a float is one of integers, too, as libtorch promotes them.
+            *y = y.mul_number(1.0)?;
+        }
+        seen.push(identity(y)?);
+    }
+    Ok(y)
 }
 
 /// `Function::backward` of a formula.
@@ -165,13 +182,21 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
     x: [&Tensor; I],
     dx: [&Tensor; I],
 ) -> Result<[Tensor; O]> {
-    sort.no_complex_tangents(ctx.op(), x)?;
+    no_complex_tangents(ctx.op(), x)?;
     let prepared = Prepared::new(ctx.op(), sort, x)?;
     let x = prepared.refs(x);
     // An input whose dtype has no derivative has an undefined tangent.
     let known = dx.map(Tensor::defined);
-    let zero = scalar_like(x[0], 0.0)?;
-    let dx: [&Tensor; I] = std::array::from_fn(|i| if known[i] { dx[i] } else { &zero });
+    let (zero, kind) = (scalar_like(x[0], 0.0)?, x[0].kind());
+    let mut converted = [const { None }; I];
+    for (converted, dx) in converted.iter_mut().zip(dx).filter(|(_, dx)| dx.defined()) {
+        *converted = (dx.kind() != kind).then(|| dx.f_to_kind(kind)).transpose()?;
+    }
+    let dx: [&Tensor; I] = std::array::from_fn(|i| match (&converted[i], known[i]) {
+        (Some(dx), _) => dx,
+        (None, true) => dx[i],
+        (None, false) => &zero,
+    });
     let _pins = sort.pins(x.into_iter().chain(dx))?;
     if const { matches!(F::KERNELS, Kernels::All) } {
         let kernel = || simd::map_groups(KERNEL, &Tangents(f), (x, dx, []));
@@ -180,10 +205,11 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
         }
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
-    listed(over(&all, prepared.way(None), |numbers| {
+    let dy = over(&all, prepared.way(None), |numbers| {
         let (x, dx) = numbers.split_at(I);
         tangents(f, array(x), only(array(dx), known)).into()
-    })?)
+    })?;
+    listed(distinct(ctx.op(), &all, dy)?)
 }
 
 /// Those numbers that are wanted, none in the places of others.
@@ -291,6 +317,6 @@ fn some<const N: usize>(x: [Tensor; N]) -> [Option<Tensor>; N] {
     x.map(Some)
 }
 
-fn listed<const N: usize>(found: Vec<Tensor>) -> Result<[Tensor; N]> {
+pub(super) fn listed<const N: usize>(found: Vec<Tensor>) -> Result<[Tensor; N]> {
     Ok(found.try_into().expect("one for each"))
 }

@@ -68,11 +68,10 @@ impl<T: Scalar, const N: usize> sealed::Scalar for Dual<T, N> {
         if !self.has_slopes() {
             return Dual::constant(y);
         }
-        let slope = F::slope(self.value, y);
         let mut slopes = self.slopes;
         for dx in &mut slopes {
             if !dx.is_none() {
-                *dx = *dx * slope;
+                *dx = F::tangent(self.value, y, *dx);
             }
         }
         Dual { value: y, slopes }

@@ -7,6 +7,10 @@ use tch::Tensor;
 pub struct Count<const N: usize>;
 
 /// One tensor for 1, a tuple of tensors for 2 to 8.
+#[diagnostic::on_unimplemented(
+    message = "a formula has 1 to 8 inputs and 1 to 4 outputs",
+    label = "this number is outside"
+)]
 pub trait Form<const N: usize> {
     type Tensors: Tensors;
     fn refs<'a>(x: Refs<'a, Self::Tensors>) -> [&'a Tensor; N];

@@ -17,13 +17,19 @@ pub trait Unary {
     fn constant(x: f64) -> f64;
     /// The derivative at `x`, where the value is `y`.
     fn slope<S: Scalar>(x: S, y: S) -> S;
+    /// `dx` times the derivative.
+    #[inline(always)]
+    fn tangent<S: Scalar>(x: S, y: S, dx: S) -> S {
+        dx * Self::slope(x, y)
+    }
 }
 
 /// Stamps types that implement [`Unary`]. What looks like closures is put into the functions:
 /// closures are not always inlined, and what is not has no vector registers.
 macro_rules! unary {
     ($($F:ident: |$x:pat_param| $lanes:expr, $tensor:expr, $constant:expr,
-       |$at:pat_param, $y:pat_param| $slope:expr;)+) => {$(
+       |$at:pat_param, $y:pat_param| $slope:expr
+       $(, tangent |$of:pat_param, $dx:pat_param| $tangent:expr)?;)+) => {$(
         pub struct $F;
         impl Unary for $F {
             #[inline(always)]
@@ -44,6 +50,13 @@ macro_rules! unary {
                 let ($at, $y) = (x, y);
                 $slope
             }
+            $(
+                #[inline(always)]
+                fn tangent<S: Scalar>(x: S, y: S, dx: S) -> S {
+                    let ($of, $dx) = ([x, y], dx);
+                    $tangent
+                }
+            )?
         }
     )+};
 }
@@ -55,7 +68,8 @@ unary! {
     Sign: |x| V::select(x.lt(x.of(0.0)), x.of(-1.0), V::select(x.of(0.0).lt(x), x.of(1.0), x.of(0.0))),
         |x| Ok(x.f_sgn()?), sign, |_, _| S::none();
     Relu: |x| V::select(x.le(x.of(0.0)), x.of(0.0), x), |x| Ok(x.f_relu()?),
-        |x| if x <= 0.0 { 0.0 } else { x }, |_, y| S::select(y.le(S::zero()), S::zero(), S::one());
+        |x| if x <= 0.0 { 0.0 } else { x }, |_, y| S::select(y.le(S::zero()), S::zero(), S::one()),
+        tangent |[_, y], dx| S::select(y.le(S::zero()), S::none(), dx);
     Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |_, y| S::of(0.5) / y;
     Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
         |x, y| y * -0.5 / x;
@@ -64,10 +78,13 @@ unary! {
     Exp: |x| x.exp(), |x| Ok(x.f_exp()?), f64::exp, |_, y| y;
     Exp2: |x| x.each(f64::exp2), |x| Ok(x.f_exp2()?), f64::exp2, |_, y| y * LN_2;
     ExpM1: |x| x.each(f64::exp_m1), |x| Ok(x.f_expm1()?), f64::exp_m1, |x, _| x.exp();
-    Ln: |x| x.ln(), |x| Ok(x.f_log()?), f64::ln, |x, _| S::one() / x;
-    Log2: |x| x.each(f64::log2), |x| Ok(x.f_log2()?), f64::log2, |x, _| S::of(1.0 / LN_2) / x;
-    Log10: |x| x.each(f64::log10), |x| Ok(x.f_log10()?), f64::log10, |x, _| S::of(1.0 / LN_10) / x;
-    Ln1p: |x| x.ln_1p(), |x| Ok(x.f_log1p()?), f64::ln_1p, |x, _| S::one() / (x + 1.0);
+    Ln: |x| x.ln(), |x| Ok(x.f_log()?), f64::ln, |x, _| S::one() / x, tangent |[x, _], dx| dx / x;
+    Log2: |x| x.each(f64::log2), |x| Ok(x.f_log2()?), f64::log2, |x, _| S::of(1.0 / LN_2) / x,
+        tangent |[x, _], dx| dx / x * (1.0 / LN_2);
+    Log10: |x| x.each(f64::log10), |x| Ok(x.f_log10()?), f64::log10, |x, _| S::of(1.0 / LN_10) / x,
+        tangent |[x, _], dx| dx / x * (1.0 / LN_10);
+    Ln1p: |x| x.ln_1p(), |x| Ok(x.f_log1p()?), f64::ln_1p, |x, _| S::one() / (x + 1.0),
+        tangent |[x, _], dx| dx / (x + 1.0);
     Sin: |x| x.each(f64::sin), |x| Ok(x.f_sin()?), f64::sin, |x, _| x.cos();
     Cos: |x| x.each(f64::cos), |x| Ok(x.f_cos()?), f64::cos, |x, _| -x.sin();
     Tan: |x| x.each(f64::tan), |x| Ok(x.f_tan()?), f64::tan, |_, y| y.unary::<OneAndSquare>();
@@ -104,7 +121,7 @@ unary! {
         |x, y| x * (y / ((S::one() - x) * (x + 1.0)));
     // 1 - tanh(x)^2, which is right where tanh is almost 1 too
     TanhSlope: |x| sigmoid_slope_lanes(x + x) * 4.0,
-        |x| Ok(sigmoid_slope_of(&x.mul_number(2)?)?.mul_number(4)?), tanh_slope,
+        tanh_slope_of, tanh_slope,
         |x, y| y * x.tanh() * -2.0;
     // sigmoid(x) sigmoid(-x)
     SigmoidSlope: |x| sigmoid_slope_lanes(x), sigmoid_slope_of, sigmoid_slope,
@@ -138,7 +155,17 @@ fn sigmoid_slope_lanes<V: Float>(x: V) -> V {
 
 /// Smooth at 0, unlike what `abs` is in.
 fn sigmoid_slope_of(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_sigmoid()?.f_mul(&x.f_neg()?.f_sigmoid()?)?)
+    let y = x.f_sigmoid()?;
+    // `sigmoid(-x)` of a complex number overflows on the way.
+    let other = if x.is_complex() { y.rsub_number(1)? } else { x.f_neg()?.f_sigmoid()? };
+    Ok(y.f_mul(&other)?)
+}
+
+fn tanh_slope_of(x: &Tensor) -> Result<Tensor> {
+    if x.is_complex() {
+        return Ok(x.f_tanh()?.f_square()?.rsub_number(1)?);
+    }
+    Ok(sigmoid_slope_of(&x.mul_number(2)?)?.mul_number(4)?)
 }
 
 fn tanh_slope(x: f64) -> f64 {

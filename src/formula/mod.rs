@@ -34,8 +34,7 @@
 //! | tch tensors | other devices, tracing, `fake`, vmap, third and higher derivatives |
 //!
 //! The inputs broadcast and are promoted as in libtorch, and each gradient has its input's
-//! shape and dtype again. Integers compute in libtorch's default dtype. Complex numbers
-//! are refused.
+//! shape and dtype again. Integers compute in f32. Complex numbers are refused.
 //!
 //! `docs/formula.md` says more: errors, kinks, what a formula costs, and the same ops by hand.
 //!
@@ -113,7 +112,7 @@ pub trait Formula<const I: usize, const O: usize = 1>: Clone + Shareable + 'stat
     const KERNELS: Kernels = Kernels::All;
 
     /// The name of the op, for errors; the type's, if it is not given.
-    fn name(&self) -> &'static str {
+    fn op_name(&self) -> &'static str {
         crate::function::short_name(std::any::type_name::<Self>())
     }
 }
@@ -195,6 +194,7 @@ fn gradients<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     for i in (0..I).filter(|&i| wanted[i]) {
         dx[i] = dy[0].conj();
     }
+    // There is one output.
     let [terms] = moved_apart(f, x, dx).first_chunk().copied().unwrap_or([[S::none(); I]; 1]);
     for i in 0..I {
         dx[i] = terms[i].conj();
@@ -237,7 +237,12 @@ fn summed<S: Scalar, const I: usize, const O: usize>(terms: &[[S; I]; O], dx: [S
     let mut dy = [S::none(); O];
     for o in 0..O {
         for i in 0..I {
-            dy[o] = dy[o] + S::select(dx[i].eq(S::zero()), S::none(), terms[o][i]);
+            let term = terms[o][i];
+            // A finite 0 stays: as a function of `dx` it has a derivative.
+            let is_finite = term.abs().lt(S::of(f64::INFINITY));
+            if !term.is_none() {
+                dy[o] = dy[o] + S::select(dx[i].eq(S::zero()) & !is_finite, S::none(), term);
+            }
         }
     }
     dy

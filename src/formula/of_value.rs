@@ -26,7 +26,7 @@ impl<F: SlopeOfValue> Formula<1> for OfValue<F> {
 
     const KERNELS: Kernels = F::KERNELS;
 
-    fn name(&self) -> &'static str {
-        self.0.name()
+    fn op_name(&self) -> &'static str {
+        self.0.op_name()
     }
 }

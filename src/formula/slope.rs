@@ -1,6 +1,6 @@
 //! [`Slope`]: the gradients of a formula as a Function, of which second derivatives are taken.
 
-use super::derived::{KERNEL, gradients, only};
+use super::derived::{KERNEL, distinct, gradients, listed, only};
 use super::dual::Dual;
 use super::forms::{At, Count, Form};
 use super::lanes::{SecondGradients, SecondGradientsAt};
@@ -40,7 +40,9 @@ where
         ctx.set_materialize_grads(false);
         let prepared = Prepared::like(ctx.op(), self.sort, x, dy[0])?;
         let found = gradients(&self.f, self.sort, &prepared, x, dy, [true; I])?;
-        Ok(Count::<I>::of(found.map(|dx| dx.expect("all are wanted"))))
+        let found = found.into_iter().map(|dx| dx.expect("all are wanted")).collect();
+        let inputs: Vec<_> = x.into_iter().chain(dy).collect();
+        Ok(Count::<I>::of(listed(distinct(ctx.op(), &inputs, found)?)?))
     }
 
     fn backward(&self, ctx: &Ctx, ddx: Refs<'_, Self::Outputs>) -> Result<Grads<Self::Inputs>> {
@@ -82,18 +84,21 @@ where
     ) -> Result<Of<Self::Outputs, Tensor>> {
         let (x, dy) = (Count::<I>::refs(x), Count::<O>::refs(dy));
         let (tx, tdy) = (Count::<I>::refs(tx), Count::<O>::refs(tdy));
-        let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(tx).chain(tdy).collect();
+        let (zero, is_moved) = (scalar_like(x[0], 0.0)?, tx.map(Tensor::defined));
+        let moves_dy = tdy.map(Tensor::defined);
+        let directions = tx.into_iter().chain(tdy).map(|t| if t.defined() { t } else { &zero });
+        let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(directions).collect();
         let found = over(&all, WIDE, |numbers| {
             let (x, rest) = numbers.split_at(I);
             let (dy, rest) = rest.split_at(O);
             let (tx, tdy) = rest.split_at(I);
-            let (first, second) = moved_numbers(&self.f, array(x), array(tx));
+            let (first, second) = moved_numbers(&self.f, array(x), only(array(tx), is_moved));
+            let tdy = only(array(tdy), moves_dy);
             let (through_dy, through_x) =
-                (along_outputs(&first, array(tdy)), along_outputs(&second, array(dy)));
+                (along_outputs(&first, tdy), along_outputs(&second, array(dy)));
             through_dy.into_iter().zip(through_x).map(|(a, b)| a + b).collect()
         })?;
-        let found = found.try_into().expect("one for each");
-        Ok(Count::<I>::of(found))
+        Ok(Count::<I>::of(listed(found)?))
     }
 
     fn vmap(&self) -> Vmap {
@@ -101,7 +106,7 @@ where
     }
 
     fn name(&self) -> &'static str {
-        self.f.name()
+        self.f.op_name()
     }
 }
 

@@ -37,27 +37,23 @@ impl Sort {
     fn is_torch(self) -> bool {
         matches!(self, Sort::Operator | Sort::Torch)
     }
+}
 
-    /// # Errors
-    /// [`Error::Argument`] for forward mode of complex numbers.
-    pub(super) fn no_complex_tangents<const N: usize>(
-        self,
-        op: &'static str,
-        x: [&Tensor; N],
-    ) -> Result<()> {
-        for (i, x) in x.into_iter().enumerate() {
-            let d = ffi::describe(op, x)?;
-            if d.is_complex() {
-                let message = format!(
-                    "input {i} is {}, and forward mode is of real numbers here; differentiate \
-                     in reverse",
-                    Meta::of(&d)
-                );
-                return Err(Error::Argument { op, message }.into());
-            }
+/// # Errors
+/// [`Error::Argument`] for forward mode of complex numbers.
+pub(super) fn no_complex_tangents<const N: usize>(op: &'static str, x: [&Tensor; N]) -> Result<()> {
+    for (i, x) in x.into_iter().enumerate() {
+        let d = ffi::describe(op, x)?;
+        if d.is_complex() {
+            let message = format!(
+                "input {i} is {}, and forward mode is of real numbers here; differentiate in \
+                 reverse",
+                Meta::of(&d)
+            );
+            return Err(Error::Argument { op, message }.into());
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Inputs of a formula as it computes with them.
@@ -68,7 +64,7 @@ pub(super) struct Prepared<const N: usize> {
     /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
     pub plain: bool,
     sort: Sort,
-    /// Whether libtorch converts faster than kernels do.
+    /// Whether the dtype is f16 or bf16.
     narrow: bool,
 }
 
@@ -97,6 +93,10 @@ impl<const N: usize> Prepared<N> {
             return Ok(Prepared { op, converted: None, plain: sort == Sort::Torch, sort, narrow });
         }
         match ffi::kind_of(ffi::result_type(op, &x)?) {
+            // libtorch reads a tensor of one number unrounded.
+            Kind::Half | Kind::BFloat16 if sort.is_torch() => {
+                Ok(Prepared { op, converted: None, plain: true, sort, narrow: true })
+            }
             together if is_floating(together) => Prepared::of_kind(op, sort, x, together),
             _ if sort.is_torch() => Ok(Prepared { op, converted: None, plain: true, sort, narrow }),
             _ => Prepared::of_kind(op, sort, x, Kind::Float),
@@ -113,11 +113,13 @@ impl<const N: usize> Prepared<N> {
             real &= !d.is_complex();
         }
         match (real, same) {
-            (true, false) => Prepared::of_kind(op, sort, x, dy.kind()),
+            (true, false) if !(is_narrow(of_dy.dtype) && sort.is_torch()) => {
+                Prepared::of_kind(op, sort, x, dy.kind())
+            }
             _ => Ok(Prepared {
                 op,
                 converted: None,
-                plain: !real || sort == Sort::Torch,
+                plain: !(real && same) || sort == Sort::Torch,
                 sort,
                 narrow: is_narrow(of_dy.dtype),
             }),
@@ -159,7 +161,8 @@ impl<const N: usize> Prepared<N> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
         let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
         let plain = sort == Sort::Torch;
-        Ok(Prepared { op, converted: converted.try_into().ok(), plain, sort, narrow })
+        let converted = converted.try_into().expect("one for each");
+        Ok(Prepared { op, converted: Some(converted), plain, sort, narrow })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {

@@ -265,8 +265,9 @@ impl Ctx {
         self.stage == Stage::Recomputation
     }
 
-    /// Sets whether missing output gradients reach `backward` as zeros (`true`,
-    /// the default) or as undefined tensors (`!dy.defined()`).
+    /// Sets whether missing output gradients reach `backward`, and missing tangents
+    /// [`jvp`](crate::Function::jvp), as zeros (`true`, the default) or as undefined
+    /// tensors (`!dy.defined()`).
     pub fn set_materialize_grads(&mut self, materialize: bool) {
         self.frame.materialize_grads = materialize;
     }

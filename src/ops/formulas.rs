@@ -10,6 +10,10 @@ macro_rules! function {
         $crate::ops::formulas::function!(@one $Op, $sort, $autocast,
             forward_keeping_value, |op| $crate::formula::OfValue(*op));
     };
+    ($Op:ident of 1, $sort:expr, $autocast:expr, keeping value) => {
+        $crate::ops::formulas::function!(@one $Op, $sort, $autocast,
+            forward_keeping_value, |op| *op);
+    };
     ($Op:ident of 2, $sort:expr, $autocast:expr) => {
         $crate::ops::formulas::function!(@ $Op, $sort, $autocast, forward, |op| *op,
             (tch::Tensor, tch::Tensor), (&tch::Tensor, &tch::Tensor),
@@ -63,11 +67,12 @@ macro_rules! function {
 pub(super) use function;
 
 /// Makes a type the operator of libtorch's that the formula is. `as "name"` is libtorch's
-/// name under autocast, which converts the inputs to f32; `of value` gives the derivative from
-/// the value, which is then saved in place of the input; `by Torch` lets libtorch compute it.
+/// name under autocast, which converts the inputs to f32. The value is saved in place of the
+/// input if `of value` gives the derivative from it, or, with `keeping value`, if the derivative
+/// at the value is the one at the input. `by Torch` lets libtorch compute it.
 macro_rules! operator {
     ($Op:ident of $n:tt $(as $torch:literal)? $(by $sort:ident)?, |$f:pat_param, $x:pat_param| $y:expr
-     $(, of value |$v:pat_param| $slope:expr)?) => {
+     $(, of value |$v:pat_param| $slope:expr)? $(, keeping $kept:ident)?) => {
         impl $crate::formula::Formula<$n> for $Op {
             #[inline(always)]
             fn eval<S: $crate::formula::Scalar>(&self, x: [S; $n]) -> [S; 1] {
@@ -92,6 +97,7 @@ macro_rules! operator {
             $crate::ops::formulas::operator!(@sort $($sort)?),
             $crate::ops::formulas::operator!(@autocast $($torch)?)
             $(, of value |$v|)?
+            $(, keeping $kept)?
         );
     };
     (@sort) => { $crate::formula::Sort::Operator };

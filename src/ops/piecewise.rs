@@ -10,8 +10,7 @@ use tch::Tensor;
 /// `y = max(x, 0)`; `dy/dx` is 1 where `x > 0`, else 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Relu;
-operator!(Relu of 1 as "relu", |_, [x]| x.relu(),
-    of value |y| S::select(y.le(S::zero()), S::zero(), S::one()));
+operator!(Relu of 1 as "relu", |_, [x]| x.relu(), keeping value);
 
 /// `y = |x|`; `dy/dx = sign(x)`, 0 at 0.
 #[derive(Clone, Copy, Debug)]

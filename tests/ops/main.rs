@@ -1,6 +1,7 @@
 //! The shipped ops: values, accuracy, gradients, dtypes and checks.
 
 mod autocast;
+mod edges;
 mod every_check;
 mod gelu;
 mod kernels;
