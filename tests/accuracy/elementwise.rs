@@ -1,6 +1,6 @@
 //! The shipped elementwise ops, and the functions of two numbers.
 
-use crate::measure::{KINDS, lines, points, sample, write};
+use crate::measure::{KINDS, joined, lines, points, sample, write};
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use tch::{Kind, Reduction, Tensor};
@@ -80,7 +80,7 @@ fn of_two([a, b]: [&Tensor; 2], f: Apply<2>) -> Result<Vec<Tensor>> {
     let (a, b) = (a.detach().set_requires_grad(true), b.detach().set_requires_grad(true));
     let y = f([&a, &b])?;
     let found = Tensor::f_run_backward(&[y.sum(y.kind())], &[&a, &b], false, false)?;
-    Ok([vec![y.detach()], found].concat())
+    Ok(joined([vec![y.detach()], found]))
 }
 
 fn seconds(kind: Kind, name: &str, n: u64) -> [Tensor; 2] {
@@ -99,14 +99,14 @@ fn write_what_is_measured() -> Result<()> {
     for (kind, kind_name) in KINDS {
         let x = sample(kind, points(4000), 0x9e37_79b9_7f4a_7c15);
         for (name, [ours, torch]) in OF_ONE {
-            let found = [vec![x.shallow_clone()], of_one(&x, *ours)?, of_one(&x, *torch)?].concat();
+            let found = joined([vec![x.shallow_clone()], of_one(&x, *ours)?, of_one(&x, *torch)?]);
             lines(&mut ones, &format!("{name},{kind_name}"), &found);
         }
         for (name, [ours, torch]) in OF_TWO {
             let x = seconds(kind, name, points(4000));
             let [a, b] = &x;
             let (ours, torch) = (of_two([a, b], *ours)?, of_two([a, b], *torch)?);
-            lines(&mut twos, &format!("{name},{kind_name}"), &[x.into(), ours, torch].concat());
+            lines(&mut twos, &format!("{name},{kind_name}"), &joined([x.into(), ours, torch]));
         }
     }
     write("ops.csv", &ones);

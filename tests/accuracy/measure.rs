@@ -81,3 +81,8 @@ pub fn lines(text: &mut String, start: &str, columns: &[Tensor]) {
         text.push('\n');
     }
 }
+
+/// The tensors of several lists.
+pub fn joined<const N: usize>(lists: [Vec<Tensor>; N]) -> Vec<Tensor> {
+    lists.into_iter().flatten().collect()
+}

@@ -2,7 +2,7 @@
 //! measures it at many numbers, and makes the sample that this compares.
 
 use super::functions::ALL;
-use super::measure::{KINDS, lines, points, sample, ulp, write};
+use super::measure::{KINDS, joined, lines, points, sample, ulp, write};
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use tch::{Kind, Tensor};
@@ -56,7 +56,7 @@ fn write_what_is_measured() -> Result<()> {
         let x = sample(kind, points(4000), 0x9e37_79b9_7f4a_7c15);
         for (name, [ours, torch]) in ALL {
             let x = x.shallow_clone();
-            let found = [vec![x.shallow_clone()], ours(&x)?.into(), torch(&x)?.into()].concat();
+            let found = joined([vec![x.shallow_clone()], ours(&x)?.into(), torch(&x)?.into()]);
             lines(&mut text, &format!("{name},{kind_name}"), &found);
         }
     }
