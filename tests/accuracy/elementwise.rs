@@ -62,7 +62,7 @@ pub const OF_TWO: &[Case<2>] = &[
 ];
 
 /// The value and two derivatives.
-fn of_one(x: &Tensor, f: Apply<1>) -> Result<Vec<Tensor>> {
+fn of_one(name: &str, is_ours: bool, x: &Tensor, f: Apply<1>) -> Result<Vec<Tensor>> {
     let x = x.detach().set_requires_grad(true);
     let y = f([&x])?;
     let ones = y.ones_like();
@@ -71,7 +71,8 @@ fn of_one(x: &Tensor, f: Apply<1>) -> Result<Vec<Tensor>> {
     let ddx = GradOptions::new().seeds(&ones).grad(&dx, &x)?.context("x was used")?;
     let y_again = f([&x])?;
     let plain = GradOptions::new().seeds(&ones).grad(&y_again, &x)?.context("x was used")?;
-    assert!(plain.allclose(&dx, 0.0, 0.0, true), "plain and recorded slopes");
+    let same = plain.allclose(&dx, 0.0, 0.0, true);
+    assert!(same || !is_ours, "plain and recorded slopes differ: {name}");
     Ok(vec![y.detach(), dx.detach(), ddx.detach()])
 }
 
@@ -99,7 +100,11 @@ fn write_what_is_measured() -> Result<()> {
     for (kind, kind_name) in KINDS {
         let x = sample(kind, points(4000), 0x9e37_79b9_7f4a_7c15);
         for (name, [ours, torch]) in OF_ONE {
-            let found = joined([vec![x.shallow_clone()], of_one(&x, *ours)?, of_one(&x, *torch)?]);
+            let found = joined([
+                vec![x.shallow_clone()],
+                of_one(name, true, &x, *ours)?,
+                of_one(name, false, &x, *torch)?,
+            ]);
             lines(&mut ones, &format!("{name},{kind_name}"), &found);
         }
         for (name, [ours, torch]) in OF_TWO {
@@ -141,7 +146,7 @@ fn the_sample_is_exact() -> Result<()> {
         };
         let (order, a): (usize, _) = (order.parse()?, number(a)?);
         let found = match OF_ONE.iter().find(|(known, _)| *known == name) {
-            Some((_, [ours, _])) => of_one(&a, *ours)?,
+            Some((_, [ours, _])) => of_one(name, true, &a, *ours)?,
             None => {
                 let (_, [ours, _]) = OF_TWO.iter().find(|(n, _)| *n == name).context("an op")?;
                 of_two([&a, &number(b)?], *ours)?
