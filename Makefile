@@ -82,11 +82,12 @@ valgrind: libtorch
 	  cargo test --lib --test libtorch --test rules --test faults --test kernel --test sequences --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads --skip large_memory_is_used_again --skip more_elements --skip large_tensors
 
-# Compares formulas with exact values: docs/accuracy.md.
+# Compares formulas and shipped ops with exact values: docs/accuracy.md.
 accuracy: libtorch
 	python=$$(scripts/python-env) && \
-	TCH_FUNCTION_ACCURACY=$(CURDIR)/target/accuracy.csv cargo test --test formula -- --ignored write_what && \
-	"$$python" scripts/accuracy target/accuracy.csv
+	mkdir -p target/accuracy && \
+	TCH_FUNCTION_ACCURACY=$(CURDIR)/target/accuracy cargo test --test formula --test accuracy -- --ignored write_what && \
+	"$$python" scripts/accuracy target/accuracy
 
 # Needs a nightly toolchain: rustup toolchain install nightly --component miri,rust-src
 miri:

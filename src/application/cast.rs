@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ffi::modes::{self, AutocastState, NoAutocast};
-use crate::ffi::{device_type, kind_of};
+use crate::ffi::{self, WithScalar as _, device_type, kind_of};
 use crate::function::{Autocast, Ctx, Engine, Frame, Function, Of, Refs, Shape};
 use tch::{Kind, Tensor};
 
@@ -93,6 +93,9 @@ fn wanted(rule: Autocast, device: i8) -> Option<Kind> {
 
 /// `y = x` in another dtype; the gradient gets the input's dtype back.
 ///
+/// Each number is rounded once, also from f64 to f16 and bf16, where libtorch rounds to f32
+/// first: `1 + 2^-11 + 2^-40` is 1.001 (`1 + 2^-10`) in f16, and not 1.
+///
 /// An integer or boolean output has no gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct ToKind {
@@ -105,14 +108,43 @@ impl Function for ToKind {
     type Outputs = Tensor;
 
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> anyhow::Result<Tensor> {
-        Ok(x.f_to_kind(self.kind)?)
+        rounded_once(x, self.kind)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> anyhow::Result<Option<Tensor>> {
+        let kind = ctx.input_kind(0)?;
+        if is_rounded_twice(dy, kind) {
+            let dx = match ffi::grad_enabled() && dy.requires_grad() {
+                true => ToKind { kind }.apply::<Tensor>(dy)?,
+                false => rounded_once(dy, kind)?,
+            };
+            return Ok(Some(dx));
+        }
         Ok(Some(ctx.reduce_to_input(0, dy)?))
     }
 
     fn jvp(&self, _: &Ctx, _: &Tensor, dx: &Tensor) -> anyhow::Result<Tensor> {
-        Ok(dx.f_to_kind(self.kind)?)
+        rounded_once(dx, self.kind)
     }
+}
+
+/// libtorch goes by f32.
+fn is_rounded_twice(x: &Tensor, kind: Kind) -> bool {
+    x.kind() == Kind::Double && matches!(kind, Kind::Half | Kind::BFloat16)
+}
+
+/// `x` in a dtype. Where f32 does not have a number, its neighbour whose last bit is 1 stands
+/// for it (rounding to odd), which is on the same side of whatever half of a number f16 has.
+fn rounded_once(x: &Tensor, kind: Kind) -> anyhow::Result<Tensor> {
+    if !is_rounded_twice(x, kind) {
+        return Ok(x.f_to_kind(kind)?);
+    }
+    let near = x.f_to_kind(Kind::Float)?;
+    let off = x.f_sub(&near.f_to_kind(Kind::Double)?)?;
+    let is_odd = near.f_view_dtype(Kind::Int)?.f_bitwise_and_tensor(&Tensor::from(1i32))?;
+    let moves =
+        off.f_abs()?.f_gt_tensor(&off.f_zeros_like()?)?.f_logical_and(&is_odd.f_logical_not()?)?;
+    let towards = off.mul_number(f64::INFINITY)?.f_to_kind(Kind::Float)?;
+    let odd = near.f_nextafter(&towards)?;
+    Ok(odd.f_where_self(&moves, &near)?.f_to_kind(kind)?)
 }

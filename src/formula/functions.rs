@@ -3,6 +3,7 @@
 //! derivative of any order comes from here.
 
 use super::Scalar;
+pub use super::gates::{Gelu, GeluTanh, Silu};
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Float;
 use anyhow::Result;
@@ -31,7 +32,7 @@ macro_rules! unary {
        |$at:pat_param, $y:pat_param| $slope:expr
        $(, tangent |$of:pat_param, $dx:pat_param| $tangent:expr)?;)+) => {$(
         pub struct $F;
-        impl Unary for $F {
+        impl $crate::formula::functions::Unary for $F {
             #[inline(always)]
             fn lanes<V: Float>(x: V) -> V {
                 let $x = x;
@@ -271,6 +272,13 @@ macro_rules! methods {
             normal_cdf: NormalCdf,
             /// The density of the normal distribution.
             normal_pdf: NormalPdf,
+            /// `x F(x)` with the distribution function `F` of the normal distribution.
+            gelu: Gelu,
+            /// `x / (1 + e^-v)` with `v = 2 sqrt(2 / pi) (x + 0.044715 x^3)`: the form of `gelu`
+            /// with tanh.
+            gelu_tanh: GeluTanh,
+            /// `x / (1 + e^-x)`, also called swish.
+            silu: Silu,
             /// The greatest integer that is not greater; the derivative is 0.
             floor: Floor,
             /// The least integer that is not less; the derivative is 0.
@@ -290,4 +298,4 @@ macro_rules! methods {
         }
     )+};
 }
-pub(super) use methods;
+pub(super) use {methods, unary};

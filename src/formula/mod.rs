@@ -47,6 +47,7 @@ mod derived;
 mod dual;
 mod forms;
 mod functions;
+mod gates;
 mod lanes;
 mod needs;
 mod of_value;

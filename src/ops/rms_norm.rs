@@ -1,16 +1,17 @@
 //! RMSNorm: rows scaled to a root mean square of 1.
 
 mod lanes;
+mod whole;
 
 use super::fused::{elsewhere, exact};
 use super::gradient;
-use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Lane;
 use crate::kernel::{self, simd};
 use crate::{Ctx, Error, Function, Var};
 use anyhow::{Result, ensure};
 use lanes::{Merged, Product, Products, ReducedProducts, Scaled, Slope, Square, Whole};
 use tch::{Kind, Tensor};
+use whole::{WeightSlope, is_recorded};
 
 /// `y = r w x` for each row `x` along the last dimension, with
 /// `r = (mean(x^2) + eps)^(-1/2)`. For a row of `n` elements and
@@ -44,36 +45,15 @@ impl Function for RmsNorm {
         let fits = weight.len() == 1 && rows.last() == weight.first();
         ensure!(fits, "a weight of shape {weight:?} for {rows:?}; give one of the last dimension");
         ctx.save_for_backward([x, w])?;
-        let done = match kind_of([x, w]) {
-            Kind::Double => self.values::<f64>(x, w),
-            _ => self.values::<f32>(x, w),
-        };
-        elsewhere(done, || {
-            let (x_wide, w_wide) = (exact(x)?, exact(w)?);
-            let y = x_wide.f_mul(&self.scales(&x_wide)?)?.f_mul(&w_wide)?;
-            Ok(y.f_to_kind(x.kind())?)
-        })
+        self.of_each(x, w)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, w] = ctx.saved_tensors()?;
-        let dx = gradient(ctx, 0, || {
-            let done = match kind_of([x, w]) {
-                Kind::Double => self.slopes::<f64>(x, w, dy),
-                _ => self.slopes::<f32>(x, w, dy),
-            };
-            elsewhere(done, || self.slopes_formula(&exact(x)?, &exact(w)?, &exact(dy)?))
-        })?;
-        let dw = gradient(ctx, 1, || {
-            let done = match x.kind() {
-                Kind::Double => self.weight_slopes::<f64>(x, dy),
-                _ => self.weight_slopes::<f32>(x, dy),
-            };
-            elsewhere(done, || {
-                let (x, dy) = (exact(x)?, exact(dy)?);
-                // `gradient` sums over the rows.
-                Ok(x.f_mul(&self.scales(&x)?)?.f_mul(&dy)?)
-            })
+        let dx = gradient(ctx, 0, || self.of_rows(x, w, dy))?;
+        let dw = gradient(ctx, 1, || match is_recorded([x, dy]) {
+            true => Ok(WeightSlope(*self).apply::<Tensor>((x, dy))?),
+            false => self.of_weight(x, dy),
         })?;
         Ok((dx, dw))
     }
@@ -200,19 +180,6 @@ impl RmsNorm {
             [&x[row.clone()], &dy[row]]
         });
         simd::accumulate_exactly(rows.map(|[x, _]| Scaled(self.scale(x))), rows, high, low);
-    }
-
-    /// `r` of each row.
-    fn scales(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_square()?.f_mean_dim(-1, true, None)?.add_number(self.eps)?.f_rsqrt()?)
-    }
-
-    fn slopes_formula(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let (r, dy) = (self.scales(x)?, dy.f_mul(w)?);
-        let normed = r.f_mul(x)?;
-        let dot = normed.f_mul(&dy)?.f_mean_dim(-1, true, None)?;
-        // (The third power of `r` is no number of the dtype for all rows.)
-        Ok(dy.f_sub(&normed.f_mul(&dot)?)?.f_mul(&r)?)
     }
 }
 

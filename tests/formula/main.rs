@@ -3,6 +3,8 @@
 mod accuracy;
 mod derived;
 mod functions;
+#[path = "../accuracy/measure.rs"]
+mod measure;
 mod page;
 
 use tch::Tensor;

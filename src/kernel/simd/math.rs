@@ -12,6 +12,7 @@
 #![expect(clippy::excessive_precision, reason = "constants as in their sources")]
 
 use super::Float;
+use super::two::Two;
 use std::f64::consts::{LN_2, LOG2_E};
 
 /// The constants of a format.
@@ -122,6 +123,25 @@ fn exp_of_parts<V: Float>(x: V, rest: Option<V>) -> (V, V) {
     let terms = if V::BITS == 24 { 6 } else { 12 };
     let series = polynomial(r, &INVERSE_FACTORIALS[..terms]);
     (n, (r * r).mul_add(series, r) + 1.0)
+}
+
+/// `n` and `e^r` of a sum `x + rest = n log 2 + r` as of [`exp_of_parts`], within a third of an
+/// ulp.
+#[inline(always)]
+pub(super) fn exp_in_two<V: Float>(x: V, rest: Option<V>) -> (V, Two<V>) {
+    let n = round(x * LOG2_E);
+    let [high, low] = ln_2(x);
+    let above = n.mul_add(-high, x);
+    let r = n.mul_add(-low, above);
+    let lost = n.mul_add(-low, above - r);
+    let terms = if V::BITS == 24 { 6 } else { 12 };
+    let series = polynomial(r, &INVERSE_FACTORIALS[..terms]) * (r * r);
+    let sum = Two::ordered_sum(x.of(1.0), r);
+    let small = match rest {
+        Some(rest) => (lost + rest).mul_add(sum.high + series, series),
+        None => lost + series,
+    };
+    (n, Two::ordered_sum(sum.high, sum.low + small))
 }
 
 /// Below it `e^x` is 0.

@@ -2,10 +2,13 @@
 
 mod dispatch;
 mod erf;
+pub(crate) mod gates;
 mod groups;
 mod math;
+mod normal;
 mod slices;
 mod sums;
+mod two;
 mod vector;
 
 pub(crate) use groups::{Groups, map_groups};
