@@ -36,7 +36,8 @@ pub(super) const GRAIN: usize = 32_768;
 ///
 /// # Errors
 /// [`Error::NoKernel`] for a tensor that kernels cannot read;
-/// [`Error::Argument`] for dtypes or shapes that do not fit;
+/// [`Error::KernelDtype`] for one of another dtype;
+/// [`Error::Argument`] for shapes that do not fit;
 /// [`Error::Panic`] if `f` panics.
 pub fn map<A: Elements, R: Elements>(
     x: A::Tensors<'_>,
