@@ -88,9 +88,14 @@ pub fn or_formula<T>(
     formula: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     match done {
-        Err(Error::NoKernel { .. } | Error::KernelDtype { .. }) => formula(),
+        Err(e) if is_elsewhere(&e) => formula(),
         done => Ok(done?),
     }
+}
+
+/// Returns whether an error says that kernels do not run on these tensors here.
+pub(crate) fn is_elsewhere(e: &Error) -> bool {
+    matches!(e, Error::NoKernel { .. } | Error::KernelDtype { .. })
 }
 
 /// Whether an element type reads a dtype.

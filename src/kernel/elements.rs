@@ -16,6 +16,12 @@ use tch::Tensor;
 /// | `f32` | `&x` | `Tensor` | `&mut y` |
 /// | `(f32, i64)` | `(&x, &t)` | `(Tensor, Tensor)` | `(&mut y, &mut t)` |
 /// | `[f32; 2]` | `[&a, &b]` | `[Tensor; 2]` | `[&mut y, &mut z]` |
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a kernel's closure takes or returns",
+    label = "no element of a kernel, nor an array or tuple of them",
+    note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+            `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+)]
 pub trait Elements: sealed::Elements {}
 impl<E: sealed::Elements> Elements for E {}
 
@@ -25,6 +31,12 @@ pub type At<'t> = (Place<'t>, usize, bool);
 pub mod sealed {
     use super::*;
 
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not what a kernel's closure takes or returns",
+        label = "no element of a kernel, nor an array or tuple of them",
+        note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+                `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+    )]
     pub trait Elements: Blocks {
         type Tensors<'t>: Copy;
         type Outputs;

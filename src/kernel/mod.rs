@@ -145,6 +145,7 @@ pub mod simd;
 mod view;
 mod walk;
 
+pub(crate) use choice::is_elsewhere;
 pub use choice::{or_formula, reads, runs_on};
 pub use element::Element;
 pub use elements::Elements;

@@ -2,7 +2,7 @@
 
 use super::dims::{count_of, own_dims, place_of};
 use super::elements::{Elements, output_dtype, stored};
-use super::elementwise::{GRAIN, finish, operands};
+use super::elementwise::{GRAIN, finish, operands, operands_after};
 use super::layout::{Layout, Operands, Role, broadcasts_to};
 use super::refusals::{nothing, shape};
 use super::simd::here;
@@ -109,7 +109,7 @@ pub fn scan_from<I: Elements, A: Elements, R: Elements, S: Clone + Send + Sync>(
 ) -> Result<R::Outputs> {
     let op = "kernel::scan_from";
     let inputs = operands::<A>(op, Role::Input, x)?;
-    let firsts = operands::<I>(op, Role::Input, first)?;
+    let firsts = operands_after::<I>(op, Role::Input, first, A::ARITY)?;
     let start = |layout: &Layout, dim: usize| {
         let sources = first_sources::<I>(op, layout, dim, &firsts, A::ARITY)?;
         let start = &start;

@@ -56,6 +56,9 @@ impl Walk {
             Walk::Constant => return f(0, 0, n),
             Walk::Strided(dims) => dims,
         };
+        if n == 0 {
+            return; // the innermost size may be 0
+        }
         let (&(inner, stride), outer) = dims.split_last().expect("never empty");
         let mut at = Position::new(outer, start / inner);
         let (mut begin, mut left) = (start % inner, n);
