@@ -245,11 +245,10 @@ fn mixed_dtypes() -> Result<()> {
     let op = LinearRecurrence { dim: 1, reverse: false };
     let h = op.apply((&a, &b, Some(&first)))?;
     assert_eq!(h.value().kind(), Kind::Double);
-    let grads = GradOptions::new().grad(&h.sum()?, (&a, &b, &first))?;
+    let grads = GradOptions::new().grad(&h.sum()?, [&a, &b, &first])?;
     let wide = x().to_kind(Kind::Float).to_kind(Kind::Double);
     close(h.value(), &steps(&wide, &x(), Some(&Tensor::from(0.5)), op), "h");
-    let (da, db, dfirst) = grads;
-    let kinds = [da, db, dfirst].map(|g| g.expect("used").value().kind());
+    let kinds = grads.map(|g| g.expect("used").value().kind());
     assert_eq!(kinds, [Kind::Float, Kind::Double, Kind::Float]);
     Ok(())
 }
