@@ -265,6 +265,19 @@ pub enum Error {
         /// An instruction.
         instead: &'static str,
     },
+    /// A tensor of another dtype than the kernel is written for.
+    #[error(
+        "{op}: {what} has dtype {found:?}, the kernel is written for {expected:?}; convert it with \
+         to_kind({expected:?}), or write the kernel for {found:?} (kernel::floats! writes one for \
+         every floating-point dtype)"
+    )]
+    KernelDtype {
+        op: &'static str,
+        /// The tensor's name.
+        what: String,
+        expected: Kind,
+        found: Kind,
+    },
     /// A forward-mode tangent on an input of a Function without a jvp.
     #[error(
         "{op}: an input carries a forward-mode tangent, and {op} has no jvp; implement \

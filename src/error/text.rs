@@ -21,7 +21,7 @@ impl Error {
             | DirtyNotReturned { op, .. } | InputChanged { op, .. } | NotAnOutput { op, .. }
             | Superseded { op, .. } | ValueChanged { op, .. } | Undefined { op, .. }
             | NotFloating { op, .. } | NoForwardMode { op, .. } | Argument { op, .. }
-            | NoKernel { op, .. } | Torch { op, .. } => Some(op),
+            | NoKernel { op, .. } | KernelDtype { op, .. } | Torch { op, .. } => Some(op),
             SeedCount { .. } | NoGraph { .. } | InputNoGrad { .. } | Unused { .. } | Hook { .. }
             | Registration { .. } | UnknownOp { .. } | NotYet { .. } => None,
         }

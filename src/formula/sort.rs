@@ -4,6 +4,7 @@ use super::tensors::Way;
 use crate::error::{Error, Result as CrateResult};
 use crate::ffi::memory::Pin;
 use crate::ffi::{self, Meta};
+use crate::kernel::is_elsewhere;
 use anyhow::Result;
 use smallvec::SmallVec;
 use tch::{Kind, Tensor};
@@ -132,7 +133,7 @@ impl<const N: usize> Prepared<N> {
             return Ok(None);
         }
         match kernel() {
-            Err(Error::NoKernel { .. }) => Ok(None),
+            Err(e) if is_elsewhere(&e) => Ok(None),
             // libtorch's own operator has libtorch's message.
             Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
             Err(Error::Argument { message, .. }) => {

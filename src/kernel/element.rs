@@ -7,6 +7,12 @@ use half::{bf16, f16};
 ///
 /// Each reads and writes tensors of its own dtype. `f32` reads those of f16 and
 /// bf16 too, and results are rounded to that dtype once.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a kernel's closure takes or returns",
+    label = "no element of a kernel, nor an array or tuple of them",
+    note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+            `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+)]
 pub trait Element: sealed::Element {}
 impl<T: sealed::Element> Element for T {}
 
@@ -24,6 +30,12 @@ pub enum Stored {
 pub mod sealed {
     use super::{Stored, bf16, f16};
 
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not what a kernel's closure takes or returns",
+        label = "no element of a kernel, nor an array or tuple of them",
+        note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+                `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+    )]
     pub trait Element: Copy + Default + Send + Sync + 'static {
         /// libtorch's code of the type's own dtype.
         const DTYPE: i8;

@@ -4,17 +4,24 @@ use super::element::{Element, Stored};
 use super::layout::StoredAs;
 use super::view::{Blocks, Place, Source, Target};
 use crate::Result;
+use smallvec::SmallVec;
 use std::mem::MaybeUninit;
 use tch::Tensor;
 
 /// The arguments or results of a kernel's closure: an [`Element`], an array
-/// `[T; N]`, or a tuple of two to four of these.
+/// `[T; N]`, or a tuple of two to eight of these.
 ///
 /// | in the closure | tensors that are read | that are made | that are given |
 /// |---|---|---|---|
 /// | `f32` | `&x` | `Tensor` | `&mut y` |
 /// | `(f32, i64)` | `(&x, &t)` | `(Tensor, Tensor)` | `(&mut y, &mut t)` |
 /// | `[f32; 2]` | `[&a, &b]` | `[Tensor; 2]` | `[&mut y, &mut z]` |
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a kernel's closure takes or returns",
+    label = "no element of a kernel, nor an array or tuple of them",
+    note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+            `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+)]
 pub trait Elements: sealed::Elements {}
 impl<E: sealed::Elements> Elements for E {}
 
@@ -24,11 +31,21 @@ pub type At<'t> = (Place<'t>, usize, bool);
 pub mod sealed {
     use super::*;
 
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not what a kernel's closure takes or returns",
+        label = "no element of a kernel, nor an array or tuple of them",
+        note = "for each tensor write f32, f64, u8, i8, i16, i32, i64 or bool; several are an array \
+                `[T; N]` or a tuple of two to eight: `|(x, n): (f32, i64)| ..` for `(&x, &n)`"
+    )]
     pub trait Elements: Blocks {
         type Tensors<'t>: Copy;
         type Outputs;
         type OutputsMut<'t>;
+        /// A number for each.
+        type Lengths;
         const ARITY: usize;
+
+        fn lengths(lengths: &Self::Lengths) -> SmallVec<[i64; 4]>;
 
         fn visit<'t>(
             x: Self::Tensors<'t>,
@@ -54,7 +71,12 @@ impl<T: Element> sealed::Elements for T {
     type Tensors<'t> = &'t Tensor;
     type Outputs = Tensor;
     type OutputsMut<'t> = &'t mut Tensor;
+    type Lengths = i64;
     const ARITY: usize = 1;
+
+    fn lengths(length: &i64) -> SmallVec<[i64; 4]> {
+        SmallVec::from_slice(&[*length])
+    }
 
     #[inline]
     fn visit<'t>(
@@ -105,7 +127,12 @@ impl<T: Element, const N: usize> sealed::Elements for [T; N] {
     type Tensors<'t> = [&'t Tensor; N];
     type Outputs = [Tensor; N];
     type OutputsMut<'t> = [&'t mut Tensor; N];
+    type Lengths = [i64; N];
     const ARITY: usize = N;
+
+    fn lengths(lengths: &[i64; N]) -> SmallVec<[i64; 4]> {
+        SmallVec::from_slice(lengths)
+    }
 
     #[inline]
     fn visit<'t>(
@@ -172,7 +199,14 @@ macro_rules! tuple {
             type Tensors<'t> = ($($T::Tensors<'t>,)+);
             type Outputs = ($($T::Outputs,)+);
             type OutputsMut<'t> = ($($T::OutputsMut<'t>,)+);
+            type Lengths = ($($T::Lengths,)+);
             const ARITY: usize = 0 $(+ $T::ARITY)+;
+
+            fn lengths(lengths: &Self::Lengths) -> SmallVec<[i64; 4]> {
+                let mut all = SmallVec::new();
+                $(all.extend($T::lengths(&lengths.$i));)+
+                all
+            }
 
             #[inline]
             fn visit<'t>(
@@ -222,6 +256,10 @@ macro_rules! tuple {
 tuple!(A 0, B 1);
 tuple!(A 0, B 1, C 2);
 tuple!(A 0, B 1, C 2, D 3);
+tuple!(A 0, B 1, C 2, D 3, E 4);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 
 /// The dtype of a new output of the type whose own is `dtype`: where the `f32`s
 /// of all inputs are kept in one narrower dtype, results are as well.

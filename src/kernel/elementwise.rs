@@ -30,13 +30,29 @@ pub(super) const GRAIN: usize = 32_768;
 /// # anyhow::Ok(())
 /// ```
 ///
+/// A closure takes one argument, with a place for each tensor. Another number of them does
+/// not compile:
+///
+/// ```compile_fail
+/// # let (x, n) = (tch::Tensor::from(0.5f32), tch::Tensor::from(3i64));
+/// tch_function::kernel::map((&x, &n), |x: f32| x)?; // two tensors, one place
+/// # anyhow::Ok(())
+/// ```
+///
+/// ```compile_fail
+/// # let (x, n) = (tch::Tensor::from(0.5f32), tch::Tensor::from(3i64));
+/// tch_function::kernel::map((&x, &n), |x: f32, n: i64| x)?; // two arguments, not a pair
+/// # anyhow::Ok(())
+/// ```
+///
 /// The inputs broadcast as in libtorch. Each output has the broadcast shape,
 /// the dimensions in memory in the order of the first input of that shape, and
 /// the dtype of its [`Element`](super::Element).
 ///
 /// # Errors
 /// [`Error::NoKernel`] for a tensor that kernels cannot read;
-/// [`Error::Argument`] for dtypes or shapes that do not fit;
+/// [`Error::KernelDtype`] for one of another dtype;
+/// [`Error::Argument`] for shapes that do not fit;
 /// [`Error::Panic`] if `f` panics.
 pub fn map<A: Elements, R: Elements>(
     x: A::Tensors<'_>,
@@ -171,12 +187,23 @@ pub(super) fn operands<'t, A: Elements>(
     role: Role,
     x: A::Tensors<'t>,
 ) -> Result<Operands<'t>> {
+    operands_after::<A>(op, role, x, 0)
+}
+
+/// Does the same for tensors that come after `before` other ones, as errors count them.
+#[inline]
+pub(super) fn operands_after<'t, A: Elements>(
+    op: &'static str,
+    role: Role,
+    x: A::Tensors<'t>,
+    before: usize,
+) -> Result<Operands<'t>> {
     if A::ARITY == 0 {
         return Err(nothing(op, role));
     }
     let mut operands = Operands::default();
     A::visit(x, &mut |t, stored, seen| {
-        operands.push(op, t, |i| Operand::of(op, (role, i), t, stored, seen))
+        operands.push(op, t, |i| Operand::of(op, (role, before + i), t, stored, seen))
     })?;
     Ok(operands)
 }

@@ -1,12 +1,13 @@
 //! What tensors a kernel is given, and the order in which it goes through them.
 
+use super::dims::{contiguous, count_of, order, own_dims};
 use super::element::Stored;
 use super::overlap::{is_injective, overlap};
 use super::refusals::{other_dtype, overlapping, shape, shared, unfit};
 use super::view::Place;
 use super::walk::Walk;
+use crate::Result;
 use crate::ffi::memory::{self, Memory, Pin};
-use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
@@ -159,6 +160,16 @@ impl Layout {
         &self.sizes
     }
 
+    /// Moves dimension `dim` to the innermost place of the walks.
+    pub fn with_innermost(mut self, dim: usize) -> Layout {
+        if dim < self.sizes.len() {
+            self.flat &= self.sizes[dim + 1..].iter().all(|size| *size == 1);
+            self.order.retain(|at| *at != dim);
+            self.order.push(dim);
+        }
+        self
+    }
+
     /// Makes the layout for given outputs: in the order of the first.
     pub fn of_outputs(
         op: &'static str,
@@ -210,16 +221,17 @@ impl Layout {
         }
     }
 
+    /// The walk through a new, contiguous output.
+    pub fn walk_contiguous(&self) -> Walk {
+        let strides = contiguous(&self.sizes);
+        Walk::new(self.order.iter().map(|&dim| (self.sizes[dim] as usize, strides[dim])))
+    }
+
     /// Sizes and strides of `x` in the order of the walk; stride 0 where it is
     /// broadcast.
     pub fn dims(&self, x: &Operand<'_>) -> impl Iterator<Item = (usize, usize)> {
-        let Memory { sizes, strides, .. } = x.memory;
-        let missing = self.sizes.len() - sizes.len();
-        let stride = move |dim: usize| match dim.checked_sub(missing) {
-            Some(own) if sizes[own] != 1 => strides[own] as usize,
-            _ => 0,
-        };
-        self.order.iter().map(move |&dim| (self.sizes[dim] as usize, stride(dim)))
+        let own = own_dims(x, self.sizes.len());
+        self.order.iter().map(move |&dim| (self.sizes[dim] as usize, own(dim).1))
     }
 
     /// Returns whether the input is one of the outputs; it must not share memory with
@@ -287,27 +299,7 @@ fn broadcast(op: &'static str, inputs: &[Operand<'_>]) -> Result<SmallVec<[i64; 
     Ok(sizes)
 }
 
-fn broadcasts_to(own: &[i64], sizes: &[i64]) -> bool {
+pub(super) fn broadcasts_to(own: &[i64], sizes: &[i64]) -> bool {
     let fits = |(own, size): (&i64, &i64)| own == size || *own == 1;
     own.len() <= sizes.len() && own.iter().rev().zip(sizes.iter().rev()).all(fits)
-}
-
-pub(super) fn count_of(op: &'static str, sizes: &[i64]) -> Result<usize> {
-    if sizes.contains(&0) {
-        return Ok(0);
-    }
-    let product = sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size as usize));
-    product.filter(|n| *n < isize::MAX as usize / 8).ok_or_else(|| Error::Argument {
-        op,
-        message: format!("shape {sizes:?} has more elements than memory can"),
-    })
-}
-
-/// Dimensions from the greatest stride to the least.
-pub(super) fn order(sizes: &[i64], strides: Option<&[i64]>) -> SmallVec<[usize; 4]> {
-    let mut order: SmallVec<[usize; 4]> = (0..sizes.len()).collect();
-    if let Some(strides) = strides {
-        order.sort_by_key(|&dim| std::cmp::Reverse(strides[dim]));
-    }
-    order
 }

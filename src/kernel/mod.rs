@@ -5,7 +5,8 @@
 //! | [`map`] | every element of one or several tensors; makes one or several |
 //! | [`map_into`], [`update`] | the same, into tensors that are there |
 //! | [`fold()`] | every element, into one value: a sum, a maximum with its place |
-//! | [`rows()`] | every row: softmax and the like |
+//! | [`rows()`], [`rows_along`] | every row, along the last dimension or any: softmax and the like |
+//! | [`scan`], [`scan_from`] | every element and a value that is carried along a dimension |
 //! | [`simd::map`] | every vector, with `exp`, `ln`, `tanh`, ... of vectors |
 //!
 //! A kernel is called in the `forward` and the `backward` of a
@@ -14,7 +15,7 @@
 //! ```
 //! use anyhow::Result;
 //! use tch::Tensor;
-//! use tch_function::{Ctx, Function, Var, grad, kernel};
+//! use tch_function::{Ctx, Function, Var, check::check, grad, kernel};
 //!
 //! /// `y = x^3`
 //! struct Cube;
@@ -25,23 +26,28 @@
 //!
 //!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
 //!         ctx.save_for_backward([x])?;
-//!         Ok(kernel::map(x, |x: f32| x * x * x)?)
+//!         Ok(kernel::floats!(T of x => kernel::map(x, |x: T| x * x * x))?)
 //!     }
 //!
 //!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
 //!         let [x] = ctx.saved_tensors()?;
-//!         Ok(Some(kernel::map((x, dy), |(x, dy): (f32, f32)| 3.0 * x * x * dy)?))
+//!         let dx = kernel::floats!(T of x => {
+//!             kernel::map((x, dy), |(x, dy): (T, T)| 3.0 * x * x * dy)
+//!         });
+//!         kernel::or_formula(dx, || Ok(x * x * dy * 3.0)).map(Some)
 //!     }
 //! }
 //!
 //! let x = Var::leaf(Tensor::from_slice(&[1.0f32, 2.0]));
 //! let dx = grad(&Cube.apply(&x)?.sum()?, &x)?;
 //! assert_eq!(Vec::<f32>::try_from(dx.value())?, [3.0, 12.0]);
+//! check(Cube, [Tensor::from_slice(&[1.0, 2.0])])?.assert();
 //! # anyhow::Ok(())
 //! ```
 //!
 //! - The closure's types say which dtypes it takes ([`Element`]); its shape of
 //!   arguments and results says how many tensors there are ([`Elements`]).
+//!   [`floats!`](floats) compiles one closure for each floating-point dtype.
 //! - Inputs broadcast and may have any strides. What is not contiguous is read
 //!   and written block by block through a buffer, and never copied as a whole. A
 //!   gradient that is one number expanded, as that of a sum, is read once.
@@ -66,8 +72,49 @@
 //! libtorch cannot record a kernel. So a kernel refuses tensors that require a
 //! gradient while libtorch records, and those that carry a forward-mode tangent:
 //! a derivative would be lost. In `forward` nothing is recorded. In a `backward`
-//! that is differentiated again (`create_graph`) everything is: apply another
-//! Function there, or compute with tch operators where [`runs_on`] says no.
+//! that is differentiated again (`create_graph`) everything is. So there
+//! [`or_formula`] takes a formula of tch operators, as above; or the kernel is the
+//! `forward` of a Function that is the derivative, which `backward` names:
+//!
+//! ```
+//! # use anyhow::Result;
+//! # use tch::Tensor;
+//! # use tch_function::{Ctx, Function, check::check, kernel};
+//! struct Sine;
+//! struct Cosine;
+//!
+//! impl Function for Sine {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         ctx.save_for_backward([x])?;
+//!         Ok(kernel::floats!(T of x => kernel::map(x, |x: T| x.sin()))?)
+//!     }
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [x] = ctx.saved_tensors()?;
+//!         Ok(Some(dy * Cosine.apply(x)?)) // derivatives of any order
+//!     }
+//! }
+//!
+//! impl Function for Cosine {
+//!     type Inputs = Tensor;
+//!     type Outputs = Tensor;
+//!     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+//!         ctx.save_for_backward([x])?;
+//!         Ok(kernel::floats!(T of x => kernel::map(x, |x: T| x.cos()))?)
+//!     }
+//!     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
+//!         let [x] = ctx.saved_tensors()?;
+//!         Ok(Some(-dy * Sine.apply(x)?))
+//!     }
+//! }
+//!
+//! check(Sine, [Tensor::from_slice(&[0.5, -2.0])])?.assert();
+//! # anyhow::Ok(())
+//! ```
+//!
+//! On other devices and under vmap a kernel does not run either. [`or_formula`] in
+//! `forward` takes a formula there; [`reads`] and [`runs_on`] ask before.
 //!
 //! Neither does TorchScript's tracing see a kernel, so under it kernels refuse
 //! every tensor.
@@ -81,31 +128,35 @@
 //! resize any of its tensors through another handle: that holds for all of
 //! libtorch's operators, and tch cannot prevent it.
 
+mod choice;
+mod dims;
 mod element;
 mod elements;
 mod elementwise;
+mod float;
 mod fold;
 mod layout;
 mod overlap;
 mod refusals;
 mod rows;
+mod rows_along;
+mod scan;
 pub mod simd;
 mod view;
 mod walk;
 
+pub(crate) use choice::is_elsewhere;
+pub use choice::{or_formula, reads, runs_on};
 pub use element::Element;
 pub use elements::Elements;
 pub use elementwise::{map, map_into, update};
+#[doc(hidden)]
+pub use float::is_f64;
+pub use float::{Float, floats};
 pub use fold::fold;
 pub use rows::rows;
-
-use tch::Tensor;
-
-/// Returns whether a kernel can read `x` here: a dense CPU tensor with data, which
-/// libtorch is neither recording nor tracing at the moment.
-pub fn runs_on(x: &Tensor) -> bool {
-    crate::ffi::memory::memory(x, false).is_ok()
-}
+pub use rows_along::rows_along;
+pub use scan::{Along, scan, scan_from};
 
 /// Limits how many bytes of freed large tensors all threads together keep for reuse; the
 /// default is 256 MiB, and 0 keeps none.

@@ -1,6 +1,7 @@
 //! Whether tensors share memory, with each other or with themselves.
 
-use super::layout::{Operand, order};
+use super::dims::order;
+use super::layout::Operand;
 use crate::ffi::memory::Memory;
 use smallvec::SmallVec;
 

@@ -66,11 +66,7 @@ pub(super) fn other_dtype(
     found: i8,
 ) -> Error {
     let (seen, found) = (crate::ffi::kind_of(seen), crate::ffi::kind_of(found));
-    let message = format!(
-        "{what} {i} has dtype {found:?}, the kernel is written for {seen:?}; convert it with \
-         to_kind({seen:?}), or write the kernel for {found:?}"
-    );
-    Error::Argument { op, message }
+    Error::KernelDtype { op, what: format!("{what} {i}"), expected: seen, found }
 }
 
 #[cold]

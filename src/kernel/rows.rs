@@ -57,14 +57,14 @@ pub fn rows<A: Elements, R: Elements>(
         let dtype = output_dtype(dtype, inputs.iter().map(|x| (x.seen, x.memory.dtype)));
         let mut sizes = SmallVec::<[i64; 4]>::from_slice(layout.sizes());
         sizes.push(length);
-        let extent = super::layout::count_of(op, &sizes)?;
+        let extent = super::dims::count_of(op, &sizes)?;
         let (output, data) = memory::empty(op, &sizes, None, dtype)?;
         let (stored, width) = (stored(as_stored, dtype), length as usize);
         let place = Place { data, extent, stored, walk: Walk::Flat, width, tensor: PhantomData };
         Ok((output, (place, layout.count, false)))
     })?;
     for x in inputs.iter() {
-        super::layout::count_of(op, &[layout.count as i64, length(x) as i64])?;
+        super::dims::count_of(op, &[layout.count as i64, length(x) as i64])?;
     }
     let mut pairs = inputs.iter().zip(&heads);
     let sources = A::sources(&mut || {

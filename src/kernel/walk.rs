@@ -19,9 +19,13 @@ impl Walk {
     pub fn new(dims: impl IntoIterator<Item = (usize, usize)>) -> Walk {
         let mut joined = Vec::<(usize, usize)>::new();
         for (size, stride) in dims {
+            if size == 0 {
+                return Walk::Flat; // through no elements
+            }
             match joined.last_mut() {
-                Some(outer) if outer.1 == stride * size || outer.0 == 1 => {
-                    *outer = (outer.0 * size, stride);
+                // Sizes before one of 0 may be beyond all memory, so products wrap.
+                Some(outer) if outer.1 == stride.wrapping_mul(size) || outer.0 == 1 => {
+                    *outer = (outer.0.wrapping_mul(size), stride);
                 }
                 _ if size == 1 => {}
                 _ => joined.push((size, stride)),
@@ -56,6 +60,9 @@ impl Walk {
             Walk::Constant => return f(0, 0, n),
             Walk::Strided(dims) => dims,
         };
+        if n == 0 {
+            return; // the innermost size may be 0
+        }
         let (&(inner, stride), outer) = dims.split_last().expect("never empty");
         let mut at = Position::new(outer, start / inner);
         let (mut begin, mut left) = (start % inner, n);
@@ -104,6 +111,7 @@ fn dimensions_are_joined() {
     assert_eq!(Walk::new([(2, 12), (3, 4), (4, 1)]), Walk::Flat);
     assert_eq!(Walk::new([(2, 0), (3, 0)]), Walk::Constant);
     assert_eq!(Walk::new([]), Walk::Flat);
+    assert_eq!(Walk::new([(1 << 40, 1 << 40), (1 << 40, 1), (0, 1)]), Walk::Flat);
     let strided = |dims: &[(usize, usize)]| Walk::Strided(dims.into());
     assert_eq!(Walk::new([(1, 9), (3, 8), (1, 5), (4, 2)]), strided(&[(12, 2)]));
     let walk = Walk::new([(3, 1), (4, 3)]);

@@ -237,9 +237,9 @@ fn as_rows(x: &Tensor, targets: &Tensor) -> crate::Result<(Tensor, Tensor)> {
     }
 }
 
-/// Makes the error of what libtorch's operators then say.
+/// Leaves these inputs to libtorch's operators, whose errors say what is wrong.
 fn refused(what: &str) -> Error {
-    Error::Argument { op: "CrossEntropy", message: what.to_owned() }
+    super::fused::not_ours("CrossEntropy", what)
 }
 
 struct Both;

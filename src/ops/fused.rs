@@ -1,25 +1,14 @@
-//! The choice between kernels and libtorch's operators.
+//! What the ops compute where no kernel runs.
 
-use crate::Error;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-/// Returns the kernel's result, or that of `formula` if the kernel does not run.
-#[inline]
-pub(super) fn elsewhere<T>(
-    done: crate::Result<T>,
-    formula: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    match done {
-        Err(e) if is_elsewhere(&e) => formula(),
-        done => Ok(done?),
-    }
-}
+pub(super) use crate::kernel::or_formula as elsewhere;
 
-/// Returns whether the kernel does not run there: on another device or dtype, without
-/// data, or where libtorch records.
-fn is_elsewhere(e: &Error) -> bool {
-    matches!(e, Error::NoKernel { .. } | Error::Argument { .. })
+/// The error of a kernel that leaves `what` to the formula.
+pub(super) fn not_ours(op: &'static str, what: &str) -> crate::Error {
+    let (found, instead) = ("is not for this kernel", "compute it with tch operators");
+    crate::Error::NoKernel { op, what: what.to_owned(), found, instead }
 }
 
 /// For formulas that round after each of many steps: on the CPU in f64. (Elsewhere f64 may

@@ -11,7 +11,8 @@
 //!
 //! Arithmetic, [`Exp`] and its like, [`Relu`] and its like, [`Log1pExp`], [`Gelu`],
 //! [`GeluTanh`] and [`Silu`] are [formulas](crate::formula). These, [`HuberLoss`],
-//! [`CrossEntropy`] and [`RmsNorm`] have a [`jvp`](crate::Function::jvp) too.
+//! [`CrossEntropy`], [`RmsNorm`], [`LinearRecurrence`], [`CumulativeSum`] and
+//! [`CumulativeProduct`] have a [`jvp`](crate::Function::jvp) too.
 //!
 //! ```
 //! use tch::Tensor;
@@ -31,6 +32,7 @@ mod arithmetic;
 mod cast;
 mod compare;
 mod cross_entropy;
+mod cumulative;
 mod exp_log;
 mod formulas;
 mod fused;
@@ -39,6 +41,7 @@ mod huber;
 mod linear;
 mod log1p_exp;
 mod piecewise;
+mod recurrence;
 mod reduce;
 mod rms_norm;
 mod scalar;
@@ -50,12 +53,14 @@ pub use arithmetic::{Add, Div, Mul, Neg, Pow, Sub};
 pub use cast::ToKind;
 pub use compare::{Equal, Greater, GreaterEqual, Less, LessEqual, NotEqual};
 pub use cross_entropy::CrossEntropy;
+pub use cumulative::{CumulativeProduct, CumulativeSum};
 pub use exp_log::{Exp, Log, Sigmoid, Sqrt, Tanh};
 pub use gelu::{Gelu, GeluTanh, Silu};
 pub use huber::HuberLoss;
 pub use linear::{Matmul, Transpose};
 pub use log1p_exp::Log1pExp;
 pub use piecewise::{Abs, Maximum, Minimum, Relu, Where};
+pub use recurrence::LinearRecurrence;
 pub use reduce::{Amax, Amin, Max, Mean, Min, Sum};
 pub use rms_norm::RmsNorm;
 pub use scalar::{AddScalar, DivScalar, MulScalar, PowScalar, ScalarDiv, ScalarSub};

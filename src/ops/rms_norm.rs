@@ -7,7 +7,7 @@ use super::fused::{elsewhere, exact};
 use super::gradient;
 use crate::kernel::simd::Lane;
 use crate::kernel::{self, simd};
-use crate::{Ctx, Error, Function, Var};
+use crate::{Ctx, Function, Var};
 use anyhow::{Result, ensure};
 use lanes::{Merged, Product, Products, ReducedProducts, Scaled, Slope, Square, Whole};
 use tch::{Kind, Tensor};
@@ -218,8 +218,7 @@ fn alike(x: [&Tensor; 2]) -> crate::Result<()> {
     if x[0].kind() == x[1].kind() || x.iter().all(|x| x.kind() != Kind::Double) {
         return Ok(());
     }
-    let message = format!("dtypes {:?} and {:?}; give one", x[0].kind(), x[1].kind());
-    Err(Error::Argument { op: "RmsNorm", message })
+    Err(super::fused::not_ours("RmsNorm", "inputs of several dtypes"))
 }
 
 fn kind_of(x: [&Tensor; 2]) -> Kind {
@@ -238,7 +237,7 @@ impl Var {
     /// [`RmsNorm`] of rows along the last dimension.
     ///
     /// # Errors
-    /// [`Error::Forward`] with libtorch's message, and for
+    /// [`Error::Forward`](crate::Error::Forward) with libtorch's message, and for
     /// a weight of another shape than the last dimension's.
     pub fn rms_norm(&self, weight: &Var, eps: f64) -> crate::Result<Var> {
         RmsNorm { eps }.apply((self, weight))

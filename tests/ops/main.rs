@@ -8,5 +8,6 @@ mod kernels;
 mod log1p_exp;
 mod long;
 mod losses;
+mod recurrences;
 mod rules;
 mod table;

@@ -187,6 +187,10 @@ cases! {
     softmax_first [x] Real UNARY [ANY], x.softmax(0) => x.softmax(0, None);
     log_softmax [x] Real ROWS [ANY], x.log_softmax(-1) => x.log_softmax(-1, None);
     log_softmax_first [x] Real UNARY [ANY], x.log_softmax(0) => x.log_softmax(0, None);
+    cumsum [x] Complex ROWS [ANY], x.cumsum(-1) => x.cumsum(-1, None);
+    cumsum_first [x] Complex UNARY [ANY], x.cumsum(0) => x.cumsum(0, None);
+    cumprod [x] Complex ROWS [ANY], x.cumprod(-1) => x.cumprod(-1, None);
+    cumprod_first [x] Complex UNARY [ANY], x.cumprod(0) => x.cumprod(0, None);
     cross_entropy [x] Real ROWS [ANY], x.cross_entropy(&Var::constant(classes(x.value())))
         => x.cross_entropy_loss::<Tensor>(&classes(x), None, Reduction::Mean, -100, 0.0);
     squared_error [y, t] Any BINARY [ANY, ANY], y.squared_error(t)

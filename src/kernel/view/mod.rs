@@ -9,8 +9,8 @@
 //! What makes this sound:
 //! - Every place that a `Walk` leads to is in the tensor's memory, which
 //!   `Source::new` and `Target::new` compare with the extent that libtorch gave.
-//! - `drive` has its targets for itself (`&mut`), and gives each block to one
-//!   thread; a target's walk leads to no place twice (`layout` has made sure).
+//! - `drive` and `drive_in_order` have their targets for themselves (`&mut`), and give each
+//!   block to one thread; a target's walk leads to no place twice (`layout` has made sure).
 //! - No source shares memory with a target, except one that has the same walk
 //!   (`Source::shared`), which is gathered before the block is written.
 //! - The storages of the tensors are pinned (`Operands`): whatever a closure does with
@@ -20,12 +20,14 @@
 
 mod alike;
 mod blocks;
+mod in_order;
 mod place;
 #[cfg(test)]
 mod stand_in;
 
 pub use alike::{alike, alike_groups};
 pub use blocks::Blocks;
+pub(super) use in_order::{InOrder, Rows, drive_in_order, in_order};
 pub use place::{Place, Source, Target};
 
 use crate::ffi::parallel::{self, Payload};
