@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/native/TypeProperties.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/clamp.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/masked_fill.h>
 #include <ATen/ops/mul.h>
@@ -55,6 +56,12 @@ at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c
                            bool integer) noexcept {
   return tf::guarded(static_cast<at::Tensor*>(nullptr), [&] {
     return new at::Tensor(at::masked_fill(*x, *mask, scalar(c, integer)));
+  });
+}
+
+at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept {
+  return tf::guarded(static_cast<at::Tensor*>(nullptr), [&] {
+    return new at::Tensor(at::clamp(*x, at::Scalar(least), at::Scalar(greatest)));
   });
 }
 

@@ -33,6 +33,7 @@ unsafe extern "C" {
         integer: bool,
     ) -> *mut C_tensor;
     fn tf_result_type(x: *const *const C_tensor, n: usize) -> i8;
+    fn tf_clamp(x: *const C_tensor, least: f64, greatest: f64) -> *mut C_tensor;
 }
 
 /// A number beside a tensor. An integer one promotes dtypes as an integer does.
@@ -71,6 +72,8 @@ macro_rules! ops {
             fn where_else(&self, condition: &Tensor, c: impl Into<Number>) -> Result<Tensor>;
             /// Returns `c` where the mask holds, the elements elsewhere.
             fn filled(&self, mask: &Tensor, c: impl Into<Number>) -> Result<Tensor>;
+            /// Returns the elements, at least `least` and at most `greatest`.
+            fn clamped(&self, least: f64, greatest: f64) -> Result<Tensor>;
         }
 
         impl WithScalar for Tensor {$(
@@ -96,6 +99,10 @@ macro_rules! ops {
                 own("masked_fill", unsafe {
                     tf_masked_fill(self.as_ptr(), mask.as_ptr(), value, integer)
                 })
+            }
+            fn clamped(&self, least: f64, greatest: f64) -> Result<Tensor> {
+                // SAFETY: the tensor owns a valid handle.
+                own("clamp", unsafe { tf_clamp(self.as_ptr(), least, greatest) })
             }
         }
     };

@@ -117,6 +117,7 @@ at::Tensor* tf_masked_fill(const at::Tensor* x, const at::Tensor* mask, double c
                            bool integer) noexcept;
 // The dtype in which libtorch's ops compute with these tensors together.
 int8_t tf_result_type(const at::Tensor* const* x, size_t n) noexcept;
+at::Tensor* tf_clamp(const at::Tensor* x, double least, double greatest) noexcept;
 
 // --- A Rust Function as a node of libtorch's autograd ---------------------
 
