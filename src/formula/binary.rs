@@ -110,14 +110,11 @@ binary! {
         |[a, b, y], [da, db]| along!(da, power_slope(a, b)) + along!(db, exponent_slope(a, b, y)),
         right power, power_of;
     Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
-        |[a, b, _], [da, db]| {
-            let r = a.binary::<Hypot>(b);
-            (da * (b / r) - db * (a / r)) / r
-        };
+        |[a, b, _], [da, db]| along!(da, angle_slope(a, b)) - along!(db, angle_slope(b, a));
     Hypot: |a, b| a.each_with(b, f64::hypot), |a, b| Ok(a.f_hypot(b)?), f64::hypot,
         |[a, b, y], [da, db]| along!(da, a / y) + along!(db, b / y);
     Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
-        |[a, b, _], [da, db]| da - along!(db, (a / b).floor());
+        |[a, b, y], [da, db]| da - along!(db, whole_part(a, b, y));
 }
 
 /// `c` less the nearest number of the type of `x`.
@@ -258,6 +255,23 @@ fn power_slope<S: Scalar>(a: S, b: S) -> S {
 fn exponent_slope<S: Scalar>(a: S, b: S, y: S) -> S {
     let flat = a.eq(S::zero()) & b.ge(S::zero());
     S::select(flat, S::zero(), y * S::select(flat, S::one(), a).ln())
+}
+
+/// `b / (a^2 + b^2)`, of which no part over- or underflows alone.
+#[inline(always)]
+fn angle_slope<S: Scalar>(a: S, b: S) -> S {
+    let a_is_less = a.abs().le(b.abs());
+    let (less, greater) = (S::select(a_is_less, a, b), S::select(a_is_less, b, a));
+    let ratio = less / greater;
+    S::select(a_is_less, S::one(), ratio) / (greater + less * ratio)
+}
+
+/// `floor(a / b)` of numbers with the remainder `y`: a quotient that is rounded to an integer, or
+/// to 0, has no floor to tell.
+#[inline(always)]
+fn whole_part<S: Scalar>(a: S, b: S, y: S) -> S {
+    let whole = ((a - y) / b).round();
+    S::select(whole.eq(whole), whole, (a / b).floor())
 }
 
 /// As Python's `%`, without an error of its own.

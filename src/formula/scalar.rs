@@ -12,7 +12,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 ///
 /// The value of each function of one number is within 2 ulp of the exact one in f32 and f64,
 /// and so is its derivative, but for the exceptions in `docs/accuracy.md`, which has the
-/// measured figures. Those of functions of two numbers are not measured. At kinks the
+/// measured figures, of functions of two numbers too. At kinks the
 /// derivatives are those that libtorch chose; each function says which.
 pub trait Scalar:
     Copy
