@@ -29,7 +29,7 @@
 //! | what | for |
 //! |---|---|
 //! | vectors of f32 and f64 (f16 and bf16 through f32) | `forward`: one kernel |
-//! | dual numbers of vectors | `backward` and `jvp`: one kernel each, all inputs in one pass, nothing saved but the inputs |
+//! | dual numbers of vectors | `backward` and `jvp`: one kernel each, all inputs in one pass, at most the inputs saved |
 //! | duals of duals | second derivatives: one kernel |
 //! | tch tensors | other devices, tracing, `fake`, vmap, third and higher derivatives |
 //!
