@@ -111,8 +111,6 @@ binary! {
         right power, power_of;
     Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
         |[a, b, _], [da, db]| along!(da, angle_slope(a, b)) - along!(db, angle_slope(b, a));
-    Hypot: |a, b| a.each_with(b, f64::hypot), |a, b| Ok(a.f_hypot(b)?), f64::hypot,
-        |[a, b, y], [da, db]| along!(da, a / y) + along!(db, b / y);
     Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
         |[a, b, y], [da, db]| da - along!(db, whole_part(a, b, y));
 }

@@ -3,7 +3,18 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-pub(super) use crate::kernel::or_formula as elsewhere;
+/// Returns what a kernel made, or what `formula` makes where kernels do not run. Shapes that do
+/// not fit are the formula's to refuse, so that the message is libtorch's.
+#[inline]
+pub(super) fn elsewhere<T>(
+    done: crate::Result<T>,
+    formula: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    match done {
+        Err(crate::Error::Argument { .. }) => formula(),
+        done => crate::kernel::or_formula(done, formula),
+    }
+}
 
 /// The error of a kernel that leaves `what` to the formula.
 pub(super) fn not_ours(op: &'static str, what: &str) -> crate::Error {

@@ -1,10 +1,10 @@
 //! Probabilities from scores. On the CPU kernels compute long rows, whose sums would lose digits
 //! otherwise.
 
-use super::fused::elsewhere;
+use super::fused::{elsewhere, not_ours};
 use crate::ffi::{self, modes::is_mode_on};
 use crate::kernel::simd::{self, Float, Lane, Lanes};
-use crate::{Ctx, Error, Function, kernel};
+use crate::{Ctx, Function, kernel};
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
@@ -137,7 +137,7 @@ impl Long {
     /// The length of the rows.
     ///
     /// # Errors
-    /// [`Error::Argument`] where libtorch computes.
+    /// [`NoKernel`](crate::Error::NoKernel) where libtorch computes.
     fn length<const N: usize>(self, x: [&Tensor; N]) -> crate::Result<i64> {
         let fits =
             |t: &&Tensor| kernel::runs_on(t) && t.is_floating_point() && t.kind() == x[0].kind();
@@ -151,7 +151,7 @@ impl Long {
                 }
             }
         }
-        Err(Error::Argument { op: "Softmax", message: "no long rows".to_owned() })
+        Err(not_ours(self.name(), "a tensor without long rows"))
     }
 
     fn back(self, y: &Tensor, kind: Kind) -> Tensor {

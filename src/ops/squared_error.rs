@@ -1,10 +1,10 @@
 //! The error of a network with targets.
 
-use super::fused::elsewhere;
+use super::fused::{elsewhere, not_ours};
 use super::{chain, gradient};
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{self, Float, Lanes};
-use crate::{Ctx, Error, Function};
+use crate::{Ctx, Function};
 use anyhow::Result;
 use tch::Tensor;
 
@@ -29,7 +29,7 @@ impl Function for SquaredError {
             true => {
                 simd::sum_of(&Square, [y, t]).map(|[sum]| Tensor::from(sum / 2.0).to_kind(y.kind()))
             }
-            false => Err(Error::Argument { op: "SquaredError", message: "two dtypes".to_owned() }),
+            false => Err(not_ours("SquaredError", "tensors of two dtypes")),
         };
         elsewhere(done, || Ok(t.f_sub(y)?.f_square()?.f_sum(None)?.div_number(2.0)?))
     }

@@ -2,7 +2,8 @@
 
 use super::keepdim_size;
 use crate::kernel::simd::{self, Float, Lane, Lanes};
-use crate::{Error, Result, kernel};
+use crate::ops::fused::not_ours;
+use crate::{Result, kernel};
 use tch::{Kind, Tensor};
 
 /// Of fewer elements, libtorch's sums are within 4 epsilon of the sum of magnitudes.
@@ -11,9 +12,9 @@ const LONG: i64 = 1 << 16;
 /// The sum or the mean over `dims`.
 ///
 /// # Errors
-/// [`Error::NoKernel`] and [`Error::Argument`] where libtorch computes.
+/// [`Error::NoKernel`] where libtorch computes.
 pub(super) fn long_sum(x: &Tensor, dims: &[i64], keepdim: bool, mean: bool) -> Result<Tensor> {
-    let refused = || Error::Argument { op: "Sum", message: "few elements".to_owned() };
+    let refused = || not_ours("Sum", "a sum of few elements");
     if !kernel::runs_on(x) || !x.is_floating_point() || (x.numel() as i64) < LONG {
         return Err(refused());
     }
