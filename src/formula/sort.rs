@@ -59,7 +59,6 @@ pub(super) fn no_complex_tangents<const N: usize>(op: &'static str, x: [&Tensor;
 
 /// Inputs of a formula as it computes with them.
 pub(super) struct Prepared<const N: usize> {
-    op: &'static str,
     /// The inputs in another dtype.
     converted: Option<[Tensor; N]>,
     /// Whether libtorch's operators compute, in the dtypes in which the tensors are.
@@ -91,16 +90,16 @@ impl<const N: usize> Prepared<N> {
             same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
         }
         if same {
-            return Ok(Prepared { op, converted: None, plain: sort == Sort::Torch, sort, narrow });
+            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort, narrow });
         }
         match ffi::kind_of(ffi::result_type(op, &x)?) {
             // libtorch reads a tensor of one number unrounded.
             Kind::Half | Kind::BFloat16 if sort.is_torch() => {
-                Ok(Prepared { op, converted: None, plain: true, sort, narrow: true })
+                Ok(Prepared { converted: None, plain: true, sort, narrow: true })
             }
-            together if is_floating(together) => Prepared::of_kind(op, sort, x, together),
-            _ if sort.is_torch() => Ok(Prepared { op, converted: None, plain: true, sort, narrow }),
-            _ => Prepared::of_kind(op, sort, x, Kind::Float),
+            together if is_floating(together) => Prepared::of_kind(sort, x, together),
+            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort, narrow }),
+            _ => Prepared::of_kind(sort, x, Kind::Float),
         }
     }
 
@@ -115,10 +114,9 @@ impl<const N: usize> Prepared<N> {
         }
         match (real, same) {
             (true, false) if !(is_narrow(of_dy.dtype) && sort.is_torch()) => {
-                Prepared::of_kind(op, sort, x, dy.kind())
+                Prepared::of_kind(sort, x, dy.kind())
             }
             _ => Ok(Prepared {
-                op,
                 converted: None,
                 plain: !(real && same) || sort == Sort::Torch,
                 sort,
@@ -136,9 +134,8 @@ impl<const N: usize> Prepared<N> {
             Err(e) if is_elsewhere(&e) => Ok(None),
             // libtorch's own operator has libtorch's message.
             Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
-            Err(Error::Argument { message, .. }) => {
-                Err(Error::Argument { op: self.op, message }.into())
-            }
+            // An error of `forward`, which names the op.
+            Err(Error::Argument { message, .. }) => Err(anyhow::Error::msg(message)),
             done => Ok(Some(done?)),
         }
     }
@@ -158,12 +155,12 @@ impl<const N: usize> Prepared<N> {
         if self.plain { Way::Plain } else { Way::Wide { whole } }
     }
 
-    fn of_kind(op: &'static str, sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
+    fn of_kind(sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
         let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
         let plain = sort == Sort::Torch;
         let converted = converted.try_into().expect("one for each");
-        Ok(Prepared { op, converted: Some(converted), plain, sort, narrow })
+        Ok(Prepared { converted: Some(converted), plain, sort, narrow })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {

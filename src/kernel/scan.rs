@@ -233,10 +233,10 @@ where
         let n = R::len(&y);
         let (x, states) = (A::cut(x, n), &mut states[..n]);
         here(self.count, move || {
-            for i in 0..n {
-                let (next, value) = (self.step)(states[i].clone(), A::get(x, i));
+            for (i, state) in states.iter_mut().enumerate() {
+                let (next, value) = (self.step)(state.clone(), A::get(x, i));
                 R::put(&mut y, i, value);
-                states[i] = next;
+                *state = next;
             }
         });
     }

@@ -222,7 +222,7 @@ fn bad_input_is_named() {
     let x = vector(&[1.0, 2.0]);
     assert_error!(
         Derived(Product).apply((&x, &vector(&[1.0, 2.0, 3.0]))),
-        Error::Argument { op: "Product", .. },
+        Error::Forward { op: "Product", .. },
         "[2]",
         "[3]",
         "broadcast"
