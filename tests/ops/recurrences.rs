@@ -40,7 +40,7 @@ fn steps(a: &Tensor, b: &Tensor, first: Option<&Tensor>, op: LinearRecurrence) -
         let (a, b) = (all[0].select(dim, t), all[1].select(dim, t));
         states.push(match states.last().or(first) {
             Some(h) => a * h + b,
-            None => b + a * 0i64,
+            None => b + a.g_mul_scalar(0i64),
         });
     }
     if reverse {
