@@ -142,7 +142,11 @@ fn numbers_of_every_size() -> Result<()> {
             let right = |f: &dyn Fn(&Tensor) -> Tensor| if is_held { exact(f) } else { f(&x) };
             let add = ops::AddScalar { c }.apply(&x)?;
             assert_alike(&add, &right(&|x| x + c), &what("add"));
-            assert_alike(&ops::ScalarSub { c }.apply(&x)?, &right(&|x| c - x), &what("c - x"));
+            assert_alike(
+                &ops::ScalarSub { c }.apply(&x)?,
+                &right(&|x| Tensor::from(c) - x),
+                &what("c - x"),
+            );
             if kind == Kind::Double || near.is_finite() && (near != 0.0 || c == 0.0) {
                 let close = |found: Tensor, f: &dyn Fn(&Tensor) -> Tensor, op: &str| {
                     let (found, expected) =
