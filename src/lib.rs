@@ -138,7 +138,7 @@
 //!
 //! # Loops, and Python
 //!
-//! [`formula`] makes an elementwise op of one formula, with derivatives of any order. [`kernel`]
+//! [`mod@formula`] makes an elementwise op of one formula, with derivatives of any order. [`kernel`]
 //! runs a closure on every element or row, folds all elements into one value, or carries one
 //! along a dimension; [`kernel::simd`] runs an op on vectors. [`library!`] registers Functions as ops
 //! of libtorch's dispatcher, for Python and TorchScript; see [`dispatcher`].

@@ -5,8 +5,8 @@
 //! | [`map`] | every element of one or several tensors; makes one or several |
 //! | [`map_into`], [`update`] | the same, into tensors that are there |
 //! | [`fold()`] | every element, into one value: a sum, a maximum with its place |
-//! | [`rows()`], [`rows_along`] | every row, along the last dimension or any: softmax and the like |
-//! | [`scan`], [`scan_from`] | every element and a value that is carried along a dimension |
+//! | [`rows()`], [`rows_along()`] | every row, along the last dimension or any: softmax and the like |
+//! | [`scan()`], [`scan_from`] | every element and a value that is carried along a dimension |
 //! | [`simd::map`] | every vector, with `exp`, `ln`, `tanh`, ... of vectors |
 //!
 //! A kernel is called in the `forward` and the `backward` of a

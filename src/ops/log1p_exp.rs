@@ -12,7 +12,7 @@ use crate::function::Autocast;
 /// everywhere, subnormal ones too: at most 1.81 and 1.97 ulp at every f32 up
 /// to 1e4 in magnitude (AVX-512; a test measures it).
 ///
-/// A [formula](crate::formula): inputs of any shape and of real numbers; f16 and bf16
+/// A [formula](mod@crate::formula): inputs of any shape and of real numbers; f16 and bf16
 /// are computed in f32 and rounded once.
 #[derive(Clone, Copy, Debug)]
 pub struct Log1pExp;

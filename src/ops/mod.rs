@@ -10,7 +10,7 @@
 //! [`Error::Forward`](crate::Error::Forward) with libtorch's message.
 //!
 //! Arithmetic, [`Exp`] and its like, [`Relu`] and its like, [`Log1pExp`], [`Gelu`],
-//! [`GeluTanh`] and [`Silu`] are [formulas](crate::formula). These, [`HuberLoss`],
+//! [`GeluTanh`] and [`Silu`] are [formulas](mod@crate::formula). These, [`HuberLoss`],
 //! [`CrossEntropy`], [`RmsNorm`], [`LinearRecurrence`], [`CumulativeSum`] and
 //! [`CumulativeProduct`] have a [`jvp`](crate::Function::jvp) too.
 //!

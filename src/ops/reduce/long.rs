@@ -12,7 +12,7 @@ const LONG: i64 = 1 << 16;
 /// The sum or the mean over `dims`.
 ///
 /// # Errors
-/// [`Error::NoKernel`] where libtorch computes.
+/// [`NoKernel`](crate::Error::NoKernel) where libtorch computes.
 pub(super) fn long_sum(x: &Tensor, dims: &[i64], keepdim: bool, mean: bool) -> Result<Tensor> {
     let refused = || not_ours("Sum", "a sum of few elements");
     if !kernel::runs_on(x) || !x.is_floating_point() || (x.numel() as i64) < LONG {
