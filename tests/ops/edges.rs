@@ -164,7 +164,7 @@ fn numbers_of_every_size() -> Result<()> {
                 }
                 close(ops::MulScalar { c }.apply(&x)?, &|x| x * c, "mul");
                 close(ops::DivScalar { c }.apply(&x)?, &|x| x / c, "div");
-                close(ops::ScalarDiv { c }.apply(&x)?, &|x| c / x, "c / x");
+                close(ops::ScalarDiv { c }.apply(&x)?, &|x| Tensor::from(c) / x, "c / x");
             }
         }
     }
