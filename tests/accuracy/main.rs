@@ -3,5 +3,6 @@
 
 mod casts;
 mod elementwise;
+mod extremes;
 mod measure;
 mod reductions;

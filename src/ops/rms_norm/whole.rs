@@ -60,7 +60,7 @@ impl RmsNorm {
         let greatest = x.f_detach()?.f_abs()?.f_amax(-1, true)?.clamped(least, most.exp2())?;
         let less = greatest.f_log2()?.f_floor()?.f_neg()?.f_exp2()?;
         let mean = x.f_mul(&less)?.f_square()?.f_mean_dim(-1, true, None)?;
-        let offset = less.f_square()?.mul_number(self.eps)?;
+        let offset = less.mul_number(self.eps.sqrt())?.f_square()?;
         Ok(mean.f_add(&offset)?.f_rsqrt()?.f_mul(&less)?)
     }
 }
