@@ -161,7 +161,9 @@ fn the_sample_is_exact() -> Result<()> {
         let (nearest, rest): (f64, f64) = (nearest.parse()?, rest.parse()?);
         let off = ((found - nearest) - rest).abs() / crate::measure::ulp(kind, nearest);
         // `b a^(b - 1)` of a subnormal `a`: the power alone is infinite, as in libtorch.
-        if name == "powf" && order == 1 && found.is_infinite() {
+        let is_subnormal =
+            a.to_kind(Kind::Double).double_value(&[]).abs() < f64::from(f32::MIN_POSITIVE);
+        if name == "powf" && order == 1 && is_subnormal && found.is_infinite() {
             continue;
         }
         if off.is_nan() || off > bound(kind_name, name, order) {
