@@ -8,8 +8,8 @@ use crate::function::Autocast;
 /// distribution; `dy/dx = F(x) + x f(x)`, `f(x) = e^(-x^2 / 2) / sqrt(2 pi)`;
 /// `d2y/dx2 = f(x) (2 - x^2)`. (Hendrycks and Gimpel, arXiv:1606.08415.)
 ///
-/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the second derivative within 4, in the tails too,
-/// but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
+/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Gelu;
@@ -20,8 +20,8 @@ function!(Gelu of 1, Sort::Crate, Autocast::Wide("gelu"));
 /// `dy/dx = s + 2 x s (1 - s) u'`, `u' = sqrt(2 / pi) (1 + 0.134145 x^2)`;
 /// `d2y/dx2 = 2 s (1 - s) (2 u' + x u'' + 2 x u'^2 (1 - 2 s))`.
 ///
-/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the second derivative within 4, in the tails too,
-/// but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
+/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct GeluTanh;
@@ -30,8 +30,8 @@ function!(GeluTanh of 1, Sort::Crate, Autocast::Wide("gelu"));
 /// `y = x s` with `s = 1 / (1 + e^-x)`; `dy/dx = s + x s (1 - s)`;
 /// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
 ///
-/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the second derivative within 4, in the tails too,
-/// but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
+/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Silu;
