@@ -9,7 +9,8 @@ use crate::function::Autocast;
 /// `d2y/dx2 = f(x) (2 - x^2)`. (Hendrycks and Gimpel, arXiv:1606.08415.)
 ///
 /// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
-/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// second derivative within 4, in the tails too, but next to a root, which is not measured.
+/// A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Gelu;
@@ -21,7 +22,8 @@ function!(Gelu of 1, Sort::Crate, Autocast::Wide("gelu"));
 /// `d2y/dx2 = 2 s (1 - s) (2 u' + x u'' + 2 x u'^2 (1 - 2 s))`.
 ///
 /// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
-/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// second derivative within 4, in the tails too, but next to a root, which is not measured.
+/// A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct GeluTanh;
@@ -31,7 +33,8 @@ function!(GeluTanh of 1, Sort::Crate, Autocast::Wide("gelu"));
 /// `d2y/dx2 = s (1 - s) (2 + x (1 - 2 s))`. Also called swish.
 ///
 /// In f32 and f64 on the CPU value and slope are within 2 ulp of the exact values, the
-/// second derivative within 4, in the tails too, but next to a root, which is not measured. A [formula](mod@crate::formula), as
+/// second derivative within 4, in the tails too, but next to a root, which is not measured.
+/// A [formula](mod@crate::formula), as
 /// [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug)]
 pub struct Silu;
