@@ -178,6 +178,13 @@ pub enum Error {
     /// A second derivative of an op that declares it has only a first.
     #[error("{op}: backward has no second derivative (DoubleBackward::Once)")]
     OnceDifferentiable { op: &'static str },
+    /// A derivative of a forward-mode tangent whose history libtorch does not have.
+    #[error(
+        "{op}: the derivative of a forward-mode tangent goes through what jvp computed by a kernel, \
+         or from saved tensors that are no inputs, so how it depends on the inputs is not known; \
+         differentiate in reverse mode twice, or compute jvp from the inputs by tch operators"
+    )]
+    UnrecordedTangent { op: &'static str },
     /// A gradient of an op that has only a forward.
     #[error(
         "{op}: it has no backward, and a gradient was asked for through it; give it one (impl \

@@ -2,8 +2,9 @@
 
 use super::{flatten, run_user};
 use crate::error::{Error, Result, torch};
-use crate::ffi::{self, Meta};
-use crate::function::{Ctx, Function, Refs, Shape};
+use crate::ffi::refusal::{Refused, refuse};
+use crate::ffi::{self, GradMode, Meta};
+use crate::function::{Ctx, DoubleBackward, Function, Origin, Refs, Saved, Shape};
 use tch::Tensor;
 
 /// Returns the tangents of the inputs. Call it before forward mode is switched off:
@@ -14,7 +15,9 @@ pub(crate) fn tangents_of(inputs: &[Option<&Tensor>]) -> Vec<Option<Tensor>> {
 
 /// Runs the user's `jvp` on the tangents of the inputs, `None` where there is none: `jvp` gets
 /// zeros there, or an undefined tensor if it asked for that.
-/// Returns one tangent per output, `None` for an output that can have none.
+/// Returns one tangent per output, `None` for an output that can have none. If they are
+/// `followed`, they can be differentiated in turn, or refuse to be where how they depend on the
+/// inputs is not known.
 ///
 /// # Errors
 /// [`Error::Forward`], [`Error::Panic`], and [`Error::Argument`] for tangents that do
@@ -23,22 +26,78 @@ pub(crate) fn jvp<F: Function>(
     f: &F,
     ctx: &Ctx,
     x: Refs<'_, F::Inputs>,
-    dx: impl Iterator<Item = Option<Tensor>>,
+    dx: &[Option<Tensor>],
     y: &[Option<&Tensor>],
+    followed: bool,
 ) -> Result<Vec<Option<Tensor>>> {
-    let op = ctx.op();
-    let mut filled = Vec::new();
     let inputs = flatten::<F::Inputs, Tensor>(x);
-    for (tangent, input) in dx.zip(&inputs) {
+    let mut filled = Vec::new();
+    for (tangent, input) in dx.iter().zip(&inputs) {
         filled.push(match (tangent, input) {
             (None, Some(_)) if !ctx.frame.materialize_grads => Some(Tensor::new()),
-            (None, Some(x)) => Some(no_tangent(op, x)?),
-            (tangent, _) => tangent,
+            (None, Some(x)) => Some(no_tangent(ctx.op(), x)?),
+            (tangent, _) => tangent.as_ref().map(Tensor::shallow_clone),
         });
     }
     let mut filled = filled.into_iter();
     let dx = F::Inputs::build(&F::Inputs::layout(x), &mut || filled.next().flatten());
-    let dy = run_user(op, "jvp", Error::forward, || f.jvp(ctx, x, F::Inputs::borrow(&dx)))?;
+    let dx = F::Inputs::borrow(&dx);
+    let run = |ctx: &Ctx| run(f, ctx, x, dx, y);
+    let [x, dx] = [leaves_of::<F::Inputs>(x), leaves_of::<F::Inputs>(dx)];
+    if !followed || x.is_empty() && dx.is_empty() {
+        return run(ctx);
+    }
+    let mut what = Refused::Once;
+    if f.double_backward() != DoubleBackward::Once {
+        let _recorded = GradMode::set(true);
+        match run(&with_history(ctx, &x)?) {
+            // A kernel does not run where libtorch records.
+            Err(e) if e.is_about_kernels() => what = Refused::Tangent,
+            done => return done,
+        }
+    }
+    let mut tangents = {
+        let _unrecorded = GradMode::set(false);
+        run(ctx)?
+    };
+    let leaves: Vec<_> = x.into_iter().chain(dx).collect();
+    let _recorded = GradMode::set(true);
+    for tangent in tangents.iter_mut().flatten() {
+        *tangent = refuse(ctx.op(), tangent, &leaves, what)?;
+    }
+    Ok(tangents)
+}
+
+/// The tensors whose gradients libtorch computes.
+fn leaves_of<T: Shape>(x: Refs<'_, T>) -> Vec<Tensor> {
+    let x = flatten::<T, Tensor>(x).into_iter().flatten();
+    x.filter(|x| x.requires_grad()).map(Tensor::shallow_clone).collect()
+}
+
+/// The context with saved tensors that refuse to be differentiated where they are no inputs and
+/// libtorch does not know their history.
+fn with_history(ctx: &Ctx, inputs: &[Tensor]) -> Result<Ctx> {
+    let mut context = ctx.share();
+    for saved in &mut context.saved {
+        let d = ffi::describe(ctx.op(), &saved.tensor)?;
+        let is_unknown = matches!(saved.origin, Origin::Intermediate | Origin::Output(_));
+        if is_unknown && !inputs.is_empty() && !d.requires_grad && d.is_differentiable() {
+            let refused = refuse(ctx.op(), &saved.tensor, inputs, Refused::Tangent)?;
+            *saved = Saved::of(refused, saved.origin);
+        }
+    }
+    Ok(context)
+}
+
+fn run<F: Function>(
+    f: &F,
+    ctx: &Ctx,
+    x: Refs<'_, F::Inputs>,
+    dx: Refs<'_, F::Inputs>,
+    y: &[Option<&Tensor>],
+) -> Result<Vec<Option<Tensor>>> {
+    let op = ctx.op();
+    let dy = run_user(op, "jvp", Error::forward, || f.jvp(ctx, x, dx))?;
     let mut tangents = Vec::new();
     F::Outputs::take(dy, &mut |t| tangents.push(t));
     if tangents.len() != y.len() {
@@ -46,6 +105,7 @@ pub(crate) fn jvp<F: Function>(
         let message = format!("jvp returned {found} tangents for {expected} outputs");
         return Err(Error::Argument { op, message });
     }
+    let inputs = flatten::<F::Inputs, Tensor>(x);
     for (i, (tangent, y)) in tangents.iter_mut().zip(y).enumerate() {
         if let Some(y) = y {
             check(op, i, tangent, y, &inputs)?;

@@ -158,7 +158,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         let (dx, _) = arranged::<Inputs<C, A>>(dx.iter().copied());
         let (y, layout) = arranged::<Outputs<C, A>>(y.iter().copied());
         let y: Vec<_> = y.iter().map(Option::as_ref).collect();
-        let tangents = jvp(&call.f, &ctx, call.inputs(), dx.into_iter(), &y)?;
+        let tangents = jvp(&call.f, &ctx, call.inputs(), &dx, &y, ffi::grad_enabled())?;
         self.give_outputs(&layout, tangents, results);
         Ok(())
     }

@@ -14,7 +14,7 @@ impl Error {
             | GradientDevice { op, .. } | Seed { op, .. } | SeedChanged { op, .. }
             | SeedMissing { op, .. } | NotDifferentiable { op, .. } | GraphFreed { op, .. }
             | SavedTwice { op, .. } | SavedCount { op, .. } | SavedChanged { op, .. }
-            | SavedIntermediate { op, .. } | SavedInference { op, .. }
+            | SavedIntermediate { op, .. } | SavedInference { op, .. } | UnrecordedTangent { op }
             | UnrecordedBackward { op, .. } | OnceDifferentiable { op, .. }
             | NoBackward { op, .. } | StateTwice { op, .. } | State { op, .. }
             | NoInput { op, .. } | DirtyNotInput { op, .. } | DirtyLeaf { op, .. }

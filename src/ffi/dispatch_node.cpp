@@ -204,17 +204,25 @@ void record(const OpPtr& op, Name function, Stack& results, const Stack& args) {
 
 // Sets the outputs' tangents to those that the op's jvp makes.
 void set_tangents(const OpPtr& op, Stack& results, const Stack& args) {
-  Stack values;
   // An input without a tangent has an undefined one: Rust fills it in.
   const auto tangent = [](const at::Tensor& t) { return t._fw_grad(/*level=*/0); };
   const auto primal = [](const at::Tensor& t) { return t._fw_primal(/*level=*/0); };
+  const Plan plan(results.back());
+  const variable_list x = inputs_of(*op, args);
+  const variable_list y = flat(Values(results).slice(0, op->n_outputs()));
+  const auto others = results[results.size() - 2].toTensorList();
+  c10::List<at::Tensor> saved;
+  for (size_t i = 0; i < plan.n_saved(); ++i)
+    saved.push_back(primal(saved_tensor(plan.source(i), x, y, others)));
+  Stack values;
   for (size_t i = 0; i < args.size(); ++i)
     if (holds_tensors(op->schema.arguments()[i])) values.push_back(map_tensors(args[i], tangent));
-  for (const IValue& result : results) values.push_back(result);
-  values.emplace_back(needs_of(inputs_of(*op, args)));
+  for (size_t i = 0; i < op->n_outputs(); ++i) values.push_back(results[i]);
+  values.emplace_back(std::move(saved));
+  values.emplace_back(plan.ints);
+  values.emplace_back(needs_of(x));
   for (const IValue& arg : args) values.push_back(map_tensors(arg, primal));
   const variable_list dy = flat(op->call(TF_JVP, values));
-  const variable_list y = flat(Values(results).slice(0, op->n_outputs()));
   for (size_t k = 0; k < y.size(); ++k)
     if (dy[k].defined()) y[k]._set_fw_grad(dy[k], /*level=*/0, /*is_inplace_op=*/false);
 }

@@ -15,6 +15,7 @@ mod meta;
 pub(crate) mod modes;
 pub(crate) mod node;
 pub(crate) mod parallel;
+pub(crate) mod refusal;
 pub(crate) mod rng;
 mod scalar;
 mod tensor;

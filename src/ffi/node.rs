@@ -1,7 +1,8 @@
 //! A node of libtorch's graph that calls back into Rust.
 
+use super::check;
 use super::errors::{call_back, drop_error, error_text, into_raw};
-use super::{check, handles, own};
+use super::refusal::Refused;
 use crate::error::{Error, Result};
 use smallvec::SmallVec;
 use std::ffi::{c_char, c_void};
@@ -149,16 +150,6 @@ pub(super) struct RawRecording<'a> {
 
 unsafe extern "C" {
     fn tf_record(what: *const RawRecording<'_>, taken: *mut bool) -> bool;
-    fn tf_constant(t: *const C_tensor) -> *mut C_tensor;
-    fn tf_refuse(
-        t: *const C_tensor,
-        leaves: *const *const C_tensor,
-        n_leaves: usize,
-        callbacks: *const Callbacks,
-        op: *const c_char,
-        op_len: usize,
-        position: isize,
-    ) -> *mut C_tensor;
 }
 
 /// One application that is to become a node.
@@ -199,38 +190,6 @@ pub(crate) fn record<C: Callback>(what: Recording<'_>, callback: C) -> Result<()
         ManuallyDrop::into_inner(state).dispose();
     }
     check(op, done)
-}
-
-/// Returns the values of `t` in a tensor that libtorch follows, and whose derivatives are
-/// zero.
-pub(crate) fn constant(op: &'static str, t: &Tensor) -> Result<Tensor> {
-    // SAFETY: `t` owns a valid handle.
-    own(op, unsafe { tf_constant(t.as_ptr()) })
-}
-
-/// Returns the values of `t` in a tensor that refuses to be differentiated further
-/// if the gradient would go on to `leaves`: as saved tensor `position`, or as a
-/// gradient of an op that is differentiable once.
-pub(crate) fn refuse(
-    op: &'static str,
-    t: &Tensor,
-    leaves: &[Tensor],
-    position: Option<usize>,
-) -> Result<Tensor> {
-    let leaves = handles(leaves);
-    let position = position.map_or(-1, |i| i as isize);
-    // SAFETY: the handles are valid, the callbacks and `op` are static.
-    own(op, unsafe {
-        tf_refuse(
-            t.as_ptr(),
-            leaves.as_ptr(),
-            leaves.len(),
-            &ERRORS,
-            op.as_ptr().cast(),
-            op.len(),
-            position,
-        )
-    })
 }
 
 /// The callbacks of a refusal, a hook and a registered op, which need only those
@@ -296,6 +255,7 @@ extern "C" fn no_second_order(op: *const c_char, len: usize, position: isize) ->
     let op = static_name(op, len);
     into_raw(match usize::try_from(position) {
         Ok(position) => Error::SavedIntermediate { op, position },
+        Err(_) if position == Refused::Tangent.code() => Error::UnrecordedTangent { op },
         Err(_) => Error::OnceDifferentiable { op },
     })
 }

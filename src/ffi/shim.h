@@ -183,6 +183,7 @@ bool tf_record(const tf_recording* what, bool* taken) noexcept;
 
 // A new handle to the values of `t` that refuses to be differentiated further,
 // in the words of no_second_order, where the gradient would go on to `leaves`.
+// `position`: of a saved tensor; -1 for an op that is differentiable once, -2 for a tangent.
 at::Tensor* tf_refuse(const at::Tensor* t, const at::Tensor* const* leaves, size_t n_leaves,
                       const tf_callbacks* callbacks, const char* op, size_t op_len,
                       ptrdiff_t position) noexcept;

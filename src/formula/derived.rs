@@ -6,7 +6,7 @@ use super::needs::{Part, Plan, restored};
 use super::slope::{Slope, array};
 use super::sort::{Prepared, Sort, no_complex_tangents};
 use super::tensors::{over, scalar_like};
-use super::{Formula, Kernels, Scalar, tangents};
+use super::{Formula, Kernels, Scalar, branches, tangents};
 use crate::error::Result as CrateResult;
 use crate::ffi::memory::{Unfit, memory};
 use crate::ffi::modes::is_mode_on;
@@ -40,6 +40,7 @@ where
         x: Refs<'_, Self::Inputs>,
     ) -> Result<Of<Self::Outputs, Tensor>> {
         const { assert!(O <= 4, "a formula has at most four outputs") };
+        branches::check(&self.0)?;
         Ok(Count::<O>::of(forward(&self.0, Sort::User, ctx, Count::<I>::refs(x))?))
     }
 
@@ -284,7 +285,7 @@ where
     Count<I>: Form<I>,
 {
     if const { I > 1 && matches!(F::KERNELS, Kernels::All) }
-        && (const { cfg!(debug_assertions) } || wanted.iter().filter(|wanted| **wanted).count() > 1)
+        && (const { cfg!(quick_build) } || wanted.iter().filter(|wanted| **wanted).count() > 1)
     {
         let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
         return Ok(some(dx));

@@ -121,11 +121,11 @@ unary! {
         |x| Ok(x.f_square()?.rsub_number(1)?.f_rsqrt()?), |x| ((1.0 - x) * (1.0 + x)).sqrt().recip(),
         |x, y| x * (y / ((S::one() - x) * (x + 1.0)));
     // 1 - tanh(x)^2, which is right where tanh is almost 1 too
-    TanhSlope: |x| sigmoid_slope_lanes(x + x) * 4.0,
+    TanhSlope: |x| (x + x).sigmoid_slope() * 4.0,
         tanh_slope_of, tanh_slope,
         |x, y| y * x.tanh() * -2.0;
     // sigmoid(x) sigmoid(-x)
-    SigmoidSlope: |x| sigmoid_slope_lanes(x), sigmoid_slope_of, sigmoid_slope,
+    SigmoidSlope: |x| V::sigmoid_slope(x), sigmoid_slope_of, sigmoid_slope,
         |x, y| -(y * (x * 0.5).tanh());
     // e^(-x^2)
     Gauss: |x| exp_of_negative(x, x), |x| Ok(x.f_square()?.f_neg()?.f_exp()?), gauss, |x, y| x * y * -2.0;
@@ -146,12 +146,6 @@ fn sigmoid(x: f64) -> f64 {
 fn sigmoid_slope(x: f64) -> f64 {
     let s = sigmoid(-x.abs());
     s * (1.0 - s)
-}
-
-#[inline(always)]
-fn sigmoid_slope_lanes<V: Float>(x: V) -> V {
-    let s = (-x.abs()).sigmoid();
-    (-s).mul_add(s, s)
 }
 
 /// Smooth at 0, unlike what `abs` is in.

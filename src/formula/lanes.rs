@@ -52,15 +52,36 @@ impl<V: Float> Base for Vector<V> {
     }
 }
 
+/// A number of a kernel. A quick build calls its operations: inlined code of every formula takes
+/// most of the time there.
+#[cfg(not(quick_build))]
 type Number<V> = Term<Vector<V>>;
+#[cfg(quick_build)]
+type Number<V> = super::outlined::Outlined<Vector<V>>;
+
+#[inline(always)]
+fn number<V: Float>(term: Term<Vector<V>>) -> Number<V> {
+    #[cfg(quick_build)]
+    return super::outlined::Outlined(term);
+    #[cfg(not(quick_build))]
+    term
+}
+
+#[inline(always)]
+fn term<V: Float>(number: Number<V>) -> Term<Vector<V>> {
+    #[cfg(quick_build)]
+    return number.0;
+    #[cfg(not(quick_build))]
+    number
+}
 
 // Bare loops, since closures over arrays are not always inlined, and what is not has no
 // vector registers.
 #[inline(always)]
 fn numbers<V: Float, const N: usize>(x: [V; N]) -> [Number<V>; N] {
-    let mut numbers = [Term::None; N];
+    let mut numbers = [number(Term::None); N];
     for i in 0..N {
-        numbers[i] = Term::Value(Vector(x[i]));
+        numbers[i] = number(Term::Value(Vector(x[i])));
     }
     numbers
 }
@@ -69,7 +90,7 @@ fn numbers<V: Float, const N: usize>(x: [V; N]) -> [Number<V>; N] {
 fn vectors<V: Float, const N: usize>(x: [Number<V>; N], like: V) -> [V; N] {
     let mut vectors = [like; N];
     for i in 0..N {
-        vectors[i] = x[i].value(Vector(like)).0;
+        vectors[i] = term(x[i]).value(Vector(like)).0;
     }
     vectors
 }
@@ -147,7 +168,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize, const K: usize> Groups<I,
 
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dy: [V; O], ddx: [V; 1]) -> ([V; I], [V; O]) {
-        let mut direction = [Term::None; I];
+        let mut direction = [number(Term::None); I];
         direction[K] = numbers(ddx)[0];
         let (dx, ddy) = second(self.0, numbers(x), numbers(dy), direction);
         (vectors(dx, x[0]), vectors(ddy, x[0]))

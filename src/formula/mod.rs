@@ -42,6 +42,7 @@
 //! right, but slow. So is a dev build of your own crate, unless its profile optimises it.
 
 mod binary;
+mod branches;
 mod declare;
 mod derived;
 mod dual;

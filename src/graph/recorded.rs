@@ -13,6 +13,7 @@ use super::var::Var;
 use crate::application::differentiate;
 use crate::error::Result;
 use crate::ffi;
+use crate::ffi::refusal::{Refused, refuse};
 use crate::function::{Ctx, DoubleBackward, Function, Origin, Saved, Stage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,7 +105,7 @@ impl<'a> Step<'a> {
         if double_backward == DoubleBackward::Once {
             self.leaves_for_inputs()?;
             for (_, grad) in &mut found {
-                *grad = ffi::node::refuse(ctx.op(), grad, &self.differentiable_leaves(), None)?;
+                *grad = refuse(ctx.op(), grad, &self.differentiable_leaves(), Refused::Once)?;
             }
         }
         let (positions, grads): (Vec<usize>, Vec<Tensor>) = found.into_iter().unzip();
@@ -163,7 +164,7 @@ impl<'a> Step<'a> {
                         behind = Some(self.leaves_for_inputs()?);
                     }
                     let behind = behind.as_deref().unwrap_or_default();
-                    ffi::node::refuse(self.ctx.op(), &kept.tensor, behind, Some(position))?
+                    refuse(self.ctx.op(), &kept.tensor, behind, Refused::Saved(position))?
                 }
                 // A captured parameter brings its history; an input or an output has none here.
                 None if kept.origin == Origin::Intermediate => kept.tensor.shallow_clone(),

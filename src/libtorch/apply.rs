@@ -29,7 +29,7 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
     let marks = application::finish(&mut ctx, &mut outputs, &inputs, history_follows)?;
     let tangents = dx.map(|dx| {
         let y: Vec<_> = outputs.iter().map(|y| y.tensor.as_ref()).collect();
-        application::jvp(&*f, &ctx, x, dx.into_iter(), &y)
+        application::jvp(&*f, &ctx, x, &dx, &y, grad_mode.was)
     });
     let tangents = tangents.transpose()?;
     if outputs.iter().any(|y| y.differentiable) {

@@ -5,7 +5,6 @@
 
 mod long;
 
-use super::fused::elsewhere;
 use crate::ffi::WithScalar as _;
 use crate::{Ctx, Function, Var};
 use anyhow::Result;
@@ -33,9 +32,10 @@ impl Function for Sum {
     }
 
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        elsewhere(long_sum(x, &self.dims, self.keepdim, false), || {
-            Ok(x.f_sum_dim_intlist(&self.dims[..], self.keepdim, None)?)
-        })
+        match long_sum(x, &self.dims, self.keepdim, false)? {
+            Some(y) => Ok(y),
+            None => Ok(x.f_sum_dim_intlist(&self.dims[..], self.keepdim, None)?),
+        }
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -61,9 +61,10 @@ impl Function for Mean {
     type Outputs = Tensor;
 
     fn forward(&self, _: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        elsewhere(long_sum(x, &self.dims, self.keepdim, true), || {
-            Ok(x.f_mean_dim(&self.dims[..], self.keepdim, None)?)
-        })
+        match long_sum(x, &self.dims, self.keepdim, true)? {
+            Some(y) => Ok(y),
+            None => Ok(x.f_mean_dim(&self.dims[..], self.keepdim, None)?),
+        }
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {

@@ -1,7 +1,6 @@
 //! Probabilities from scores. On the CPU kernels compute long rows, whose sums would lose digits
 //! otherwise.
 
-use super::fused::{elsewhere, not_ours};
 use crate::ffi::{self, modes::is_mode_on};
 use crate::kernel::simd::{self, Float, Lane, Lanes};
 use crate::{Ctx, Function, kernel};
@@ -29,7 +28,10 @@ impl Function for Softmax {
 
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let long = Long { dim: self.dim, log: false };
-        let y = elsewhere(long.values(x), || Ok(x.f_softmax(self.dim, None)?))?;
+        let y = match long.values(x)? {
+            Some(y) => y,
+            None => x.f_softmax(self.dim, None)?,
+        };
         ctx.save_for_backward([&y])?;
         Ok(y)
     }
@@ -58,7 +60,10 @@ impl Function for LogSoftmax {
 
     fn forward(&self, ctx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let long = Long { dim: self.dim, log: true };
-        let y = elsewhere(long.values(x), || Ok(x.f_log_softmax(self.dim, None)?))?;
+        let y = match long.values(x)? {
+            Some(y) => y,
+            None => x.f_log_softmax(self.dim, None)?,
+        };
         ctx.save_for_backward([&y])?;
         Ok(y)
     }
@@ -81,15 +86,17 @@ struct Long {
 }
 
 impl Long {
-    fn values(self, x: &Tensor) -> crate::Result<Tensor> {
+    /// `y`, of long rows.
+    fn values(self, x: &Tensor) -> crate::Result<Option<Tensor>> {
+        let Some(n) = self.length([x]) else { return Ok(None) };
         match x.kind() {
-            Kind::Double => self.values_of::<f64>(x),
-            _ => self.values_of::<f32>(x),
+            Kind::Double => self.values_of::<f64>(x, n),
+            _ => self.values_of::<f32>(x, n),
         }
+        .map(Some)
     }
 
-    fn values_of<T: Lane>(self, x: &Tensor) -> crate::Result<Tensor> {
-        let n = self.length([x])?;
+    fn values_of<T: Lane>(self, x: &Tensor, n: i64) -> crate::Result<Tensor> {
         let y = kernel::rows::<T, T>(&x.movedim_int(self.dim, -1), &[n], |x, y| {
             let max: f64 = simd::max(x).into();
             let [sum] = simd::sum(&Power { max, factor: 1.0 }, [x]);
@@ -104,23 +111,20 @@ impl Long {
     /// `dx`
     fn slope(self, y: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let is_recorded = ffi::grad_enabled() && (y.requires_grad() || dy.requires_grad());
-        if is_recorded && !is_mode_on() && self.length([&y.detach(), &dy.detach()]).is_ok() {
+        if is_recorded && !is_mode_on() && self.length([&y.detach(), &dy.detach()]).is_some() {
             return Ok(self.apply::<Tensor>((y, dy))?);
         }
-        let done = match y.kind() {
-            Kind::Double => self.slope_of::<f64>(y, dy),
-            _ => self.slope_of::<f32>(y, dy),
-        };
-        elsewhere(done, || {
-            Ok(match self.log {
-                false => Tensor::f_internal_softmax_backward_data(dy, y, self.dim, y.kind())?,
-                true => Tensor::f_internal_log_softmax_backward_data(dy, y, self.dim, y.kind())?,
-            })
+        Ok(match (self.length([y, dy]), y.kind(), self.log) {
+            (Some(n), Kind::Double, _) => self.slope_of::<f64>(y, dy, n)?,
+            (Some(n), ..) => self.slope_of::<f32>(y, dy, n)?,
+            (None, kind, false) => Tensor::f_internal_softmax_backward_data(dy, y, self.dim, kind)?,
+            (None, kind, true) => {
+                Tensor::f_internal_log_softmax_backward_data(dy, y, self.dim, kind)?
+            }
         })
     }
 
-    fn slope_of<T: Lane>(self, y: &Tensor, dy: &Tensor) -> crate::Result<Tensor> {
-        let n = self.length([y, dy])?;
+    fn slope_of<T: Lane>(self, y: &Tensor, dy: &Tensor, n: i64) -> crate::Result<Tensor> {
         let [last_y, last_dy] = [y, dy].map(|t| t.movedim_int(self.dim, -1));
         let dx = kernel::rows::<[T; 2], T>([&last_y, &last_dy], &[n], |[y, dy], dx| {
             if self.log {
@@ -134,24 +138,18 @@ impl Long {
         Ok(self.back(&dx, y.kind()))
     }
 
-    /// The length of the rows.
-    ///
-    /// # Errors
-    /// [`NoKernel`](crate::Error::NoKernel) where libtorch computes.
-    fn length<const N: usize>(self, x: [&Tensor; N]) -> crate::Result<i64> {
+    /// The length of the rows, if kernels compute them.
+    fn length<const N: usize>(self, x: [&Tensor; N]) -> Option<i64> {
         let fits =
             |t: &&Tensor| kernel::runs_on(t) && t.is_floating_point() && t.kind() == x[0].kind();
-        if x.iter().all(fits) {
-            let size = x[0].size();
-            let last = size.len() as i64;
-            if (-last..last).contains(&self.dim) {
-                let n = size[self.dim.rem_euclid(last) as usize];
-                if n >= LONG && x.iter().all(|x| x.size() == size) {
-                    return Ok(n);
-                }
-            }
+        if !x.iter().all(fits) {
+            return None;
         }
-        Err(not_ours(self.name(), "a tensor without long rows"))
+        let size = x[0].size();
+        let last = size.len() as i64;
+        let dim = (-last..last).contains(&self.dim).then(|| self.dim.rem_euclid(last))?;
+        let n = size[dim as usize];
+        (n >= LONG && x.iter().all(|x| x.size() == size)).then_some(n)
     }
 
     fn back(self, y: &Tensor, kind: Kind) -> Tensor {

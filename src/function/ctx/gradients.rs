@@ -48,7 +48,7 @@ impl Ctx {
     /// What libtorch reports.
     pub fn constant_gradient(&self, grad: &Tensor) -> Result<Tensor> {
         match ffi::grad_enabled() {
-            true => ffi::node::constant(self.op(), grad),
+            true => ffi::refusal::constant(self.op(), grad),
             false => Ok(grad.shallow_clone()),
         }
     }

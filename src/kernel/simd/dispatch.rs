@@ -11,7 +11,7 @@ const FEW: usize = 2048;
 /// Runs `op` on some of `n` elements, with the best instruction set for them.
 #[inline]
 pub(in crate::kernel) fn dispatch<W: WithSimd>(n: usize, op: W) -> W::Output {
-    if cfg!(debug_assertions) || n < FEW {
+    if cfg!(quick_build) || n < FEW {
         return dispatch_narrow(op);
     }
     static BEST: OnceLock<Arch> = OnceLock::new();
@@ -37,7 +37,7 @@ fn dispatch_narrow<W: WithSimd>(op: W) -> W::Output {
 /// Runs `op`, which is seldom needed or seldom on large tensors.
 #[inline]
 pub(in crate::kernel) fn dispatch_rarely<W: WithSimd>(op: W) -> W::Output {
-    if cfg!(debug_assertions) {
+    if cfg!(quick_build) {
         return Simd::vectorize(pulp::Scalar::new(), op);
     }
     dispatch_narrow(op)

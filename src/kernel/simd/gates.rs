@@ -7,7 +7,7 @@
 //! its time.
 
 use super::Float;
-use super::math::exp_in_two;
+use super::math::{exp_in_two, scaled};
 use super::normal::scaled_tail;
 use super::two::Two;
 
@@ -39,7 +39,7 @@ pub(crate) fn gelu<const ORDER: u8, V: Float>(x: V) -> V {
         SLOPE => scaled_tail(a).plus(normal.times_one(-a)).times(e),
         _ => normal.times(e).times_one(-square.high + 2.0 - square.low),
     };
-    gate.done::<ORDER>(found.sum(), Powers::of(n))
+    gate.done::<ORDER>(found.sum(), n)
 }
 
 /// `x / (1 + e^-x)`
@@ -50,7 +50,7 @@ pub(crate) fn silu<const ORDER: u8, V: Float>(x: V) -> V {
     let (n, e) = exp_in_two(-a, None);
     let argument =
         Argument { along: Two::alone(a), bend: Two::alone(a.of(2.0)), square: Two::alone(a) };
-    logistic::<ORDER, V>(gate, e, Powers::of(n), argument)
+    logistic::<ORDER, V>(gate, e, n, argument)
 }
 
 /// `x / (1 + e^-v)` with `v = c (x + 0.044715 x^3)`, `c = 2 sqrt(2 / pi)`.
@@ -66,7 +66,7 @@ pub(crate) fn gelu_tanh<const ORDER: u8, V: Float>(x: V) -> V {
     let along = slope.times_one(a);
     let bend = line(square, CUBIC_12, TWICE_FACTOR);
     let argument = Argument { along, bend, square: slope.times(along) };
-    logistic::<ORDER, V>(gate, e, Powers::of(n), argument)
+    logistic::<ORDER, V>(gate, e, n, argument)
 }
 
 /// `factor x + offset`
@@ -87,56 +87,32 @@ struct Argument<V> {
 }
 
 /// With `e = e^-v` and `d = 1 + e`: `t = a e / d`, `a - t = a / d`, `s = e (d - a v') / d^2`, and
-/// `y'' = e ((2v' + a v'') d - a v'^2 (1 - e)) / d^3`. The first `e` lacks its power of 2.
+/// `y'' = e ((2v' + a v'') d - a v'^2 (1 - e)) / d^3`. The first `e` lacks its power of 2, `2^n`.
 #[inline(always)]
-fn logistic<const ORDER: u8, V: Float>(
-    gate: Gate<V>,
-    e: Two<V>,
-    powers: Powers<V>,
-    argument: Argument<V>,
-) -> V {
+fn logistic<const ORDER: u8, V: Float>(gate: Gate<V>, e: Two<V>, n: V, argument: Argument<V>) -> V {
     let one = gate.a.of(1.0);
-    let whole = Two { high: powers.times(e.high), low: powers.times(e.low) };
+    // A normal number in the place of one that makes no difference to 1.
+    let scale = n.max(one.of(f64::from(-2 * V::BITS - 8))).power_of_2();
+    let whole = Two { high: e.high * scale, low: e.low * scale };
     let d = whole.added_to(one);
     match ORDER {
         VALUE => {
-            let a = gate.a;
-            let below = powers.times(e.high.mul_add(a, e.low * a));
-            let above = V::select(gate.x.lt(a.of(0.0)), below, a);
+            let Gate { a, x, .. } = gate;
+            let negative = x.lt(a.of(0.0));
+            let above = V::select(negative, e.high.mul_add(a, e.low * a), a);
             let d = Two::ordered_sum(one, whole.high);
-            gate.ended::<ORDER>(Two::alone(above).over(d).sum().copysign(gate.x))
+            let y = Two::alone(above).over(d).sum();
+            gate.ended::<ORDER>(V::select(negative, scaled(y, n), y).copysign(x))
         }
         SLOPE => {
             let inner = d.plus(argument.along.negated());
-            gate.done::<ORDER>(e.times(inner).over(d.times(d)).sum(), powers)
+            gate.done::<ORDER>(e.times(inner).over(d.times(d)).sum(), n)
         }
         _ => {
             let rest = whole.negated().added_to(one);
             let inner = argument.bend.times(d).plus(argument.square.times(rest).negated());
-            gate.done::<ORDER>(e.times(inner).over(d.times(d).times(d)).sum(), powers)
+            gate.done::<ORDER>(e.times(inner).over(d.times(d).times(d)).sum(), n)
         }
-    }
-}
-
-/// A power of 2 as a product, since it may not be a normal number.
-#[derive(Clone, Copy)]
-struct Powers<V> {
-    first: V,
-    second: V,
-}
-
-impl<V: Float> Powers<V> {
-    /// `2^n` of `n` that is not positive.
-    #[inline(always)]
-    fn of(n: V) -> Self {
-        let far = f64::from(V::MAX_EXPONENT / 2);
-        Powers { first: (n + far).power_of_2(), second: n.of((-far).exp2()) }
-    }
-
-    /// Rounds once: the first product is exact.
-    #[inline(always)]
-    fn times(self, x: V) -> V {
-        x * self.first * self.second
     }
 }
 
@@ -156,11 +132,11 @@ impl<V: Float> Gate<V> {
         Gate { x, a: x.abs().min(far), far }
     }
 
-    /// The result from `t`, `s` or `y''`, without the powers.
+    /// The result from `t`, `s` or `y''`, which lack `2^n`.
     #[inline(always)]
-    fn done<const ORDER: u8>(self, found: V, powers: Powers<V>) -> V {
+    fn done<const ORDER: u8>(self, found: V, n: V) -> V {
         let Gate { x, a, .. } = self;
-        let found = powers.times(found);
+        let found = scaled(found.abs(), n).copysign(found);
         let negative = x.lt(x.of(0.0));
         self.ended::<ORDER>(match ORDER {
             VALUE => V::select(negative, found, a - found).copysign(x),

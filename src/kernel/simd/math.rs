@@ -26,6 +26,8 @@ pub trait Bits: Sized {
     /// `k` and `m` of `m 2^k`, `m` from sqrt(1/2) to sqrt(2), of a positive
     /// normal number.
     fn split(self) -> (Self, Self);
+    /// The number whose bits, as an integer, are those of this less those of `other`.
+    fn minus_bits(self, other: Self) -> Self;
 }
 
 pub(super) const SQRT_HALF_F32: u32 = 0x3f35_04f3;
@@ -144,6 +146,35 @@ pub(super) fn exp_in_two<V: Float>(x: V, rest: Option<V>) -> (V, Two<V>) {
     (n, Two::ordered_sum(sum.high, sum.low + small))
 }
 
+/// `x 2^n`, rounded once, for a positive `x` near 1 and `n` from that of [`least`] to 0.
+#[inline(always)]
+pub(super) fn scaled<V: Float>(x: V, n: V) -> V {
+    let near = x * (n + far::<V>()).power_of_2();
+    let smallest = x.of(smallest::<V>());
+    scaled_down(near, smallest, near.max(smallest) * (-far::<V>()).exp2())
+}
+
+/// `x 2^-far`, rounded once, for positive `x`: `product` is that of an `x` that is not below
+/// `smallest`. A processor takes a hundred times as long for a product that is a subnormal
+/// number, or 0 in its place, so none is made: the bits of such a number count multiples of the
+/// least one.
+#[inline(always)]
+fn scaled_down<V: Float>(x: V, smallest: V, product: V) -> V {
+    V::select(x.lt(smallest), (x + smallest).minus_bits(smallest), product)
+}
+
+/// The least number whose product with `2^-far` is normal.
+#[inline(always)]
+fn smallest<V: Float>() -> f64 {
+    (f64::from(1 - V::MAX_EXPONENT) + far::<V>()).exp2()
+}
+
+/// Half of the exponents of a format.
+#[inline(always)]
+fn far<V: Float>() -> f64 {
+    f64::from(V::MAX_EXPONENT / 2)
+}
+
 /// Below it `e^x` is 0.
 #[inline(always)]
 fn least<V: Float>(x: V) -> V {
@@ -160,20 +191,21 @@ pub(super) fn exp<V: Float>(x: V) -> V {
 pub(super) fn exp_of_sum<V: Float>(x: V, rest: Option<V>) -> V {
     let greatest = x.of(f64::from(V::MAX_EXPONENT + 2) * LN_2);
     let (n, power) = exp_of_parts(x.min(greatest).max(least(x)), rest);
-    // Scales in two steps: the first is exact, the second rounds once, to a subnormal
-    // number too, or overflows.
-    let far = f64::from(V::MAX_EXPONENT / 2);
+    // Scales in two steps: the first is exact, the second rounds once, or overflows.
+    let far = far::<V>();
     let negative = n.lt(x.of(0.0));
-    let first = V::select(negative, n + far, n - far).power_of_2();
-    let second = V::select(negative, x.of((-far).exp2()), x.of(far.exp2()));
-    V::select(x.eq(x), power * first * second, x)
+    let near = power * V::select(negative, n + far, n - far).power_of_2();
+    let factor = V::select(negative, x.of((-far).exp2()), x.of(far.exp2()));
+    let smallest = V::select(negative, x.of(smallest::<V>()), x.of(0.0));
+    let y = scaled_down(near, smallest, near.max(smallest) * factor);
+    V::select(x.eq(x), y, x)
 }
 
 /// `e^-|x|`; of NaN, any number.
 #[inline(always)]
 pub(super) fn decayed<V: Float>(x: V) -> V {
     let (n, power) = exp_of_parts((-x.abs()).max(least(x)), None);
-    let far = f64::from(V::MAX_EXPONENT / 2);
+    let far = far::<V>();
     power * (n + far).power_of_2() * (-far).exp2()
 }
 
@@ -201,15 +233,34 @@ fn above_ln_1p<V: Float>(a: V, x: V) -> V {
 /// Computes `q` below 0 and `1 - q` above, with `e = e^-|x|` and `q = e / (1 + e)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Float>(x: V) -> V {
-    let e = decayed(x);
+    let (near, q) = share(x);
+    let below = scaled_down(near, x.of(smallest::<V>()), q);
+    let y = V::select(x.lt(x.of(0.0)), below, -q + 1.0);
+    V::select(x.eq(x), y, x)
+}
+
+/// `q - q^2`
+#[inline(always)]
+pub(super) fn sigmoid_slope<V: Float>(x: V) -> V {
+    let (near, q) = share(x);
+    let y = scaled_down(near, x.of(smallest::<V>()), (-q).mul_add(q, q));
+    V::select(x.eq(x), y, x)
+}
+
+/// `q 2^far` and `q`; where `q` is subnormal, it is the least normal number.
+#[inline(always)]
+fn share<V: Float>(x: V) -> (V, V) {
+    let (n, power) = exp_of_parts((-x.abs()).max(least(x)), None);
+    let (smallest, factor) = (x.of(smallest::<V>()), (-far::<V>()).exp2());
+    let above = power * (n + far::<V>()).power_of_2();
+    let e = above.max(smallest) * factor;
     let d = e + 1.0;
-    let q = e / d;
+    let near = above / d;
     // `d` lost a little, which makes `q` greater by `q / d` of that.
     let lost = e - (d - 1.0);
-    let rest = -q + 1.0;
-    let q = (-q).mul_add(rest * lost, q);
-    let y = V::select(x.lt(x.of(0.0)), q, -q + 1.0);
-    V::select(x.eq(x), y, x)
+    let rest = near.mul_add(x.of(-factor), x.of(1.0));
+    let near = (-near).mul_add(rest * lost, near);
+    (near, near.max(smallest) * factor)
 }
 
 /// `k log 2 + log(1 + f) + c` for `f` from sqrt(1/2) - 1 to sqrt(2) - 1 and a

@@ -104,6 +104,11 @@ pub trait Float:
     fn sigmoid(self) -> Self {
         math::sigmoid(self)
     }
+    /// `sigmoid(x) sigmoid(-x)`, its derivative.
+    #[inline(always)]
+    fn sigmoid_slope(self) -> Self {
+        math::sigmoid_slope(self)
+    }
 }
 
 macro_rules! vector {
@@ -257,6 +262,13 @@ impl<S: Simd> math::Bits for F32<S> {
     const MAX_EXPONENT: i32 = 127;
 
     #[inline(always)]
+    fn minus_bits(self, other: Self) -> Self {
+        let s = self.0;
+        let bits = |x: Self| s.transmute_u32s_f32s(x.1);
+        F32(s, s.transmute_f32s_u32s(s.sub_u32s(bits(self), bits(other))))
+    }
+
+    #[inline(always)]
     fn power_of_2(self) -> Self {
         let s = self.0;
         // The lowest bits of 1.5 * 2^23 + n are n.
@@ -284,6 +296,13 @@ impl<S: Simd> math::Bits for F32<S> {
 impl<S: Simd> math::Bits for F64<S> {
     const BITS: i32 = 53;
     const MAX_EXPONENT: i32 = 1023;
+
+    #[inline(always)]
+    fn minus_bits(self, other: Self) -> Self {
+        let s = self.0;
+        let bits = |x: Self| s.transmute_u64s_f64s(x.1);
+        F64(s, s.transmute_f64s_u64s(s.sub_u64s(bits(self), bits(other))))
+    }
 
     #[inline(always)]
     fn power_of_2(self) -> Self {

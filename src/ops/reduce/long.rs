@@ -2,42 +2,41 @@
 
 use super::keepdim_size;
 use crate::kernel::simd::{self, Float, Lane, Lanes};
-use crate::ops::fused::not_ours;
 use crate::{Result, kernel};
 use tch::{Kind, Tensor};
 
 /// Of fewer elements, libtorch's sums are within 4 epsilon of the sum of magnitudes.
 const LONG: i64 = 1 << 16;
 
-/// The sum or the mean over `dims`.
+/// The sum or the mean over `dims`; `None` where libtorch computes.
 ///
 /// # Errors
-/// [`NoKernel`](crate::Error::NoKernel) where libtorch computes.
-pub(super) fn long_sum(x: &Tensor, dims: &[i64], keepdim: bool, mean: bool) -> Result<Tensor> {
-    let refused = || not_ours("Sum", "a sum of few elements");
-    if !kernel::runs_on(x) || !x.is_floating_point() || (x.numel() as i64) < LONG {
-        return Err(refused());
+/// Those of a kernel.
+pub(super) fn long_sum(
+    x: &Tensor,
+    dims: &[i64],
+    keepdim: bool,
+    mean: bool,
+) -> Result<Option<Tensor>> {
+    // Sizes that are symbols must not be read.
+    if !kernel::runs_on(x) || (x.numel() as i64) < LONG || !x.is_floating_point() {
+        return Ok(None);
     }
     let size = x.size();
-    let rank = size.len() as i64;
-    let mut over = vec![dims.is_empty(); size.len()];
-    for dim in dims {
-        // What libtorch refuses, it says.
-        if !(-rank..rank).contains(dim) || over[dim.rem_euclid(rank) as usize] {
-            return Err(refused());
-        }
-        over[dim.rem_euclid(rank) as usize] = true;
-    }
+    // What libtorch refuses, it says.
+    let Some(over) = reduced(&size, dims) else { return Ok(None) };
     let each: i64 = size.iter().zip(&over).filter(|(_, over)| **over).map(|(n, _)| n).product();
     if each < LONG {
-        return Err(refused());
+        return Ok(None);
     }
     let count = if mean { each as f64 } else { 1.0 };
     let sums = if x.numel() as i64 == each {
         let [sum] = simd::sum_of(&Same, [x])?;
         Tensor::from(sum / count)
     } else {
-        let (kept, reduced): (Vec<i64>, Vec<i64>) = (0..rank).partition(|i| !over[*i as usize]);
+        let rank = size.len();
+        let (kept, reduced): (Vec<i64>, Vec<i64>) =
+            (0..rank as i64).partition(|i| !over[*i as usize]);
         let rows = x.permute([kept, reduced].concat()).reshape([-1, each]);
         match x.kind() {
             Kind::Double => sums::<f64>(&rows, count)?,
@@ -48,7 +47,21 @@ pub(super) fn long_sum(x: &Tensor, dims: &[i64], keepdim: bool, mean: bool) -> R
     if !keepdim {
         shape = size.iter().zip(&over).filter(|(_, over)| !**over).map(|(n, _)| *n).collect();
     }
-    Ok(sums.to_kind(x.kind()).reshape(shape))
+    Ok(Some(sums.to_kind(x.kind()).reshape(shape)))
+}
+
+/// Whether each dimension is summed over; `None` if `dims` are not dimensions, each named once.
+fn reduced(size: &[i64], dims: &[i64]) -> Option<Vec<bool>> {
+    let rank = size.len() as i64;
+    let mut over = vec![dims.is_empty(); size.len()];
+    for dim in dims {
+        let over =
+            over.get_mut((-rank..rank).contains(dim).then(|| dim.rem_euclid(rank) as usize)?)?;
+        if std::mem::replace(over, true) {
+            return None;
+        }
+    }
+    Some(over)
 }
 
 fn sums<T: Lane>(rows: &Tensor, count: f64) -> Result<Tensor> {
