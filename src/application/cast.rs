@@ -114,17 +114,21 @@ impl Function for ToKind {
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> anyhow::Result<Option<Tensor>> {
         let kind = ctx.input_kind(0)?;
         if is_rounded_twice(dy, kind) {
-            let dx = match ffi::grad_enabled() && dy.requires_grad() {
-                true => ToKind { kind }.apply::<Tensor>(dy)?,
-                false => rounded_once(dy, kind)?,
-            };
-            return Ok(Some(dx));
+            return Ok(Some(followed(dy, kind)?));
         }
         Ok(Some(ctx.reduce_to_input(0, dy)?))
     }
 
     fn jvp(&self, _: &Ctx, _: &Tensor, dx: &Tensor) -> anyhow::Result<Tensor> {
-        rounded_once(dx, self.kind)
+        followed(dx, self.kind)
+    }
+}
+
+/// As [`rounded_once`], so that libtorch can differentiate it if it records.
+fn followed(x: &Tensor, kind: Kind) -> anyhow::Result<Tensor> {
+    match ffi::grad_enabled() && x.requires_grad() {
+        true => Ok(ToKind { kind }.apply::<Tensor>(x)?),
+        false => rounded_once(x, kind),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn checked_gradient(
 
 /// Returns whether an element is not zero. Values that cannot be read, while a tracer or
 /// vmap looks on, count as zero.
-fn is_nonzero(t: &Tensor) -> bool {
+pub(super) fn is_nonzero(t: &Tensor) -> bool {
     let _unrecorded = ffi::GradMode::set(false);
     let count = t.f_count_nonzero(None::<i64>).and_then(|n| n.f_int64_value(&[]));
     // What a mode of Python's raised must not stay pending.

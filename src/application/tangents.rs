@@ -1,10 +1,12 @@
 //! Forward mode: the tangents of a Function's outputs.
 
+use super::gradients::is_nonzero;
 use super::{flatten, run_user};
 use crate::error::{Error, Result, torch};
+use crate::ffi::modes::is_mode_on;
 use crate::ffi::refusal::{Refused, refuse};
 use crate::ffi::{self, GradMode, Meta};
-use crate::function::{Ctx, DoubleBackward, Function, Origin, Refs, Saved, Shape};
+use crate::function::{Ctx, Function, Origin, Refs, Saved, Shape};
 use tch::Tensor;
 
 /// Returns the tangents of the inputs. Call it before forward mode is switched off:
@@ -39,39 +41,53 @@ pub(crate) fn jvp<F: Function>(
             (tangent, _) => tangent.as_ref().map(Tensor::shallow_clone),
         });
     }
-    let mut filled = filled.into_iter();
-    let dx = F::Inputs::build(&F::Inputs::layout(x), &mut || filled.next().flatten());
-    let dx = F::Inputs::borrow(&dx);
-    let run = |ctx: &Ctx| run(f, ctx, x, dx, y);
-    let [x, dx] = [leaves_of::<F::Inputs>(x), leaves_of::<F::Inputs>(dx)];
-    if !followed || x.is_empty() && dx.is_empty() {
-        return run(ctx);
-    }
-    let mut what = Refused::Once;
-    if f.double_backward() != DoubleBackward::Once {
-        let _recorded = GradMode::set(true);
-        match run(&with_history(ctx, &x)?) {
-            // A kernel does not run where libtorch records.
-            Err(e) if e.is_about_kernels() => what = Refused::Tangent,
-            done => return done,
-        }
-    }
-    let mut tangents = {
-        let _unrecorded = GradMode::set(false);
-        run(ctx)?
+    let run = |ctx: &Ctx, dx: &[Option<Tensor>]| {
+        let mut dx = dx.iter().map(|dx| dx.as_ref().map(Tensor::shallow_clone));
+        let dx = F::Inputs::build(&F::Inputs::layout(x), &mut || dx.next().flatten());
+        run(f, ctx, x, F::Inputs::borrow(&dx), y)
     };
-    let leaves: Vec<_> = x.into_iter().chain(dx).collect();
+    let wants_gradient = |t: &&Tensor| t.requires_grad();
+    let given: Vec<_> = inputs.iter().flatten().copied().filter(wants_gradient).collect();
+    let moving: Vec<_> = filled.iter().flatten().filter(wants_gradient).collect();
+    if !followed || given.is_empty() && moving.is_empty() {
+        return run(ctx, &filled);
+    }
+    let shared = |t: &&Tensor| t.shallow_clone();
+    let given: Vec<Tensor> = given.iter().map(shared).collect();
+    let leaves: Vec<Tensor> = given.iter().chain(moving).map(|t| shared(&t)).collect();
+    let recorded = {
+        let _recorded = GradMode::set(true);
+        let dx: Vec<_> =
+            filled.iter().map(|dx| dx.as_ref().map(|dx| watched(ctx.op(), dx))).collect();
+        run(&with_history(ctx, &given)?, &dx)
+    };
+    let mut tangents = match recorded {
+        // A kernel does not run where libtorch records.
+        Err(e) if e.is_about_kernels() => {
+            let _unrecorded = GradMode::set(false);
+            run(ctx, &filled)?
+        }
+        recorded => recorded?,
+    };
     let _recorded = GradMode::set(true);
     for tangent in tangents.iter_mut().flatten() {
-        *tangent = refuse(ctx.op(), tangent, &leaves, what)?;
+        if !tangent.requires_grad() && is_nonzero(tangent) {
+            *tangent = refuse(ctx.op(), tangent, &leaves, Refused::Tangent)?;
+        }
     }
     Ok(tangents)
 }
 
-/// The tensors whose gradients libtorch computes.
-fn leaves_of<T: Shape>(x: Refs<'_, T>) -> Vec<Tensor> {
-    let x = flatten::<T, Tensor>(x).into_iter().flatten();
-    x.filter(|x| x.requires_grad()).map(Tensor::shallow_clone).collect()
+/// A tangent that libtorch follows: those of the outputs are linear in it, so one without
+/// history has lost it.
+fn watched(op: &'static str, dx: &Tensor) -> Tensor {
+    let can_be_leaf = ffi::describe(op, dx).is_ok_and(|d| {
+        d.is_defined() && d.is_differentiable() && !d.requires_grad && !d.is_inference
+    });
+    match can_be_leaf && !is_mode_on() {
+        true => dx.detach().set_requires_grad(true),
+        false => dx.shallow_clone(),
+    }
 }
 
 /// The context with saved tensors that refuse to be differentiated where they are no inputs and
@@ -107,8 +123,9 @@ fn run<F: Function>(
     }
     let inputs = flatten::<F::Inputs, Tensor>(x);
     for (i, (tangent, y)) in tangents.iter_mut().zip(y).enumerate() {
-        if let Some(y) = y {
-            check(op, i, tangent, y, &inputs)?;
+        match y {
+            Some(y) => check(op, i, tangent, y, &inputs)?,
+            None => *tangent = None,
         }
     }
     Ok(tangents)

@@ -118,7 +118,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         results: &mut Results<'_>,
     ) -> Result<()> {
         let (dy, rest) = values.split_at_checked(self.signature.outputs.len()).unwrap_or_default();
-        let (mut ctx, call) = self.restored(rest)?;
+        let (mut ctx, call) = self.restored(rest, true)?;
         let traced = call.is_traced();
         if let (Kernel::Backward, false, [_, Value::Ints(plan), ..]) = (kernel, traced, rest) {
             self.plans.check(self.name(), plan)?;
@@ -154,10 +154,11 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     fn jvp(&self, values: &[Value<'_>], results: &mut Results<'_>) -> Result<()> {
         let (dx, rest) = values.split_at_checked(self.signature.inputs.len()).unwrap_or_default();
         let (y, rest) = rest.split_at_checked(self.signature.outputs.len()).unwrap_or_default();
-        let (ctx, call) = self.restored(rest)?;
+        let (ctx, call) = self.restored(rest, false)?;
         let (dx, _) = arranged::<Inputs<C, A>>(dx.iter().copied());
         let (y, layout) = arranged::<Outputs<C, A>>(y.iter().copied());
         let y: Vec<_> = y.iter().map(Option::as_ref).collect();
+        let _off = application::off_for(&call.f, &ctx.frame);
         let tangents = jvp(&call.f, &ctx, call.inputs(), &dx, &y, ffi::grad_enabled())?;
         self.give_outputs(&layout, tangents, results);
         Ok(())
@@ -179,7 +180,12 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
     }
 
     /// Makes the context that `forward` left, from (saved, plan, needs, arguments).
-    fn restored(&self, values: &[Value<'_>]) -> Result<(Ctx, Call<C::Function>)> {
+    /// `forward` may run in it again if it `draws_again`.
+    fn restored(
+        &self,
+        values: &[Value<'_>],
+        draws_again: bool,
+    ) -> Result<(Ctx, Call<C::Function>)> {
         let [Value::Tensors(saved), Value::Ints(plan), Value::Bools(needs), ref args @ ..] =
             *values
         else {
@@ -194,6 +200,7 @@ impl<A: 'static, C: Constructor<A>> Registered<C, A> {
         if call.f.double_backward() == DoubleBackward::Recompute
             && self.is_random
             && let Some(state) = ctx.saved.pop().map(|saved| saved.tensor)
+            && draws_again
             && !call.is_traced()
         {
             let bytes = state.f_to(Device::Cpu).and_then(|state| Vec::<u8>::try_from(&state));

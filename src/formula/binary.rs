@@ -255,13 +255,18 @@ fn exponent_slope<S: Scalar>(a: S, b: S, y: S) -> S {
     S::select(flat, S::zero(), y * S::select(flat, S::one(), a).ln())
 }
 
-/// `b / (a^2 + b^2)`, of which no part over- or underflows alone.
+/// `b / (a^2 + b^2)`, of which no part over- or underflows alone; 0 at the origin.
 #[inline(always)]
 fn angle_slope<S: Scalar>(a: S, b: S) -> S {
+    /// Small numbers are scaled: the sum of subnormal ones would lose digits.
+    const SMALL: f64 = 1.0 / (1u64 << 60) as f64;
     let a_is_less = a.abs().le(b.abs());
     let (less, greater) = (S::select(a_is_less, a, b), S::select(a_is_less, b, a));
+    let scale = S::select(greater.abs().lt(S::of(SMALL)), S::of(1.0 / SMALL), S::one());
+    let (less, greater) = (less * scale, greater * scale);
     let ratio = less / greater;
-    S::select(a_is_less, S::one(), ratio) / (greater + less * ratio)
+    let slope = S::select(a_is_less, S::one(), ratio) / (greater + less * ratio) * scale;
+    S::select(greater.eq(S::zero()), S::none(), slope)
 }
 
 /// `floor(a / b)` of numbers with the remainder `y`: a quotient that is rounded to an integer, or

@@ -117,6 +117,11 @@ impl<'a> Scalar for Watched<'a> {
     fn eq(self, other: Self) -> Made<'a> {
         self.compared(other)
     }
+    /// Its own comparisons are no user's.
+    #[inline(always)]
+    fn clamp(self, _: f64, _: f64) -> Self {
+        self
+    }
     #[inline(always)]
     fn select(mask: Made<'a>, yes: Self, no: Self) -> Self {
         if let Some(comparisons) = mask.comparisons {

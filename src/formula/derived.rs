@@ -273,7 +273,7 @@ where
 }
 
 /// The gradients of the wanted `x`, by one kernel for all inputs, or by one for each wanted one.
-/// A build without optimisation leaves the latter out where it has the former.
+/// A dev build leaves the latter out where it has the former.
 fn kernel<F, const I: usize, const O: usize>(
     f: &F,
     x: [&Tensor; I],
@@ -285,7 +285,7 @@ where
     Count<I>: Form<I>,
 {
     if const { I > 1 && matches!(F::KERNELS, Kernels::All) }
-        && (const { cfg!(quick_build) } || wanted.iter().filter(|wanted| **wanted).count() > 1)
+        && (const { cfg!(debug_assertions) } || wanted.iter().filter(|wanted| **wanted).count() > 1)
     {
         let (dx, []) = simd::map_groups(KERNEL, &Gradients(f), (x, dy, []))?;
         return Ok(some(dx));

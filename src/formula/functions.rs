@@ -83,7 +83,7 @@ unary! {
     Log2: |x| x.each(f64::log2), |x| Ok(x.f_log2()?), f64::log2, |x, _| S::of(1.0 / LN_2) / x,
         tangent |[x, _], dx| dx / x * (1.0 / LN_2);
     Log10: |x| x.each(f64::log10), |x| Ok(x.f_log10()?), f64::log10, |x, _| S::of(1.0 / LN_10) / x,
-        tangent |[x, _], dx| dx / x * (1.0 / LN_10);
+        tangent |[x, _], dx| tenth_logarithm(x, dx);
     Ln1p: |x| x.ln_1p(), |x| Ok(x.f_log1p()?), f64::ln_1p, |x, _| S::one() / (x + 1.0),
         tangent |[x, _], dx| dx / (x + 1.0);
     Sin: |x| x.each(f64::sin), |x| Ok(x.f_sin()?), f64::sin, |x, _| x.cos();
@@ -121,14 +121,24 @@ unary! {
         |x| Ok(x.f_square()?.rsub_number(1)?.f_rsqrt()?), |x| ((1.0 - x) * (1.0 + x)).sqrt().recip(),
         |x, y| x * (y / ((S::one() - x) * (x + 1.0)));
     // 1 - tanh(x)^2, which is right where tanh is almost 1 too
-    TanhSlope: |x| (x + x).sigmoid_slope() * 4.0,
+    TanhSlope: |x| (x + x).sigmoid_slope(4.0),
         tanh_slope_of, tanh_slope,
         |x, y| y * x.tanh() * -2.0;
     // sigmoid(x) sigmoid(-x)
-    SigmoidSlope: |x| V::sigmoid_slope(x), sigmoid_slope_of, sigmoid_slope,
+    SigmoidSlope: |x| x.sigmoid_slope(1.0), sigmoid_slope_of, sigmoid_slope,
         |x, y| -(y * (x * 0.5).tanh());
     // e^(-x^2)
     Gauss: |x| exp_of_negative(x, x), |x| Ok(x.f_square()?.f_neg()?.f_exp()?), gauss, |x, y| x * y * -2.0;
+}
+
+/// `dx / (x log 10)`, of which `dx / x` may be beyond the greatest number, and `dx / log 10`
+/// below the least normal one.
+#[inline(always)]
+fn tenth_logarithm<S: Scalar>(x: S, dx: S) -> S {
+    const SLOPE: f64 = 1.0 / LN_10;
+    const SMALL: f64 = 1.0 / (1u64 << 60) as f64;
+    let is_small = dx.abs().lt(S::of(SMALL));
+    S::select(is_small, dx / x * SLOPE, dx * SLOPE / x)
 }
 
 /// `1 / sqrt(2 pi)`

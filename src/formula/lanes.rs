@@ -143,7 +143,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, I, 0, O, 0> for
 }
 
 /// The gradients of `x` and of `dy` from `x`, `dy` and the gradients of what [`Gradients`]
-/// returns. The second derivatives are symmetric, so one direction is enough.
+/// returns.
 pub(super) struct SecondGradients<'a, F>(pub &'a F);
 
 impl<F: Formula<I, O>, const I: usize, const O: usize> Groups<I, O, I, I, O>

@@ -103,7 +103,9 @@ pub trait Formula<const I: usize, const O: usize = 1>: Clone + Shareable + 'stat
     /// The values at `x`. Every branch is computed, and [`Scalar::select`] takes one.
     fn eval<S: Scalar>(&self, x: [S; I]) -> [S; O];
 
-    /// The derivative of each output in each input, in place of the derived one.
+    /// The derivative of each output in each input, in place of the derived one. Second
+    /// derivatives are those of what stands here, also if it is not the derivative of `eval` (a
+    /// surrogate gradient).
     #[inline(always)]
     fn slopes<S: Scalar>(&self, x: [S; I]) -> Option<[[S; I]; O]> {
         let _ = x;
@@ -162,7 +164,7 @@ fn moved_apart<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
 }
 
 /// `sum over o of dy_o conj(dy_o/dx_i)`, for each input: libtorch's convention for complex
-/// numbers.
+/// numbers. Of several outputs, one that nobody used has a gradient of 0, and adds nothing.
 #[inline(always)]
 fn along_outputs<S: Scalar, const I: usize, const O: usize>(
     slopes: &[[S; I]; O],
@@ -171,7 +173,8 @@ fn along_outputs<S: Scalar, const I: usize, const O: usize>(
     let mut dx = [S::none(); I];
     for i in 0..I {
         for o in 0..O {
-            dx[i] = dx[i] + slopes[o][i].conj() * dy[o];
+            let term = slopes[o][i].conj() * dy[o];
+            dx[i] = dx[i] + if O > 1 { unless_still(term, dy[o]) } else { term };
         }
     }
     dx
@@ -232,20 +235,26 @@ fn along_inputs<S: Scalar, const I: usize, const O: usize>(
     summed(&terms, dx)
 }
 
-/// The sums of `dy_o/dx_i dx_i`. An input that does not move adds nothing, also where its
-/// derivative is infinite or NaN (that of `a^b` in `b` for a negative `a`).
+/// The sums of `dy_o/dx_i dx_i`. An input that does not move adds nothing.
 #[inline(always)]
 fn summed<S: Scalar, const I: usize, const O: usize>(terms: &[[S; I]; O], dx: [S; I]) -> [S; O] {
     let mut dy = [S::none(); O];
     for o in 0..O {
         for i in 0..I {
-            let term = terms[o][i];
-            // A finite 0 stays: as a function of `dx` it has a derivative.
-            let is_finite = term.abs().lt(S::of(f64::INFINITY));
-            if !term.is_none() {
-                dy[o] = dy[o] + S::select(dx[i].eq(S::zero()) & !is_finite, S::none(), term);
-            }
+            dy[o] = dy[o] + unless_still(terms[o][i], dx[i]);
         }
     }
     dy
+}
+
+/// A term of `factor`, but none where that is 0 and the term is infinite or NaN, as the
+/// derivative of `a^b` in `b` is for a negative `a`.
+#[inline(always)]
+fn unless_still<S: Scalar>(term: S, factor: S) -> S {
+    if term.is_none() {
+        return term;
+    }
+    // A finite 0 stays: as a function of `factor` it has a derivative.
+    let is_finite = term.abs().lt(S::of(f64::INFINITY));
+    S::select(factor.eq(S::zero()) & !is_finite, S::none(), term)
 }

@@ -7,8 +7,8 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 /// A number of a [`Formula`](super::Formula): one element of each tensor, or what stands
 /// for it while the formula is differentiated, traced or run on another device.
 ///
-/// `+ - * /` take a number or a constant (`x * 2.0`). A constant is not rounded to the
-/// tensors' dtype before it is added or multiplied.
+/// `+ - * /` take a number or a constant (`x * 2.0`). A constant that lies in the range of the
+/// tensors' dtype is not rounded to it before it is added or multiplied.
 ///
 /// The value of each function of one number is within 2 ulp of the exact one in f32 and f64,
 /// and so is its derivative, but for the exceptions in `docs/accuracy.md`, which has the
@@ -77,7 +77,12 @@ pub trait Scalar:
         other.le(self)
     }
 
-    /// `yes` where `mask` is true, else `no`; the gradient goes to the one that was taken.
+    /// `yes` where `mask` is true, else `no`; the gradient goes to the one that was taken. Masks
+    /// combine with `&`, `|` and `!`.
+    ///
+    /// From the third derivative on, and where a tangent is differentiated in reverse mode, a
+    /// branch that is not taken must have finite derivatives too: libtorch differentiates there,
+    /// and 0 times infinity is NaN, as with `torch.where`.
     #[must_use]
     fn select(mask: Self::Mask, yes: Self, no: Self) -> Self;
 
@@ -97,12 +102,14 @@ pub trait Scalar:
     }
 
     /// `self` where it lies between two constants, else the nearer one. At the constants the
-    /// derivative is 1.
+    /// derivative is 1, of NaN it is 0.
     #[must_use]
     #[inline(always)]
     fn clamp(self, least: f64, greatest: f64) -> Self {
-        let below = Self::select(self.lt(Self::of(least)), Self::of(least), self);
-        Self::select(self.gt(Self::of(greatest)), Self::of(greatest), below)
+        let (least, greatest) = (Self::of(least.min(greatest)), Self::of(greatest));
+        let inside = self.ge(least) & self.le(greatest);
+        let above = Self::select(self.gt(greatest), greatest, Self::of(f64::NAN));
+        Self::select(inside, self, Self::select(self.lt(least), least, above))
     }
 
     /// `self^exponent`. As in libtorch the derivative in `self` is 0 where the exponent is 0,
@@ -120,7 +127,7 @@ pub trait Scalar:
         self.powf(Self::of(f64::from(n)))
     }
 
-    /// The angle of the point (`x`, `self`), from -pi to pi.
+    /// The angle of the point (`x`, `self`), from -pi to pi. Its derivatives at the origin are 0.
     #[must_use]
     #[inline(always)]
     fn atan2(self, x: Self) -> Self {

@@ -57,7 +57,7 @@ where
         if const { matches!(F::KERNELS, Kernels::All) } {
             if given == I {
                 found = prepared.by_kernel(|| self.second_by_kernel(x, dy, ddx))?;
-            } else if const { I > 1 && !cfg!(quick_build) } && given == 1 {
+            } else if const { I > 1 && !cfg!(debug_assertions) } && given == 1 {
                 found = prepared.by_kernel(|| self.second_along_one(x, dy, ddx))?;
             }
         }
@@ -191,8 +191,7 @@ fn second_numbers<'a, F: Formula<I, O>, const I: usize, const O: usize>(
     let (x, rest) = numbers.split_at(I);
     let (dy, ddx) = rest.split_at(O);
     let ddx = only(array(ddx), is_given);
-    let (first, second) = moved_numbers(f, array(x), ddx);
-    let (dx, ddy) = (along_outputs(&second, array(dy)), along_inputs(&first, ddx));
+    let (dx, ddy) = second(f, array(x), array(dy), ddx);
     dx.into_iter().chain(ddy).collect()
 }
 
@@ -231,8 +230,7 @@ fn moved<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     (first, second)
 }
 
-/// The gradients of `x` and of `dy` from those of what [`Slope`] returns. Second derivatives
-/// are symmetric, so one direction is enough.
+/// The gradients of `x` and of `dy` from those of what [`Slope`] returns.
 #[inline(always)]
 pub(super) fn second<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
     f: &F,
@@ -240,6 +238,36 @@ pub(super) fn second<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize
     dy: [S; O],
     ddx: [S; I],
 ) -> ([S; I], [S; O]) {
-    let (first, second) = moved(f, x, ddx);
+    // Derived second derivatives are symmetric, so one direction is enough.
+    let (first, second) = own_second(f, x, ddx).unwrap_or_else(|| moved(f, x, ddx));
     (along_outputs(&second, dy), along_inputs(&first, ddx))
+}
+
+/// The slopes that an author wrote, and the derivatives in each input of their sums along `ddx`;
+/// they need not be symmetric.
+#[inline(always)]
+fn own_second<S: Scalar, F: Formula<I, O>, const I: usize, const O: usize>(
+    f: &F,
+    x: [S; I],
+    ddx: [S; I],
+) -> Option<Jacobians<S, I, O>> {
+    if I == 1 {
+        return None;
+    }
+    let mut moving = [Dual::constant(S::none()); I];
+    for i in 0..I {
+        moving[i] = Dual::<S, I>::moving(x[i], i, S::one());
+    }
+    let slopes = f.slopes(moving)?;
+    let (mut first, mut second) = ([[S::none(); I]; O], [[S::none(); I]; O]);
+    for o in 0..O {
+        for i in 0..I {
+            first[o][i] = slopes[o][i].value;
+            let (along, sums) = (slopes[o][i].slopes, &mut second[o]);
+            for k in 0..I {
+                sums[k] = sums[k] + along[k] * ddx[i];
+            }
+        }
+    }
+    Some((first, second))
 }

@@ -118,6 +118,12 @@ pub trait Function: Shareable + Sized + 'static {
     /// the same inputs and context; an input without a tangent gets zeros (an
     /// undefined tensor if its dtype has no derivative).
     ///
+    /// Where an input or a tangent requires a gradient and grad mode is on, libtorch records
+    /// what this computes, so that the tangents can be differentiated in reverse mode. If it
+    /// computes by a kernel, it runs a second time, unrecorded; then, and through saved tensors
+    /// whose history is not known, a derivative of the tangents is
+    /// [`Error::UnrecordedTangent`](crate::Error::UnrecordedTangent).
+    ///
     /// # Errors
     /// Without an implementation,
     /// [`Error::NoForwardMode`](crate::Error::NoForwardMode).

@@ -36,6 +36,8 @@ pub(super) fn apply<F: Function>(f: F, x: Refs<'_, F::Inputs>) -> Result<Of<F::O
         let applied = Applied::new(f, &mut ctx, x, &inputs, layout.clone());
         record(applied, ctx, marks.as_deref(), &inputs, &mut outputs)?;
     }
+    // libtorch copies a tangent whose strides are not those of its output.
+    let _recorded = tangents.is_some().then(|| GradMode::set(grad_mode.was));
     for (y, tangent) in outputs.iter().zip(tangents.iter().flatten()) {
         if let (Some(y), Some(tangent)) = (&y.tensor, tangent) {
             ffi::set_tangent(op, y, tangent)?;

@@ -1,7 +1,8 @@
 //! Sums and products of all elements up to each one.
 
-use super::LinearRecurrence;
+use super::fused::exact;
 use super::recurrence::{adjoint, earlier};
+use super::{LinearRecurrence, ToKind};
 use crate::kernel::{self, Along, Float};
 use crate::{Ctx, Function, Vmap};
 use anyhow::Result;
@@ -80,17 +81,29 @@ impl Function for CumulativeProduct {
         kernel::or_formula(y, || turned(x, self.dim, self.reverse, |x| x.f_cumprod(self.dim, None)))
     }
 
+    // Products of some factors may be beyond the dtype where those of all are not.
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<Option<Tensor>> {
         let [x] = ctx.saved_tensors()?;
-        let g = adjoint(x, dy, self.along())?;
-        let dx = kernel::floats!(T of x => slopes::<T>(x, &g, self.along()));
-        kernel::or_formula(dx, || Ok(self.before(x)?.f_conj()?.f_mul(&g)?)).map(Some)
+        let (wide, dy) = (exact(x)?, exact(dy)?);
+        let g = adjoint(&wide, &dy, self.along())?;
+        let dx = kernel::floats!(T of &wide => slopes::<T>(&wide, &g, self.along()));
+        let dx = kernel::or_formula(dx, || Ok(self.before(&wide)?.f_conj()?.f_mul(&g)?))?;
+        back(dx, x).map(Some)
     }
 
     fn jvp(&self, _: &Ctx, x: &Tensor, dx: &Tensor) -> Result<Tensor> {
-        let moved = self.before(x)?.f_mul(dx)?;
+        let (wide, dx) = (exact(x)?, exact(dx)?);
+        let moved = self.before(&wide)?.f_mul(&dx)?;
         let Self { dim, reverse } = *self;
-        Ok(LinearRecurrence { dim, reverse }.apply((x, &moved, None))?)
+        back(LinearRecurrence { dim, reverse }.apply((&wide, &moved, None))?, x)
+    }
+}
+
+/// `t` in the dtype of `like`.
+fn back(t: Tensor, like: &Tensor) -> Result<Tensor> {
+    match t.kind() == like.kind() {
+        true => Ok(t),
+        false => Ok(ToKind { kind: like.kind() }.apply::<Tensor>(&t)?),
     }
 }
 

@@ -15,7 +15,7 @@ operator!(Log of 1 as "log", |_, [x]| x.ln());
 /// `y = sqrt x`; `dy/dx = 1 / (2 y)`, infinite at 0.
 #[derive(Clone, Copy, Debug)]
 pub struct Sqrt;
-operator!(Sqrt of 1 as "sqrt", |_, [x]| x.sqrt(), of value |y| S::of(0.5) / y);
+operator!(Sqrt of 1 as "sqrt", |_, [x]| x.sqrt());
 
 /// `y = tanh x`; `dy/dx = 1 - y^2`, right in the tails, too.
 #[derive(Clone, Copy, Debug)]

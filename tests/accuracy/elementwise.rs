@@ -123,12 +123,9 @@ fn write_what_is_measured() -> Result<()> {
 /// docs/accuracy.md says the exceptions.
 fn bound(kind: &str, name: &str, order: usize) -> f64 {
     match (kind, name, order) {
-        // Its derivative is that of the value, which was rounded.
-        ("f16" | "bf16", "Sqrt", 1) => 1.25,
-        ("f16" | "bf16", "Sqrt", 2) => 4.0,
         ("f16" | "bf16", ..) => 0.51,
-        (_, "atan2", 1 | 2) => 2.5,
-        (_, "Tanh" | "Sigmoid", 1) => 2.25,
+        (_, "Sqrt", 2) => 4.5,
+        (_, "Tanh" | "Sigmoid", 1) => 3.0,
         (_, name, 2) if OF_ONE.iter().any(|(one, _)| *one == name) => 4.0,
         _ => 2.0,
     }

@@ -12,7 +12,7 @@ use test_support::{assert_error, number, numbers, vector};
 macro_rules! formulas {
     ($($F:ident<$I:literal, $O:literal>: $x:pat => $y:expr;)+) => {$(
         #[derive(Clone, Copy)]
-        struct $F;
+        pub(super) struct $F;
         impl Formula<$I, $O> for $F {
             #[inline(always)]
             fn eval<S: Scalar>(&self, $x: [S; $I]) -> [S; $O] {
@@ -246,42 +246,4 @@ fn bad_input_is_named() {
         }
     }
     assert_error!(Derived(Panics).apply(&x), Error::Panic { op: "Panics", .. }, "not today");
-}
-
-/// A mask that reaches no `select` is an error at the call, also one among others, or beside a
-/// constant; one that does is none, also where a constant or a parameter decides.
-#[test]
-#[allow(unused_must_use)]
-fn a_comparison_that_takes_no_branch_is_named() -> Result<()> {
-    formulas! {
-        Alone<1, 1>: [x] => { x.lt(S::zero()); [x] };
-        Second<2, 2>: [a, b] => {
-            let y = S::select(a.le(b), a, b);
-            let _mask = (a * 2.0).exp().eq(y) | !S::zero().ge(b);
-            [y, a]
-        };
-        Inner<1, 1>: [x] => [S::select(x.lt(S::one()) & (x.gt(S::zero()) | x.eq(x)), x, x)];
-        Settled<1, 1>: [x] => {
-            let masks = S::zero().lt(S::one()) | x.lt(S::zero()) & S::one().lt(S::zero());
-            [S::select(masks, S::zero(), S::zero()) + x.max(S::zero()).clamp(0.0, 1.0).relu()]
-        };
-        Many<1, 1>: [x] => [(0..100).fold(x, |y, i| S::select(y.gt(S::of(f64::from(i))), y, x))];
-    }
-    let x = vector(&[0.5, 2.0]);
-    assert_error!(
-        Derived(Alone).apply(&x),
-        Error::Argument { op: "Alone", .. },
-        "comparison 0",
-        "select"
-    );
-    let [a, b] = [Var::leaf(x.copy()), Var::leaf(x.copy())];
-    assert_error!(
-        Derived(Second).apply((&a, &b)),
-        Error::Argument { op: "Second", .. },
-        "comparison 1"
-    );
-    Derived(Inner).apply(&x)?;
-    Derived(Settled).apply(&x)?;
-    Derived(Many).apply(&x)?;
-    Ok(())
 }

@@ -1,7 +1,9 @@
 //! Formulas, and the Functions that are derived from them.
 
 mod accuracy;
+#[macro_use]
 mod derived;
+mod edges;
 mod functions;
 #[path = "../accuracy/measure.rs"]
 mod measure;

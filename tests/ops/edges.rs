@@ -12,7 +12,7 @@ const INF: f64 = f64::INFINITY;
 const NAN: f64 = f64::NAN;
 
 /// Enters forward mode, of which libtorch has one level for all threads.
-fn forward_mode() -> DualLevel {
+pub(super) fn forward_mode() -> DualLevel {
     loop {
         match DualLevel::enter() {
             Ok(level) => return level,

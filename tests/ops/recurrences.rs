@@ -204,6 +204,44 @@ fn narrow_dtypes() -> Result<()> {
     Ok(())
 }
 
+/// Gradients and tangents of products whose parts are beyond the dtype, beside those in f64.
+#[test]
+fn products_beyond_a_dtype() -> Result<()> {
+    let chain = |first: &[f64], n: usize, second: f64, m: usize| {
+        let first = first.iter().cycle().take(n).copied();
+        Tensor::from_slice(&first.chain(std::iter::repeat_n(second, m)).collect::<Vec<f64>>())
+    };
+    for (kind, x, half) in [
+        (Kind::Float, chain(&[2.0], 100, 0.5, 170), 6e-8),
+        (Kind::Float, chain(&[1e30], 2, 1e-30, 2), 6e-8),
+        (Kind::Half, chain(&[4.0], 7, 0.26, 14), 4.9e-4),
+        (Kind::BFloat16, chain(&[1e30, 3.0], 3, 1e-30, 2), 3.95e-3),
+    ] {
+        let x = x.to_kind(kind);
+        let dx = (&x * 0.01).to_kind(kind);
+        for reverse in [false, true] {
+            let op = CumulativeProduct { dim: 0, reverse };
+            let last = if reverse { 0 } else { -1 };
+            let derivatives = |kind: Kind| -> Result<[Tensor; 2]> {
+                let leaf = x.to_kind(kind).set_requires_grad(true);
+                let gradient = grad(&op.apply(&leaf)?.select(0, last), &leaf)?;
+                let level = crate::edges::forward_mode();
+                let y = op.apply(&level.dual(&x.to_kind(kind), &dx.to_kind(kind))?)?;
+                Ok([gradient, level.tangent(&y).expect("a tangent")])
+            };
+            for (found, exact) in derivatives(kind)?.iter().zip(derivatives(Kind::Double)?) {
+                let least = if kind == Kind::Half { 6e-8 } else { 1e-40 };
+                let exact = exact.where_self(&exact.to_kind(kind).isfinite(), &exact.zeros_like());
+                let found = found.to_kind(Kind::Double);
+                let found = found.where_self(&found.isfinite(), &found.zeros_like());
+                let error = (found - &exact).abs() / (exact.abs() * half + least);
+                assert!(f64::try_from(error.max())? <= 1.1, "{kind:?} {reverse}: {error}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Integers are promoted, and complex numbers differentiated, as by libtorch.
 #[test]
 fn other_dtypes() -> Result<()> {

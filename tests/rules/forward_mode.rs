@@ -77,6 +77,10 @@ enum From {
     Constant,
     Kernel,
     Once,
+    /// The tangent has other strides than y.
+    Spread,
+    SpreadKernel,
+    Detached,
 }
 
 impl Function for Third {
@@ -101,10 +105,10 @@ impl Function for Third {
             From::SavedInput => dx * saved * saved * 3.0,
             From::Output => dx * y / x * 3.0,
             From::Intermediate | From::Constant => dx * slope,
-            From::Kernel => {
-                let [x, dx] = [x, dx].map(Tensor::resolve_neg);
-                kernel::map([&x, &dx], |[x, dx]: [f64; 2]| dx * 3.0 * x * x)?
-            }
+            From::Kernel => by_kernel(x, dx)?,
+            From::Spread => spread(&(dx * x * x * 3.0)),
+            From::SpreadKernel => spread(&by_kernel(x, dx)?),
+            From::Detached => dx.detach() * x.detach().square() * 3.0,
         })
     }
     fn double_backward(&self) -> DoubleBackward {
@@ -113,6 +117,16 @@ impl Function for Third {
             _ => DoubleBackward::ThroughSaved,
         }
     }
+}
+
+fn by_kernel(x: &Tensor, dx: &Tensor) -> Result<Tensor> {
+    let [x, dx] = [x, dx].map(Tensor::resolve_neg);
+    Ok(kernel::map([&x, &dx], |[x, dx]: [f64; 2]| dx * 3.0 * x * x)?)
+}
+
+/// The numbers with a gap after each.
+fn spread(x: &Tensor) -> Tensor {
+    Tensor::stack(&[x, x], 1).select(1, 0)
 }
 
 /// The gradients in x and in its tangent of the output's tangent, at x = 3, 5 in direction 1, 2.
@@ -189,7 +203,7 @@ mod rules {
         let refused = |found: tch_function::Result<Vec<f64>>| {
             crate::assert_rule!(found, Error::UnrecordedTangent { op: "Third" }, "reverse mode");
         };
-        for from in [From::Input, From::SavedInput, From::Output, From::Intermediate] {
+        for from in [From::Input, From::Once, From::SavedInput, From::Output, From::Intermediate] {
             let [along_x, along_dx] = mixed::<H, _>(Third { from });
             match along_x {
                 Ok(along_x) if from != From::Intermediate => assert_eq!(along_x, [18.0, 60.0]),
@@ -207,8 +221,17 @@ mod rules {
         let [_, along_dx] = mixed::<H, _>(Third { from: From::Constant });
         assert_eq!(along_dx.unwrap(), [27.0, 75.0]);
         mixed::<H, _>(Third { from: From::Kernel }).into_iter().for_each(refused);
-        for found in mixed::<H, _>(Third { from: From::Once }) {
-            crate::assert_rule!(found, Error::OnceDifferentiable { op: "Third" }, "Once");
+        for from in [From::Spread, From::SpreadKernel] {
+            let found = mixed::<H, _>(Third { from });
+            match from {
+                From::Spread => {
+                    let [along_x, along_dx] = found;
+                    assert_eq!(along_x.unwrap(), [18.0, 60.0]);
+                    assert_eq!(along_dx.unwrap(), [27.0, 75.0]);
+                }
+                _ => found.into_iter().for_each(refused),
+            }
         }
+        mixed::<H, _>(Third { from: From::Detached }).into_iter().for_each(refused);
     }
 }

@@ -1,5 +1,5 @@
 //! The choice of the instruction set. What is compiled for several of them takes the longest
-//! to compile of all in this crate, so builds without optimisation have fewer.
+//! to compile of all in this crate, so dev builds have fewer.
 
 use pulp::{Arch, Simd, WithSimd};
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ const FEW: usize = 2048;
 /// Runs `op` on some of `n` elements, with the best instruction set for them.
 #[inline]
 pub(in crate::kernel) fn dispatch<W: WithSimd>(n: usize, op: W) -> W::Output {
-    if cfg!(quick_build) || n < FEW {
+    if cfg!(debug_assertions) || n < FEW {
         return dispatch_narrow(op);
     }
     static BEST: OnceLock<Arch> = OnceLock::new();
@@ -37,7 +37,7 @@ fn dispatch_narrow<W: WithSimd>(op: W) -> W::Output {
 /// Runs `op`, which is seldom needed or seldom on large tensors.
 #[inline]
 pub(in crate::kernel) fn dispatch_rarely<W: WithSimd>(op: W) -> W::Output {
-    if cfg!(quick_build) {
+    if cfg!(debug_assertions) {
         return Simd::vectorize(pulp::Scalar::new(), op);
     }
     dispatch_narrow(op)

@@ -146,20 +146,25 @@ pub(super) fn exp_in_two<V: Float>(x: V, rest: Option<V>) -> (V, Two<V>) {
     (n, Two::ordered_sum(sum.high, sum.low + small))
 }
 
-/// `x 2^n`, rounded once, for a positive `x` near 1 and `n` from that of [`least`] to 0.
+/// `x 2^n`, rounded once, for `x` that is not negative and `n` that is not positive, where
+/// `x 2^(n + far)` is a normal number or 0.
 #[inline(always)]
 pub(super) fn scaled<V: Float>(x: V, n: V) -> V {
-    let near = x * (n + far::<V>()).power_of_2();
-    let smallest = x.of(smallest::<V>());
-    scaled_down(near, smallest, near.max(smallest) * (-far::<V>()).exp2())
+    scaled_down(x * (n + far::<V>()).power_of_2())
 }
 
-/// `x 2^-far`, rounded once, for positive `x`: `product` is that of an `x` that is not below
-/// `smallest`. A processor takes a hundred times as long for a product that is a subnormal
-/// number, or 0 in its place, so none is made: the bits of such a number count multiples of the
-/// least one.
+/// `x 2^-far`, rounded once, for `x` that is not negative.
 #[inline(always)]
-fn scaled_down<V: Float>(x: V, smallest: V, product: V) -> V {
+fn scaled_down<V: Float>(x: V) -> V {
+    let smallest = x.of(smallest::<V>());
+    down_to(x, smallest, x.max(smallest) * (-far::<V>()).exp2())
+}
+
+/// `product`, but `x 2^-far` where `x` is below `smallest`. A processor takes a hundred times as
+/// long for a product that is a subnormal number, or 0 in its place, so none is made: the bits
+/// of such a number count multiples of the least one.
+#[inline(always)]
+fn down_to<V: Float>(x: V, smallest: V, product: V) -> V {
     V::select(x.lt(smallest), (x + smallest).minus_bits(smallest), product)
 }
 
@@ -197,7 +202,7 @@ pub(super) fn exp_of_sum<V: Float>(x: V, rest: Option<V>) -> V {
     let near = power * V::select(negative, n + far, n - far).power_of_2();
     let factor = V::select(negative, x.of((-far).exp2()), x.of(far.exp2()));
     let smallest = V::select(negative, x.of(smallest::<V>()), x.of(0.0));
-    let y = scaled_down(near, smallest, near.max(smallest) * factor);
+    let y = down_to(near, smallest, near.max(smallest) * factor);
     V::select(x.eq(x), y, x)
 }
 
@@ -234,16 +239,16 @@ fn above_ln_1p<V: Float>(a: V, x: V) -> V {
 #[inline(always)]
 pub(super) fn sigmoid<V: Float>(x: V) -> V {
     let (near, q) = share(x);
-    let below = scaled_down(near, x.of(smallest::<V>()), q);
+    let below = down_to(near, x.of(smallest::<V>()), q);
     let y = V::select(x.lt(x.of(0.0)), below, -q + 1.0);
     V::select(x.eq(x), y, x)
 }
 
-/// `q - q^2`
+/// `(q - q^2) factor`, of a small factor.
 #[inline(always)]
-pub(super) fn sigmoid_slope<V: Float>(x: V) -> V {
+pub(super) fn sigmoid_slope<V: Float>(x: V, factor: f64) -> V {
     let (near, q) = share(x);
-    let y = scaled_down(near, x.of(smallest::<V>()), (-q).mul_add(q, q));
+    let y = scaled_down((-near).mul_add(q, near) * factor);
     V::select(x.eq(x), y, x)
 }
 

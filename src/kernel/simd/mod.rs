@@ -275,7 +275,7 @@ lane!(
 );
 
 /// Each instruction set of this machine gives what the best one gives, which
-/// `tests/kernel_math.rs` compares with exact values.
+/// `tests/kernel/math.rs` compares with exact values.
 #[test]
 fn every_instruction_set() {
     use pulp::Arch;

@@ -8,7 +8,7 @@ use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 /// every operation is lane by lane. Operators take a vector or a constant.
 ///
 /// The functions are within 2 ulp of the exact value for every argument, in
-/// either type; `tests/kernel_math.rs` measures how close each one is.
+/// either type; `tests/kernel/math.rs` measures how close each one is.
 pub trait Float:
     Copy
     + Add<Output = Self>
@@ -104,10 +104,11 @@ pub trait Float:
     fn sigmoid(self) -> Self {
         math::sigmoid(self)
     }
-    /// `sigmoid(x) sigmoid(-x)`, its derivative.
+    /// `factor sigmoid(x) sigmoid(-x)`, within 3 ulp, of a small factor.
+    #[doc(hidden)]
     #[inline(always)]
-    fn sigmoid_slope(self) -> Self {
-        math::sigmoid_slope(self)
+    fn sigmoid_slope(self, factor: f64) -> Self {
+        math::sigmoid_slope(self, factor)
     }
 }
 
