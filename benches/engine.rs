@@ -29,12 +29,25 @@ impl Function for Identity {
     }
 }
 
+fn ones() -> Tensor {
+    Tensor::ones([4], FLOAT_CPU)
+}
+
 fn own_backward(y: &Var) {
-    let seed = Var::constant(Tensor::ones([4], FLOAT_CPU));
+    let seed = Var::constant(ones());
     GradOptions::new().seeds(&seed).backward(y).expect("a gradient");
 }
 
-fn libtorch_backward(y: &Tensor, x: &Tensor) {
+fn own_grad(y: &Var, x: &Var) {
+    let seed = Var::constant(ones());
+    let _ = GradOptions::new().seeds(&seed).grad(y, x).expect("a gradient");
+}
+
+fn libtorch_backward(y: &Tensor) {
+    GradOptions::new().seeds(&ones()).backward(y).expect("a gradient");
+}
+
+fn libtorch_grad(y: &Tensor, x: &Tensor) {
     // tch starts from ones.
     let _ = Tensor::run_backward(&[y], &[x], false, false);
 }
@@ -43,21 +56,40 @@ fn libtorch_leaf() -> Tensor {
     Tensor::ones([4], FLOAT_CPU).set_requires_grad(true)
 }
 
-fn own_chain(n: usize) {
-    let mut y = Var::leaf(Tensor::ones([4], FLOAT_CPU));
+fn own_chain(n: usize) -> (Var, Var) {
+    let x = Var::leaf(ones());
+    let mut y = x.clone();
     for _ in 0..n {
         y = Identity.apply(&y).expect("identity");
     }
-    own_backward(&y);
+    (x, y)
 }
 
-fn libtorch_chain(n: usize) {
+fn libtorch_chain(n: usize) -> (Tensor, Tensor) {
     let x = libtorch_leaf();
     let mut y = x.shallow_clone();
     for _ in 0..n {
         y = y.alias();
     }
-    libtorch_backward(&y, &x);
+    (x, y)
+}
+
+fn own_chain_backward(n: usize) {
+    own_backward(&own_chain(n).1);
+}
+
+fn own_chain_grad(n: usize) {
+    let (x, y) = own_chain(n);
+    own_grad(&y, &x);
+}
+
+fn libtorch_chain_backward(n: usize) {
+    libtorch_backward(&libtorch_chain(n).1);
+}
+
+fn libtorch_chain_grad(n: usize) {
+    let (x, y) = libtorch_chain(n);
+    libtorch_grad(&y, &x);
 }
 
 /// Sums neighbours until one is left.
@@ -81,7 +113,7 @@ fn own_fan_out(n: usize) {
 fn libtorch_fan_out(n: usize) {
     let x = libtorch_leaf();
     let consumers = (0..n).map(|_| x.alias()).collect();
-    libtorch_backward(&sum_pairwise(consumers, |a: &Tensor, b| a + b), &x);
+    libtorch_backward(&sum_pairwise(consumers, |a: &Tensor, b| a + b));
 }
 
 /// A value with `n` consumers, each an output of its own.
@@ -96,7 +128,8 @@ fn own_consumers(n: usize) {
 fn libtorch_consumers(n: usize) {
     let x = libtorch_leaf();
     let consumers: Vec<Tensor> = (0..n).map(|_| x.alias()).collect();
-    let _ = Tensor::run_backward(&consumers, &[x], false, false);
+    let seeds: Vec<Tensor> = consumers.iter().map(|_| ones()).collect();
+    GradOptions::new().seeds(&seeds).backward(&consumers).expect("a gradient");
 }
 
 type Program = fn(usize);
@@ -107,11 +140,17 @@ struct Pair {
     sizes: &'static [usize],
 }
 
-const PAIRS: [Pair; 3] = [
+const PAIRS: [Pair; 4] = [
     Pair {
-        name: "chain",
-        own: own_chain,
-        libtorch: libtorch_chain,
+        name: "chain, backward",
+        own: own_chain_backward,
+        libtorch: libtorch_chain_backward,
+        sizes: &[1_000, 10_000, 100_000, 1_000_000],
+    },
+    Pair {
+        name: "chain, grad",
+        own: own_chain_grad,
+        libtorch: libtorch_chain_grad,
         sizes: &[1_000, 10_000, 100_000, 1_000_000],
     },
     Pair {

@@ -8,6 +8,7 @@ mod node;
 mod pass;
 mod queue;
 mod recorded;
+mod relevant;
 mod sum;
 mod var;
 

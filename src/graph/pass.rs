@@ -6,13 +6,12 @@
 
 use super::node::{Edge, Node, Operation, Role};
 use super::queue::{Queue, Waiting};
+use super::relevant::{Seqs, relevant};
 use super::var::Var;
 use crate::application::differentiate;
 use crate::error::Result;
 use crate::ffi;
 use crate::function::Ctx;
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 use tch::Tensor;
 
 pub(crate) struct Pass<'g> {
@@ -93,7 +92,7 @@ impl<'g> Pass<'g> {
     }
 
     fn wants(&self, edge: &Edge) -> bool {
-        self.relevant.as_ref().is_none_or(|relevant| relevant.contains(&edge.node.seq))
+        self.relevant.as_ref().is_none_or(|relevant| relevant.contains(edge.node.seq))
     }
 }
 
@@ -105,54 +104,4 @@ pub(super) fn with_stack<T>(pass: impl FnOnce() -> T) -> T {
     const LEAST: usize = 256 << 10;
     const MORE: usize = 4 << 20;
     stacker::maybe_grow(LEAST, MORE, pass)
-}
-
-/// Sequence numbers are unique, so a multiplication spreads them well enough.
-#[derive(Default)]
-pub(super) struct SeqHasher(u64);
-
-impl Hasher for SeqHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 keys are hashed")
-    }
-    fn write_u64(&mut self, seq: u64) {
-        self.0 = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20);
-    }
-}
-
-pub(super) type Seqs = HashSet<u64, BuildHasherDefault<SeqHasher>>;
-
-/// Returns the targets and every node behind `outputs` from which one can be reached.
-pub(super) fn relevant(outputs: &[&Var], targets: &[&Var]) -> Seqs {
-    let mut relevant: Seqs = targets.iter().map(|t| t.node().seq).collect();
-    let Some(&oldest) = relevant.iter().min() else { return relevant };
-    let mut nodes = reachable(outputs, oldest);
-    nodes.sort_unstable_by_key(|node| node.seq);
-    for node in nodes {
-        if node.edges().iter().flatten().any(|edge| relevant.contains(&edge.node.seq)) {
-            relevant.insert(node.seq);
-        }
-    }
-    relevant
-}
-
-/// Returns every node behind `outputs` that is younger than `oldest`.
-fn reachable<'g>(outputs: &[&'g Var], oldest: u64) -> Vec<&'g Node> {
-    let mut seen = Seqs::default();
-    let mut nodes: Vec<&Node> = Vec::new();
-    let mut next = 0;
-    let mut reach = |nodes: &mut Vec<&'g Node>, edge: &'g Edge| {
-        if edge.node.seq > oldest && seen.insert(edge.node.seq) {
-            nodes.push(&edge.node);
-        }
-    };
-    outputs.iter().for_each(|output| reach(&mut nodes, output.edge()));
-    while let Some(&node) = nodes.get(next) {
-        next += 1;
-        node.edges().iter().flatten().for_each(|edge| reach(&mut nodes, edge));
-    }
-    nodes
 }

@@ -7,7 +7,8 @@
 
 use super::lifted;
 use super::node::{Edge, Node, Operation, Role};
-use super::pass::{Seqs, relevant, with_stack};
+use super::pass::with_stack;
+use super::relevant::{Seqs, relevant};
 use super::sum::Sum;
 use super::var::Var;
 use crate::application::differentiate;
@@ -48,7 +49,7 @@ fn run_here(
     while let Some((_, (node, grads))) = queue.pop_last() {
         visit(&node, &grads)?;
         let Role::Op(recorded) = &node.role else { continue };
-        if recorded.edges.iter().flatten().any(|edge| relevant.contains(&edge.node.seq)) {
+        if recorded.edges.iter().flatten().any(|edge| relevant.contains(edge.node.seq)) {
             for (i, grad) in Step::new(&node, recorded, &relevant)?.run(grads)? {
                 recorded.edges[i]
                     .iter()
@@ -83,7 +84,7 @@ struct Step<'a> {
 impl<'a> Step<'a> {
     fn new(node: &'a Arc<Node>, recorded: &'a Operation, relevant: &Seqs) -> Result<Step<'a>> {
         let mut ctx = recorded.take_ctx(true)?;
-        let wants = |edge: &Edge| relevant.contains(&edge.node.seq);
+        let wants = |edge: &Edge| relevant.contains(edge.node.seq);
         ctx.frame.set_needs(|i| recorded.edges[i].as_ref().is_some_and(wants));
         Ok(Step { node, recorded, ctx: *ctx, leaves: Vec::new(), vars: Vec::new() })
     }
