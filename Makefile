@@ -2,7 +2,7 @@
 # compiler and Python 3 with pip. Afterwards plain cargo commands work too.
 
 .PHONY: help demo test test-libtorch bench bench-compare gallery-pytorch doc ci libtorch tools
-.PHONY: example-python test-python graphs sequences valgrind miri fuzz fuzz-python mutants accuracy
+.PHONY: example-python test-python graphs sequences valgrind miri fuzz fuzz-python mutants accuracy formula-cost
 
 help:
 	@echo "make demo      build, and run the Log1pExp example"
@@ -17,7 +17,7 @@ help:
 	@echo "make doc       the documentation, in target/doc"
 	@echo "make ci        everything that must pass before a change goes in (.ci/run)"
 	@echo "make graphs, make sequences, make fuzz, make fuzz-python, make valgrind,"
-	@echo "make miri, make mutants, make accuracy"
+	@echo "make miri, make mutants, make accuracy, make formula-cost"
 	@echo "               longer checks: docs/checks.md"
 	@echo "make libtorch  only fetch libtorch, or check the one that LIBTORCH or"
 	@echo "               LIBTORCH_USE_PYTORCH=1 names; the others begin with this"
@@ -81,6 +81,10 @@ valgrind: libtorch
 	TCH_FUNCTION_PLAIN_MEMORY=1 TCH_FUNCTION_SEQUENCES=1000 TCH_FUNCTION_SEQUENCES_PROCESS=alone \
 	  cargo test --lib --test libtorch --test rules --test faults --test kernel --test sequences --config "target.'cfg(unix)'.runner = '$(MEMCHECK)'" -- \
 	  --test-threads=1 --skip reentrant --skip adam --skip ten_thousand --skip eight_threads --skip large_memory_is_used_again --skip more_elements --skip large_tensors
+
+# Times how long formulas take to compile: docs/formula.md.
+formula-cost: libtorch
+	scripts/formula-cost
 
 # Compares formulas and shipped ops with exact values: docs/accuracy.md.
 accuracy: libtorch
