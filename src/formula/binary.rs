@@ -5,7 +5,7 @@ use super::tensors::scalar_like;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Float;
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// A function of two numbers.
 pub trait Binary {
@@ -40,7 +40,7 @@ macro_rules! binary {
        |$at:pat_param, $d:pat_param| $tangent:expr
        $(, right $right:path, $tensor_and:expr)? $(, left $left:path, $number_and:expr)?;)+) => {$(
         pub struct $F;
-        impl Binary for $F {
+        impl $crate::formula::binary::Binary for $F {
             #[inline(always)]
             fn lanes<V: Float>(a: V, b: V) -> V {
                 let ($a, $b) = (a, b);
@@ -106,9 +106,6 @@ binary! {
         |[a, b, _], [da, db]| kept(a.lt(b), b.lt(a), a.eq(b), da, db);
     Min: |a, b| nan_of(a, b, a.min(b)), |a, b| Ok(a.f_minimum(b)?), |a, b| -maximum(-a, -b),
         |[a, b, _], [da, db]| kept(b.lt(a), a.lt(b), a.eq(b), da, db);
-    Pow: |a, b| a.each_with(b, f64::powf), |a, b| Ok(a.f_pow(b)?), f64::powf,
-        |[a, b, y], [da, db]| along!(da, power_slope(a, b)) + along!(db, exponent_slope(a, b, y)),
-        right power, power_of;
     Atan2: |a, b| a.each_with(b, f64::atan2), |a, b| Ok(a.f_atan2(b)?), f64::atan2,
         |[a, b, _], [da, db]| along!(da, angle_slope(a, b)) - along!(db, angle_slope(b, a));
     Remainder: |a, b| a.each_with(b, remainder), |a, b| Ok(a.f_remainder_tensor(b)?), remainder,
@@ -156,7 +153,7 @@ fn divide<V: Float>(x: V, c: f64) -> V {
 
 /// `x c`
 #[inline(always)]
-fn times<V: Float>(x: V, c: f64) -> V {
+pub(super) fn times<V: Float>(x: V, c: f64) -> V {
     let rest = rest(x, c);
     let product = x * c;
     if rest == 0.0 {
@@ -210,63 +207,28 @@ fn kept<S: Scalar>(no_a: S::Mask, no_b: S::Mask, tie: S::Mask, da: S, db: S) -> 
     S::select(no_a, S::none(), half_a) + S::select(no_b, S::none(), half_b)
 }
 
-/// `x^c`; small powers are products.
-#[inline(always)]
-fn power<V: Float>(x: V, c: f64) -> V {
-    if c == 0.0 {
-        x.of(1.0)
-    } else if c == 1.0 {
-        x
-    } else if c == 2.0 {
-        x * x
-    } else if c == -1.0 {
-        x.of(1.0) / x
-    } else {
-        x.each(|x| x.powf(c))
-    }
-}
-
-/// `x^c`. libtorch rounds the exponent to the dtype of `x`, so on the CPU one that f32 does not
-/// have is taken in f64.
-fn power_of(x: &Tensor, c: f64) -> Result<Tensor> {
-    let kind = x.kind();
-    let narrow = matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16);
-    if narrow && f64::from(c as f32) != c && x.device() == Device::Cpu {
-        return Ok(x.f_to_kind(Kind::Double)?.pow_number(c)?.f_to_kind(kind)?);
-    }
-    Ok(x.pow_number(c)?)
-}
-
-/// `b a^(b - 1)`, and 0 where `b` is 0 and `a^-1` is no number.
-#[inline(always)]
-fn power_slope<S: Scalar>(a: S, b: S) -> S {
-    if b.known() == Some(0.0) {
-        return S::none();
-    }
-    let power = a.powf(b - 1.0);
-    let flat = b.eq(S::zero()) & !power.abs().lt(S::of(f64::INFINITY));
-    S::select(flat, S::zero(), b * power)
-}
-
-/// `y log a`, and 0 where `a` is 0 and `b` is not negative.
-#[inline(always)]
-fn exponent_slope<S: Scalar>(a: S, b: S, y: S) -> S {
-    let flat = a.eq(S::zero()) & b.ge(S::zero());
-    S::select(flat, S::zero(), y * S::select(flat, S::one(), a).ln())
-}
-
 /// `b / (a^2 + b^2)`, of which no part over- or underflows alone; 0 at the origin.
 #[inline(always)]
 fn angle_slope<S: Scalar>(a: S, b: S) -> S {
-    /// Small numbers are scaled: the sum of subnormal ones would lose digits.
-    const SMALL: f64 = 1.0 / (1u64 << 60) as f64;
     let a_is_less = a.abs().le(b.abs());
     let (less, greater) = (S::select(a_is_less, a, b), S::select(a_is_less, b, a));
-    let scale = S::select(greater.abs().lt(S::of(SMALL)), S::of(1.0 / SMALL), S::one());
+    let (scale, _) = lifted(greater);
     let (less, greater) = (less * scale, greater * scale);
-    let ratio = less / greater;
-    let slope = S::select(a_is_less, S::one(), ratio) / (greater + less * ratio) * scale;
+    let (lift, back) = lifted(less);
+    let ratio = less * lift / greater;
+    let sum = greater + less * (ratio * back);
+    let slope = S::select(a_is_less, scale / sum, ratio / sum * (scale * back));
     S::select(greater.eq(S::zero()), S::none(), slope)
+}
+
+/// A power of 2 that makes a small number normal, and its inverse: the quotients and sums of
+/// subnormal numbers lose digits.
+#[inline(always)]
+fn lifted<S: Scalar>(x: S) -> (S, S) {
+    const SMALL: f64 = 1.0 / (1u64 << 60) as f64;
+    let is_small = x.abs().lt(S::of(SMALL));
+    let power = |c: f64| S::select(is_small, S::of(c), S::one());
+    (power(1.0 / SMALL), power(SMALL))
 }
 
 /// `floor(a / b)` of numbers with the remainder `y`: a quotient that is rounded to an integer, or
@@ -282,3 +244,5 @@ fn remainder(a: f64, b: f64) -> f64 {
     let r = a % b;
     if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
 }
+
+pub(super) use {along, binary};

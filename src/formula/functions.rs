@@ -4,10 +4,13 @@
 
 use super::Scalar;
 pub use super::gates::{Gelu, GeluTanh, Silu};
+use super::normal::Gauss;
+pub use super::normal::{NormalCdf, NormalPdf};
+use super::tensors::scalar_like;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Float;
 use anyhow::Result;
-use std::f64::consts::{FRAC_2_SQRT_PI, LN_2, LN_10, SQRT_2};
+use std::f64::consts::{FRAC_2_SQRT_PI, LN_2, LN_10};
 use tch::Tensor;
 
 /// A function of one number.
@@ -71,7 +74,7 @@ unary! {
     Relu: |x| V::select(x.le(x.of(0.0)), x.of(0.0), x), |x| Ok(x.f_relu()?),
         |x| if x <= 0.0 { 0.0 } else { x }, |_, y| S::select(y.le(S::zero()), S::zero(), S::one()),
         tangent |[_, y], dx| S::select(y.le(S::zero()), S::none(), dx);
-    Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |_, y| S::of(0.5) / y;
+    Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |x, _| x.unary::<SqrtSlope>();
     Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
         |x, y| y * -0.5 / x;
     Cbrt: |x| x.each(f64::cbrt), |x| Ok(x.f_sign()?.f_mul(&x.f_abs()?.pow_number(1.0 / 3.0)?)?),
@@ -102,11 +105,6 @@ unary! {
     Erf: |x| x.erf(), |x| Ok(x.f_erf()?), libm::erf, |x, _| x.unary::<Gauss>() * FRAC_2_SQRT_PI;
     Erfc: |x| x.each(libm::erfc), |x| Ok(x.f_erfc()?), libm::erfc,
         |x, _| x.unary::<Gauss>() * -FRAC_2_SQRT_PI;
-    NormalCdf: |x| x.each(normal_cdf), |x| Ok(x.f_special_ndtr()?), normal_cdf,
-        |x, _| x.unary::<NormalPdf>();
-    NormalPdf: |x| exp_of_negative(x, x * 0.5) * NORMAL,
-        |x| Ok(x.f_square()?.mul_number(-0.5)?.f_exp()?.mul_number(NORMAL)?),
-        normal_pdf, |x, y| -x * y;
     Floor: |x| x.each(f64::floor), |x| Ok(x.f_floor()?), f64::floor, |_, _| S::none();
     Ceil: |x| x.each(f64::ceil), |x| Ok(x.f_ceil()?), f64::ceil, |_, _| S::none();
     Trunc: |x| x.each(f64::trunc), |x| Ok(x.f_trunc()?), f64::trunc, |_, _| S::none();
@@ -117,9 +115,15 @@ unary! {
     OneAndSquare: |x| x.mul_add(x, x.of(1.0)), |x| Ok(x.f_square()?.add_number(1)?),
         |x| x.mul_add(x, 1.0), |x, _| x * 2.0;
     // 1 / sqrt(1 - x^2)
-    AsinSlope: |x| x.of(1.0) / ((-x + 1.0) * (x + 1.0)).sqrt(),
-        |x| Ok(x.f_square()?.rsub_number(1)?.f_rsqrt()?), |x| ((1.0 - x) * (1.0 + x)).sqrt().recip(),
-        |x, y| x * (y / ((S::one() - x) * (x + 1.0)));
+    AsinSlope: |x| x.of(1.0) / (-x).mul_add(x, x.of(1.0)).sqrt(),
+        |x| Ok(one_less_square(x)?.f_rsqrt()?), |x| (-x).mul_add(x, 1.0).sqrt().recip(),
+        |x, y| x * (y / x.unary::<OneLessSquare>());
+    // 1 - x^2
+    OneLessSquare: |x| (-x).mul_add(x, x.of(1.0)), one_less_square, |x| (-x).mul_add(x, 1.0),
+        |x, _| x * -2.0;
+    // 1 / (2 sqrt(x))
+    SqrtSlope: |x| x.of(0.5) / x.sqrt(), |x| Ok(scalar_like(x, 0.5)?.f_div(&x.f_sqrt()?)?),
+        |x| 0.5 / x.sqrt(), |x, y| y * -0.5 / x;
     // 1 - tanh(x)^2, which is right where tanh is almost 1 too
     TanhSlope: |x| (x + x).sigmoid_slope(4.0),
         tanh_slope_of, tanh_slope,
@@ -127,8 +131,11 @@ unary! {
     // sigmoid(x) sigmoid(-x)
     SigmoidSlope: |x| x.sigmoid_slope(1.0), sigmoid_slope_of, sigmoid_slope,
         |x, y| -(y * (x * 0.5).tanh());
-    // e^(-x^2)
-    Gauss: |x| exp_of_negative(x, x), |x| Ok(x.f_square()?.f_neg()?.f_exp()?), gauss, |x, y| x * y * -2.0;
+}
+
+/// `(1 - x) (1 + x)`, since a difference of squares loses digits.
+fn one_less_square(x: &Tensor) -> Result<Tensor> {
+    Ok(x.rsub_number(1)?.f_mul(&x.add_number(1)?)?)
 }
 
 /// `dx / (x log 10)`, of which `dx / x` may be beyond the greatest number, and `dx / log 10`
@@ -140,9 +147,6 @@ fn tenth_logarithm<S: Scalar>(x: S, dx: S) -> S {
     let is_small = dx.abs().lt(S::of(SMALL));
     S::select(is_small, dx / x * SLOPE, dx * SLOPE / x)
 }
-
-/// `1 / sqrt(2 pi)`
-const NORMAL: f64 = FRAC_2_SQRT_PI * 0.5 / SQRT_2;
 
 fn sign(x: f64) -> f64 {
     if x == 0.0 || x.is_nan() { 0.0 } else { x.signum() }
@@ -170,45 +174,12 @@ fn tanh_slope_of(x: &Tensor) -> Result<Tensor> {
     if x.is_complex() {
         return Ok(x.f_tanh()?.f_square()?.rsub_number(1)?);
     }
-    Ok(sigmoid_slope_of(&x.mul_number(2)?)?.mul_number(4)?)
+    // No factor is a subnormal number before the slope is one.
+    Ok(x.f_cosh()?.f_square()?.f_reciprocal()?)
 }
 
 fn tanh_slope(x: f64) -> f64 {
     4.0 * sigmoid_slope(2.0 * x)
-}
-
-/// `e^(-a b)` of `a b` that is not negative. An exponential makes what its argument was
-/// rounded by a relative error of the same size, so that is added.
-#[inline(always)]
-fn exp_of_negative<V: Float>(a: V, b: V) -> V {
-    /// Beyond it, `e^-x` is 0.
-    const FAR: f64 = 800.0;
-    let product = a * b;
-    let power = (-product).exp_with_rest(-a.mul_add(b, -product));
-    V::select(a.of(FAR).lt(product), a.of(0.0), power)
-}
-
-fn gauss(x: f64) -> f64 {
-    let square = x * x;
-    if square > 800.0 { 0.0 } else { (-square).exp() * (1.0 - x.mul_add(x, -square)) }
-}
-
-fn normal_pdf(x: f64) -> f64 {
-    let half = x * x * 0.5;
-    if half > 800.0 { 0.0 } else { (-half).exp() * (1.0 - (x * 0.5).mul_add(x, -half)) * NORMAL }
-}
-
-/// `erfc(-x / sqrt 2) / 2`. What the argument of `erfc` was rounded by counts in the tail, so
-/// its effect is added.
-fn normal_cdf(x: f64) -> f64 {
-    /// `1 / sqrt 2` less its nearest number.
-    const REST: f64 = -4.833_646_656_726_457e-17;
-    if !x.is_finite() {
-        return if x.is_nan() { x } else { f64::from(u8::from(x > 0.0)) };
-    }
-    let t = -x * std::f64::consts::FRAC_1_SQRT_2;
-    let lost = (-x).mul_add(std::f64::consts::FRAC_1_SQRT_2, -t) - x * REST;
-    0.5 * (libm::erfc(t) - FRAC_2_SQRT_PI * gauss(t) * lost)
 }
 
 /// Stamps the methods of [`Scalar`] that are functions of one number.

@@ -111,7 +111,7 @@ fn below(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The distribution function; libtorch's own loses the tail.
-fn normal(x: &Tensor) -> Result<Tensor> {
+pub(super) fn normal(x: &Tensor) -> Result<Tensor> {
     Ok(x.mul_number(-FRAC_1_SQRT_2)?.f_erfc()?.mul_number(0.5)?)
 }
 

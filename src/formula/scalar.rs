@@ -2,6 +2,7 @@
 
 use super::binary::{self, Binary};
 use super::functions::{self, Unary};
+use super::powers;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
 /// A number of a [`Formula`](super::Formula): one element of each tensor, or what stands
@@ -117,7 +118,7 @@ pub trait Scalar:
     #[must_use]
     #[inline(always)]
     fn powf(self, exponent: Self) -> Self {
-        self.binary::<binary::Pow>(exponent)
+        self.binary::<powers::Pow>(exponent)
     }
 
     /// `self^n`

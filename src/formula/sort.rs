@@ -20,8 +20,6 @@ pub(crate) enum Sort {
     /// An operator of libtorch's, which takes integers and complex numbers, too: there
     /// libtorch's own computes.
     Operator,
-    /// One that libtorch computes faster.
-    Torch,
 }
 
 pub(super) type Pins = SmallVec<[Pin; 4]>;
@@ -35,8 +33,8 @@ impl Sort {
         }
     }
 
-    fn is_torch(self) -> bool {
-        matches!(self, Sort::Operator | Sort::Torch)
+    fn is_operator(self) -> bool {
+        self == Sort::Operator
     }
 }
 
@@ -79,7 +77,7 @@ impl<const N: usize> Prepared<N> {
         let narrow = is_narrow(first);
         for (i, x) in x.iter().enumerate() {
             let d = ffi::describe(op, x)?;
-            if d.is_complex() && !sort.is_torch() {
+            if d.is_complex() && !sort.is_operator() {
                 let message = format!(
                     "input {i} is {}, and a formula is of real numbers; apply it to the real and \
                      the imaginary part, or write a Function of tch operators",
@@ -90,15 +88,15 @@ impl<const N: usize> Prepared<N> {
             same &= d.dtype == first && d.is_differentiable() && !d.is_complex();
         }
         if same {
-            return Ok(Prepared { converted: None, plain: sort == Sort::Torch, sort, narrow });
+            return Ok(Prepared { converted: None, plain: false, sort, narrow });
         }
         match ffi::kind_of(ffi::result_type(op, &x)?) {
             // libtorch reads a tensor of one number unrounded.
-            Kind::Half | Kind::BFloat16 if sort.is_torch() => {
+            Kind::Half | Kind::BFloat16 if sort.is_operator() => {
                 Ok(Prepared { converted: None, plain: true, sort, narrow: true })
             }
             together if is_floating(together) => Prepared::of_kind(sort, x, together),
-            _ if sort.is_torch() => Ok(Prepared { converted: None, plain: true, sort, narrow }),
+            _ if sort.is_operator() => Ok(Prepared { converted: None, plain: true, sort, narrow }),
             _ => Prepared::of_kind(sort, x, Kind::Float),
         }
     }
@@ -113,12 +111,12 @@ impl<const N: usize> Prepared<N> {
             real &= !d.is_complex();
         }
         match (real, same) {
-            (true, false) if !(is_narrow(of_dy.dtype) && sort.is_torch()) => {
+            (true, false) if !(is_narrow(of_dy.dtype) && sort.is_operator()) => {
                 Prepared::of_kind(sort, x, dy.kind())
             }
             _ => Ok(Prepared {
                 converted: None,
-                plain: !(real && same) || sort == Sort::Torch,
+                plain: !(real && same),
                 sort,
                 narrow: is_narrow(of_dy.dtype),
             }),
@@ -127,13 +125,13 @@ impl<const N: usize> Prepared<N> {
 
     /// The kernel's result, `None` where no kernel runs.
     pub fn by_kernel<T>(&self, kernel: impl FnOnce() -> CrateResult<T>) -> Result<Option<T>> {
-        if self.plain || self.narrow && self.sort.is_torch() {
+        if self.plain || self.narrow && self.sort.is_operator() {
             return Ok(None);
         }
         match kernel() {
             Err(e) if is_elsewhere(&e) => Ok(None),
             // libtorch's own operator has libtorch's message.
-            Err(Error::Argument { .. }) if self.sort.is_torch() => Ok(None),
+            Err(Error::Argument { .. }) if self.sort.is_operator() => Ok(None),
             // An error of `forward`, which names the op.
             Err(Error::Argument { message, .. }) => Err(anyhow::Error::msg(message)),
             done => Ok(Some(done?)),
@@ -143,7 +141,7 @@ impl<const N: usize> Prepared<N> {
     /// How tensors compute values where no kernel runs. An operator of libtorch's rounds once
     /// to a narrow dtype by itself.
     pub fn way_of_values(&self) -> Way {
-        match self.narrow && self.sort.is_torch() {
+        match self.narrow && self.sort.is_operator() {
             true => Way::Plain,
             false => self.way(None),
         }
@@ -158,9 +156,8 @@ impl<const N: usize> Prepared<N> {
     fn of_kind(sort: Sort, x: [&Tensor; N], kind: Kind) -> Result<Prepared<N>> {
         let converted = x.iter().map(|x| x.f_to_kind(kind)).collect::<Result<Vec<_>, _>>()?;
         let narrow = matches!(kind, Kind::Half | Kind::BFloat16);
-        let plain = sort == Sort::Torch;
         let converted = converted.try_into().expect("one for each");
-        Ok(Prepared { converted: Some(converted), plain, sort, narrow })
+        Ok(Prepared { converted: Some(converted), plain: false, sort, narrow })
     }
 
     pub fn refs<'a>(&'a self, x: [&'a Tensor; N]) -> [&'a Tensor; N] {

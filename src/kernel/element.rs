@@ -1,5 +1,6 @@
 //! [`Element`]: what a kernel's closure sees of a tensor's elements.
 
+use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
 /// The type of an element inside a kernel: `f32`, `f64`, `u8`, `i8`, `i16`,
@@ -45,7 +46,8 @@ pub mod sealed {
             (dtype == Self::DTYPE).then_some(Stored::Same)
         }
         /// The rest is called only for what `stored` returns.
-        fn from_half(_: f16) -> Self {
+        /// Converts slices of one length.
+        fn from_halves(_: &[f16], _: &mut [Self]) {
             unreachable!("not kept so")
         }
         fn from_bfloat16(_: bf16) -> Self {
@@ -54,7 +56,8 @@ pub mod sealed {
         fn from_byte(_: u8) -> Self {
             unreachable!("not kept so")
         }
-        fn to_half(self) -> f16 {
+        /// Converts slices of one length.
+        fn to_halves(_: &[Self], _: &mut [f16]) {
             unreachable!("not kept so")
         }
         fn to_bfloat16(self) -> bf16 {
@@ -90,15 +93,17 @@ impl sealed::Element for f32 {
             _ => None,
         }
     }
-    fn from_half(x: f16) -> f32 {
-        x.to_f32()
+    fn from_halves(from: &[f16], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
     }
+    #[inline]
     fn from_bfloat16(x: bf16) -> f32 {
         x.to_f32()
     }
-    fn to_half(self) -> f16 {
-        f16::from_f32(self)
+    fn to_halves(from: &[f32], to: &mut [f16]) {
+        to.convert_from_f32_slice(from);
     }
+    #[inline]
     fn to_bfloat16(self) -> bf16 {
         bf16::from_f32(self)
     }

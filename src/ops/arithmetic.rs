@@ -46,7 +46,7 @@ operator!(Neg of 1, |_, [x]| -x);
 /// no gradient here: asking for it is an error.
 #[derive(Clone, Copy, Debug)]
 pub struct Pow;
-operator!(Pow of 2 as "pow.Tensor_Tensor" by Torch, |_, [a, b]| a.powf(b));
+operator!(Pow of 2 as "pow.Tensor_Tensor", |_, [a, b]| a.powf(b), kernels All);
 
 super::methods! {
     /// [`Pow`]: each element to the power of the other's.

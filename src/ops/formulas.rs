@@ -69,10 +69,10 @@ pub(super) use function;
 /// Makes a type the operator of libtorch's that the formula is. `as "name"` is libtorch's
 /// name under autocast, which converts the inputs to f32. The value is saved in place of the
 /// input if `of value` gives the derivative from it, or, with `keeping value`, if the derivative
-/// at the value is the one at the input. `by Torch` lets libtorch compute it.
+/// at the value is the one at the input. Kernels compute the first derivatives, or `kernels All`.
 macro_rules! operator {
-    ($Op:ident of $n:tt $(as $torch:literal)? $(by $sort:ident)?, |$f:pat_param, $x:pat_param| $y:expr
-     $(, of value |$v:pat_param| $slope:expr)? $(, keeping $kept:ident)?) => {
+    ($Op:ident of $n:tt $(as $torch:literal)?, |$f:pat_param, $x:pat_param| $y:expr
+     $(, of value |$v:pat_param| $slope:expr)? $(, keeping $kept:ident)? $(, kernels $kernels:ident)?) => {
         impl $crate::formula::Formula<$n> for $Op {
             #[inline(always)]
             fn eval<S: $crate::formula::Scalar>(&self, x: [S; $n]) -> [S; 1] {
@@ -81,7 +81,7 @@ macro_rules! operator {
             }
 
             const KERNELS: $crate::formula::Kernels =
-                $crate::ops::formulas::operator!(@kernels $($sort)?);
+                $crate::ops::formulas::operator!(@kernels $($kernels)?);
         }
         $(
             impl $crate::formula::SlopeOfValue for $Op {
@@ -94,16 +94,14 @@ macro_rules! operator {
         )?
         $crate::ops::formulas::function!(
             $Op of $n,
-            $crate::ops::formulas::operator!(@sort $($sort)?),
+            $crate::formula::Sort::Operator,
             $crate::ops::formulas::operator!(@autocast $($torch)?)
             $(, of value |$v|)?
             $(, keeping $kept)?
         );
     };
-    (@sort) => { $crate::formula::Sort::Operator };
-    (@sort $sort:ident) => { $crate::formula::Sort::$sort };
     (@kernels) => { $crate::formula::Kernels::First };
-    (@kernels Torch) => { $crate::formula::Kernels::None };
+    (@kernels $kernels:ident) => { $crate::formula::Kernels::$kernels };
     (@autocast) => { $crate::function::Autocast::Unchanged };
     (@autocast $torch:literal) => { $crate::function::Autocast::Wide($torch) };
 }

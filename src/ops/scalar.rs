@@ -49,4 +49,4 @@ pub struct PowScalar {
     /// `e`.
     pub exponent: f64,
 }
-operator!(PowScalar of 1 as "pow.Tensor_Scalar" by Torch, |op, [x]| x.powf(S::of(op.exponent)));
+operator!(PowScalar of 1 as "pow.Tensor_Scalar", |op, [x]| x.powf(S::of(op.exponent)));

@@ -12,11 +12,6 @@ use tch::{Kind, Tensor};
 fn bound(kind: &str, name: &str, order: usize) -> f64 {
     match (kind, name, order) {
         ("f16" | "bf16", ..) => 0.51,
-        (_, "normal_cdf", 0) => 2.5,
-        (_, "tanh" | "sigmoid", 1) => 3.0,
-        (_, "normal_pdf", 1) => 3.0,
-        (_, "asin" | "acos", 2) => 5.0,
-        (_, "normal_pdf", 2) => 6.0,
         (.., order) => [2.0, 2.0, 4.0][order],
     }
 }

@@ -8,6 +8,7 @@ mod functions;
 #[path = "../accuracy/measure.rs"]
 mod measure;
 mod page;
+mod powers;
 
 use tch::Tensor;
 

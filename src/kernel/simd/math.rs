@@ -87,7 +87,7 @@ const TANH_Q: [f64; 4] =
     [4.84406305325125486048e3, 2.23548839060100448583e3, 1.12811678491632931402e2, 1.0];
 
 #[inline(always)]
-fn ln_2<V: Float>(x: V) -> [V; 2] {
+pub(super) fn ln_2<V: Float>(x: V) -> [V; 2] {
     let [high, low] = if V::BITS == 24 { LN_2_F32 } else { LN_2_F64 };
     [x.of(high), x.of(low)]
 }
@@ -107,7 +107,7 @@ pub(super) fn polynomial<V: Float>(x: V, coefficients: &[f64]) -> V {
 
 /// The nearest integer, of numbers below 2^(BITS - 2).
 #[inline(always)]
-fn round<V: Float>(x: V) -> V {
+pub(super) fn round<V: Float>(x: V) -> V {
     let magic = x.of(1.5 * (1u64 << (V::BITS - 1)) as f64);
     x + magic - magic
 }
@@ -150,12 +150,7 @@ pub(super) fn exp_in_two<V: Float>(x: V, rest: Option<V>) -> (V, Two<V>) {
 /// `x 2^(n + far)` is a normal number or 0.
 #[inline(always)]
 pub(super) fn scaled<V: Float>(x: V, n: V) -> V {
-    scaled_down(x * (n + far::<V>()).power_of_2())
-}
-
-/// `x 2^-far`, rounded once, for `x` that is not negative.
-#[inline(always)]
-fn scaled_down<V: Float>(x: V) -> V {
+    let x = x * (n + far::<V>()).power_of_2();
     let smallest = x.of(smallest::<V>());
     down_to(x, smallest, x.max(smallest) * (-far::<V>()).exp2())
 }
@@ -238,23 +233,6 @@ fn above_ln_1p<V: Float>(a: V, x: V) -> V {
 /// Computes `q` below 0 and `1 - q` above, with `e = e^-|x|` and `q = e / (1 + e)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Float>(x: V) -> V {
-    let (near, q) = share(x);
-    let below = down_to(near, x.of(smallest::<V>()), q);
-    let y = V::select(x.lt(x.of(0.0)), below, -q + 1.0);
-    V::select(x.eq(x), y, x)
-}
-
-/// `(q - q^2) factor`, of a small factor.
-#[inline(always)]
-pub(super) fn sigmoid_slope<V: Float>(x: V, factor: f64) -> V {
-    let (near, q) = share(x);
-    let y = scaled_down((-near).mul_add(q, near) * factor);
-    V::select(x.eq(x), y, x)
-}
-
-/// `q 2^far` and `q`; where `q` is subnormal, it is the least normal number.
-#[inline(always)]
-fn share<V: Float>(x: V) -> (V, V) {
     let (n, power) = exp_of_parts((-x.abs()).max(least(x)), None);
     let (smallest, factor) = (x.of(smallest::<V>()), (-far::<V>()).exp2());
     let above = power * (n + far::<V>()).power_of_2();
@@ -265,7 +243,10 @@ fn share<V: Float>(x: V) -> (V, V) {
     let lost = e - (d - 1.0);
     let rest = near.mul_add(x.of(-factor), x.of(1.0));
     let near = (-near).mul_add(rest * lost, near);
-    (near, near.max(smallest) * factor)
+    let below = down_to(near, smallest, near.max(smallest) * factor);
+    let above = (-near).mul_add(x.of(factor), x.of(1.0));
+    let y = V::select(x.lt(x.of(0.0)), below, above);
+    V::select(x.eq(x), y, x)
 }
 
 /// `k log 2 + log(1 + f) + c` for `f` from sqrt(1/2) - 1 to sqrt(2) - 1 and a

@@ -6,6 +6,7 @@ pub(crate) mod gates;
 mod groups;
 mod math;
 mod normal;
+pub(crate) mod pow;
 mod slices;
 mod sums;
 mod two;

@@ -1,6 +1,6 @@
 //! [`Float`]: a vector of floats of whichever width the machine has.
 
-use super::{erf, math};
+use super::{erf, gates, math};
 use pulp::Simd;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
 
@@ -104,11 +104,11 @@ pub trait Float:
     fn sigmoid(self) -> Self {
         math::sigmoid(self)
     }
-    /// `factor sigmoid(x) sigmoid(-x)`, within 3 ulp, of a small factor.
+    /// `factor sigmoid(x) sigmoid(-x)`, of a small factor.
     #[doc(hidden)]
     #[inline(always)]
     fn sigmoid_slope(self, factor: f64) -> Self {
-        math::sigmoid_slope(self, factor)
+        gates::sigmoid_slope(self, factor)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::BLOCK;
 use crate::kernel::element::{Element, Stored};
 use crate::kernel::walk::Walk;
-use half::{bf16, f16};
+use half::f16;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -90,13 +90,16 @@ impl<'t, T: Element> Source<'t, T> {
         let constant = self.place.walk == Walk::Constant && !self.shared;
         if !(constant && buffer.constant >= n) {
             let to = buffer.room(n);
+            let write = |to: &mut MaybeUninit<T>, x| _ = to.write(x);
             match self.place.stored {
-                Stored::Same => self.gather(range, to, |x: T| x),
-                Stored::Half => self.gather(range, to, |x: u16| T::from_half(f16::from_bits(x))),
+                Stored::Same => self.gather(range, to.iter_mut(), |x: T, to| write(to, x)),
+                Stored::Half => self.gather_halves(range, to),
                 Stored::BFloat16 => {
-                    self.gather(range, to, |x: u16| T::from_bfloat16(bf16::from_bits(x)));
+                    self.gather(range, to.iter_mut(), |x, to| write(to, T::from_bfloat16(x)));
                 }
-                Stored::Bool => self.gather(range, to, T::from_byte),
+                Stored::Bool => {
+                    self.gather(range, to.iter_mut(), |x, to| write(to, T::from_byte(x)));
+                }
             }
             buffer.constant = if constant { n } else { 0 };
         }
@@ -104,14 +107,35 @@ impl<'t, T: Element> Source<'t, T> {
         unsafe { std::slice::from_raw_parts(buffer.room(n).as_ptr().cast(), n) }
     }
 
+    /// Does what `gather` does. Vector instructions convert a few elements at a time.
+    fn gather_halves(&self, range: Range<usize>, to: &mut [MaybeUninit<T>]) {
+        let mut near = [f16::ZERO; HALVES];
+        let mut start = range.start;
+        for to in zeroed(to).chunks_mut(HALVES) {
+            let near = &mut near[..to.len()];
+            self.gather(start..start + to.len(), near.iter_mut(), |x: f16, near| *near = x);
+            T::from_halves(near, to);
+            start += to.len();
+        }
+    }
+
+    /// Gives `f` each element of a range and a place of `to`.
     #[inline]
-    fn gather<S: Copy>(&self, range: Range<usize>, to: &mut [MaybeUninit<T>], f: impl Fn(S) -> T) {
+    fn gather<S: Copy, P>(
+        &self,
+        range: Range<usize>,
+        mut to: impl Iterator<Item = P>,
+        f: impl Fn(S, P),
+    ) {
         let data = self.place.data.cast::<S>();
-        let mut to = to.iter_mut();
         self.place.walk.pieces(range.start, range.len(), |offset, stride, n| {
-            for (i, to) in to.by_ref().take(n).enumerate() {
-                // SAFETY: in the memory, whose elements are `S`s (`Source::new`).
-                to.write(f(unsafe { *data.add(offset + i * stride) }));
+            // SAFETY: in the memory, whose elements are `S`s (`Source::new`).
+            let read = |i| unsafe { *data.add(offset + i) };
+            let to = to.by_ref().take(n).enumerate();
+            match stride {
+                // A loop of its own, which the compiler makes vectors of.
+                1 => to.for_each(|(i, to)| f(read(i), to)),
+                _ => to.for_each(|(i, to)| f(read(i * stride), to)),
             }
         });
     }
@@ -185,8 +209,8 @@ impl<'t, T: Element> Target<'t, T> {
         unsafe {
             match self.place.stored {
                 Stored::Same => self.scatter(range, from, |x: T| x),
-                Stored::Half => self.scatter(range, from, |x| x.to_half().to_bits()),
-                Stored::BFloat16 => self.scatter(range, from, |x| x.to_bfloat16().to_bits()),
+                Stored::Half => self.scatter_halves(range, from),
+                Stored::BFloat16 => self.scatter(range, from, T::to_bfloat16),
                 Stored::Bool => self.scatter(range, from, T::to_byte),
             }
         }
@@ -195,17 +219,37 @@ impl<'t, T: Element> Target<'t, T> {
     /// # Safety
     /// As for `block`; the elements in memory are `S`s.
     #[inline]
-    unsafe fn scatter<S>(&self, range: Range<usize>, from: &[T], f: impl Fn(T) -> S) {
+    unsafe fn scatter<X: Copy, S>(&self, range: Range<usize>, from: &[X], f: impl Fn(X) -> S) {
         let data = self.place.data.cast::<S>();
         let mut from = from.iter();
         self.place.walk.pieces(range.start, range.len(), |offset, stride, n| {
-            for (i, x) in from.by_ref().take(n).enumerate() {
-                // SAFETY: in the memory (`Target::new`); the caller's alone.
-                unsafe { data.add(offset + i * stride).write(f(*x)) };
+            // SAFETY: in the memory (`Target::new`); the caller's alone.
+            let write = |i, x: &X| unsafe { data.add(offset + i).write(f(*x)) };
+            let from = from.by_ref().take(n).enumerate();
+            match stride {
+                1 => from.for_each(|(i, x)| write(i, x)),
+                _ => from.for_each(|(i, x)| write(i * stride, x)),
             }
         });
     }
+
+    /// # Safety
+    /// As for `block`; the elements in memory are `f16`s.
+    unsafe fn scatter_halves(&self, range: Range<usize>, from: &[T]) {
+        let mut near = [f16::ZERO; HALVES];
+        let mut start = range.start;
+        for from in from.chunks(HALVES) {
+            let near = &mut near[..from.len()];
+            T::to_halves(from, near);
+            // SAFETY: as the caller says.
+            unsafe { self.scatter(start..start + from.len(), near, |x| x) };
+            start += from.len();
+        }
+    }
 }
+
+/// Number of f16 numbers that are converted at a time.
+const HALVES: usize = 64;
 
 /// Room for one operand's block, on the stack up to `BLOCK` elements.
 pub struct Buffer<T> {
