@@ -6,6 +6,7 @@ use super::Scalar;
 pub use super::gates::{Gelu, GeluTanh, Silu};
 use super::normal::Gauss;
 pub use super::normal::{NormalCdf, NormalPdf};
+pub use super::powers::Cbrt;
 use super::tensors::scalar_like;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::Float;
@@ -77,8 +78,6 @@ unary! {
     Sqrt: |x| x.sqrt(), |x| Ok(x.f_sqrt()?), f64::sqrt, |x, _| x.unary::<SqrtSlope>();
     Rsqrt: |x| x.of(1.0) / x.sqrt(), |x| Ok(x.f_rsqrt()?), |x| x.sqrt().recip(),
         |x, y| y * -0.5 / x;
-    Cbrt: |x| x.each(f64::cbrt), |x| Ok(x.f_sign()?.f_mul(&x.f_abs()?.pow_number(1.0 / 3.0)?)?),
-        f64::cbrt, |_, y| S::of(1.0 / 3.0) / (y * y);
     Exp: |x| x.exp(), |x| Ok(x.f_exp()?), f64::exp, |_, y| y;
     Exp2: |x| x.each(f64::exp2), |x| Ok(x.f_exp2()?), f64::exp2, |_, y| y * LN_2;
     ExpM1: |x| x.each(f64::exp_m1), |x| Ok(x.f_expm1()?), f64::exp_m1, |x, _| x.exp();

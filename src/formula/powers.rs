@@ -1,8 +1,10 @@
-//! `a^b` and its derivatives, each a function of its own: `b - 1` is rounded, which the power of
-//! a small number makes hundreds of units of, where a kernel has both parts of it.
+//! `a^b`, the cube root, and their derivatives, each a function of its own. An exponent such as
+//! `b - 1` has a rounding error, which a power of a small number makes hundreds of units in the
+//! last place of; a kernel computes with both, the exponent and what was rounded off.
 
 use super::Scalar;
 use super::binary::{Binary, along, binary, times};
+use super::functions::unary;
 use super::tensors::scalar_like;
 use crate::ffi::WithScalar as _;
 use crate::kernel::simd::{Float, pow};
@@ -38,6 +40,21 @@ binary! {
             along!(da, slope(a, less) * (b * log + 1.0) + b * a.powf(b - 2.0))
                 + along!(db, a.powf(less) * (log * (b * log + 2.0)))
         };
+}
+
+unary! {
+    Cbrt: |x| x.each(f64::cbrt),
+        |x| Ok(power_by_number(&x.f_abs()?, 1.0 / 3.0)?.f_mul(&x.f_sign()?)?), f64::cbrt,
+        |x, _| x.unary::<CbrtSlope>();
+    CbrtSlope: |x| pow::power_slope(x.abs(), pow::third(x)),
+        |x| Ok(power_by_number(&x.f_abs()?, -2.0 / 3.0)?.div_number(3)?),
+        |x| (3.0 * x.cbrt() * x.cbrt()).recip(), |x, _| x.unary::<CbrtCurvature>();
+    CbrtCurvature: |x| pow::power_curvature(x.abs(), pow::third(x)).copysign(-x),
+        |x| {
+            let size = power_by_number(&x.f_abs()?, -5.0 / 3.0)?.mul_number(2.0 / 9.0)?;
+            Ok(size.f_copysign(&x.f_neg()?)?)
+        },
+        |x| -2.0 / 9.0 / (x * x.cbrt() * x.cbrt()), |x, y| y * (-5.0 / 3.0) / x;
 }
 
 #[inline(always)]

@@ -33,6 +33,13 @@ pub(crate) fn constant<V: Float>(like: V, c: f64) -> [V; 2] {
     [high, low]
 }
 
+/// `1/3` as an exponent.
+#[inline(always)]
+pub(crate) fn third<V: Float>(like: V) -> [V; 2] {
+    let Two { high, low } = Two::constant(like, [1.0 / 3.0, 1.850371707708594e-17]);
+    [high, low]
+}
+
 /// `a^b`, at special numbers what C's `pow` returns. The exponent is a sum of two.
 #[inline(always)]
 pub(crate) fn power<V: Float>(a: V, b: [V; 2]) -> V {
