@@ -111,7 +111,7 @@ fn values<F: Formula<I, O>, const I: usize, const O: usize>(
     {
         return Ok(y);
     }
-    let y = over(&x, prepared.way_of_values(), |x| f.eval(array(x)).into())?;
+    let y = over(&x, prepared.way_of_values(), &|x| f.eval(array(x)).into())?;
     listed(distinct(op, &x, y)?)
 }
 
@@ -206,7 +206,7 @@ pub(crate) fn jvp<F: Formula<I, O>, const I: usize, const O: usize>(
         }
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dx).collect();
-    let dy = over(&all, prepared.way(None), |numbers| {
+    let dy = over(&all, prepared.way(None), &|numbers| {
         let (x, dx) = numbers.split_at(I);
         tangents(f, array(x), only(array(dx), known)).into()
     })?;
@@ -265,7 +265,7 @@ where
         return Ok(dx);
     }
     let all: Vec<&Tensor> = x.into_iter().chain(dy).collect();
-    let found = over(&all, prepared.way(Some(I)), |numbers| {
+    let found = over(&all, prepared.way(Some(I)), &|numbers| {
         let (x, dy) = numbers.split_at(I);
         super::gradients(f, array(x), array(dy), wanted).into()
     });

@@ -2,6 +2,7 @@
 
 use super::binary::Binary;
 use super::functions::Unary;
+use super::outlined::{Quick, quick, term};
 use super::slope::second;
 use super::term::{Base, Term};
 use super::{Formula, gradients, tangents};
@@ -52,36 +53,15 @@ impl<V: Float> Base for Vector<V> {
     }
 }
 
-/// A number of a kernel. A quick build calls its operations: inlined code of every formula takes
-/// most of the time there.
-#[cfg(not(quick_build))]
-type Number<V> = Term<Vector<V>>;
-#[cfg(quick_build)]
-type Number<V> = super::outlined::Outlined<Vector<V>>;
-
-#[inline(always)]
-fn number<V: Float>(term: Term<Vector<V>>) -> Number<V> {
-    #[cfg(quick_build)]
-    return super::outlined::Outlined(term);
-    #[cfg(not(quick_build))]
-    term
-}
-
-#[inline(always)]
-fn term<V: Float>(number: Number<V>) -> Term<Vector<V>> {
-    #[cfg(quick_build)]
-    return number.0;
-    #[cfg(not(quick_build))]
-    number
-}
+type Number<V> = Quick<Vector<V>>;
 
 // Bare loops, since closures over arrays are not always inlined, and what is not has no
 // vector registers.
 #[inline(always)]
 fn numbers<V: Float, const N: usize>(x: [V; N]) -> [Number<V>; N] {
-    let mut numbers = [number(Term::None); N];
+    let mut numbers = [quick(Term::None); N];
     for i in 0..N {
-        numbers[i] = number(Term::Value(Vector(x[i])));
+        numbers[i] = quick(Term::Value(Vector(x[i])));
     }
     numbers
 }
@@ -168,7 +148,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize, const K: usize> Groups<I,
 
     #[inline(always)]
     fn call<V: Float>(&self, x: [V; I], dy: [V; O], ddx: [V; 1]) -> ([V; I], [V; O]) {
-        let mut direction = [number(Term::None); I];
+        let mut direction = [quick(Term::None); I];
         direction[K] = numbers(ddx)[0];
         let (dx, ddy) = second(self.0, numbers(x), numbers(dy), direction);
         (vectors(dx, x[0]), vectors(ddy, x[0]))

@@ -3,6 +3,7 @@
 
 use super::binary::Binary;
 use super::functions::Unary;
+use super::outlined::{quick, term};
 use super::term::{Base, Term};
 use super::{Formula, jacobian};
 use smallvec::SmallVec;
@@ -103,15 +104,15 @@ pub struct Plan<const I: usize>(pub [Part; I]);
 impl<const I: usize> Plan<I> {
     #[inline]
     pub fn of<F: Formula<I, O>, const O: usize>(f: &F) -> Plan<I> {
-        let mut x = [Term::None; I];
+        let mut x = [quick(Term::None); I];
         for (i, x) in x.iter_mut().enumerate() {
-            *x = Term::Value(Needs(1 << i));
+            *x = quick(Term::Value(Needs(1 << i)));
         }
         let slopes = jacobian(f, x);
         let mut parts = [Part::Zero; I];
         for (i, part) in parts.iter_mut().enumerate() {
             for slopes in &slopes {
-                *part = part.with(slopes[i], O);
+                *part = part.with(term(slopes[i]), O);
             }
         }
         Plan(parts)

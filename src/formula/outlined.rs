@@ -96,3 +96,26 @@ impl<B: Base> Not for OutlinedMask<B> {
 }
 
 with_constants!(Outlined<B>, [B: Base]);
+
+/// A number of a kernel or a plan. A quick build calls its operations: inlined code of every
+/// formula takes most of the time there.
+#[cfg(not(quick_build))]
+pub type Quick<B> = Term<B>;
+#[cfg(quick_build)]
+pub type Quick<B> = Outlined<B>;
+
+#[inline(always)]
+pub fn quick<B>(term: Term<B>) -> Quick<B> {
+    #[cfg(quick_build)]
+    return Outlined(term);
+    #[cfg(not(quick_build))]
+    term
+}
+
+#[inline(always)]
+pub fn term<B>(number: Quick<B>) -> Term<B> {
+    #[cfg(quick_build)]
+    return number.0;
+    #[cfg(not(quick_build))]
+    number
+}

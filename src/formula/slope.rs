@@ -65,7 +65,7 @@ where
             Some(found) => found,
             None => self.second_on_tensors(x, dy, ddx)?,
         };
-        let is_zero = are_zero(I + O + I, |x| second_numbers(&self.f, x, is_given));
+        let is_zero = are_zero(I + O + I, &|x| second_numbers(&self.f, x, is_given));
         let (mut of_x, mut of_dy) = ([const { None }; I], [const { None }; O]);
         let places = of_x.iter_mut().chain(&mut of_dy);
         for (i, (place, grad)) in places.zip(dx.into_iter().chain(ddy)).enumerate() {
@@ -88,7 +88,7 @@ where
         let moves_dy = tdy.map(Tensor::defined);
         let directions = tx.into_iter().chain(tdy).map(|t| if t.defined() { t } else { &zero });
         let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(directions).collect();
-        let found = over(&all, WIDE, |numbers| {
+        let found = over(&all, WIDE, &|numbers| {
             let (x, rest) = numbers.split_at(I);
             let (dy, rest) = rest.split_at(O);
             let (tx, tdy) = rest.split_at(I);
@@ -152,7 +152,7 @@ impl<F: Formula<I, O>, const I: usize, const O: usize> Slope<F, I, O> {
         let given = ddx.map(|t| if t.defined() { t } else { &zero });
         let all: Vec<&Tensor> = x.into_iter().chain(dy).chain(given).collect();
         let is_given = ddx.map(Tensor::defined);
-        let found = over(&all, WIDE, |numbers| second_numbers(&self.f, numbers, is_given))?;
+        let found = over(&all, WIDE, &|numbers| second_numbers(&self.f, numbers, is_given))?;
         let mut found = found.into_iter();
         let mut next = || found.next().expect("one for each");
         Ok((std::array::from_fn(|_| next()), std::array::from_fn(|_| next())))
@@ -190,9 +190,10 @@ fn second_numbers<'a, F: Formula<I, O>, const I: usize, const O: usize>(
 ) -> Vec<Number<'a>> {
     let (x, rest) = numbers.split_at(I);
     let (dy, ddx) = rest.split_at(O);
-    let ddx = only(array(ddx), is_given);
-    let (dx, ddy) = second(f, array(x), array(dy), ddx);
-    dx.into_iter().chain(ddy).collect()
+    let (x, ddx) = (array(x), only(array(ddx), is_given));
+    let (first, second) = own_second(f, x, ddx).unwrap_or_else(|| moved_numbers(f, x, ddx));
+    let dx = along_outputs(&second, array(dy));
+    dx.into_iter().chain(along_inputs(&first, ddx)).collect()
 }
 
 /// Does what [`moved`] does. It is compiled once for all that calls it.

@@ -174,12 +174,11 @@ pub enum Way {
     Wide { whole: Option<usize> },
 }
 
+/// What a formula makes of numbers. It is a pointer, so that what calls it is compiled once.
+type OnNumbers<'f> = dyn for<'a> Fn(&[Number<'a>]) -> Vec<Number<'a>> + 'f;
+
 /// Runs `f` on the tensors, with autocast off.
-pub fn over(
-    x: &[&Tensor],
-    way: Way,
-    f: impl for<'a> FnOnce(&[Number<'a>]) -> Vec<Number<'a>>,
-) -> Result<Vec<Tensor>> {
+pub fn over(x: &[&Tensor], way: Way, f: &OnNumbers<'_>) -> Result<Vec<Tensor>> {
     let _off = NoAutocast::enter();
     let arena = Arena::default();
     let Way::Wide { whole } = way else {
@@ -203,10 +202,7 @@ pub fn over(
 }
 
 /// Whether each result of `f` is 0 for any tensors in the places of `count` numbers.
-pub fn are_zero(
-    count: usize,
-    f: impl for<'a> FnOnce(&[Number<'a>]) -> Vec<Number<'a>>,
-) -> Vec<bool> {
+pub fn are_zero(count: usize, f: &OnNumbers<'_>) -> Vec<bool> {
     let arena = Arena { is_dry: true, ..Arena::default() };
     let number = |i| Outlined(Term::Value(Handle { arena: &arena, index: 0, from: 1u32 << i }));
     let found = f(&(0..count).map(number).collect::<Vec<_>>());
