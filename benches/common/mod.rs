@@ -1,5 +1,7 @@
 //! What the benchmarks share: two programs run in turn, and their `main`.
 
+#![allow(dead_code, reason = "each bench compiles it, and not every one uses all of it")]
+
 use criterion::Criterion;
 use std::time::Instant;
 

@@ -19,8 +19,8 @@ use tch::{Kind, Reduction, Tensor};
 /// `[N, C, d1, ..]` and `[N, d1, ..]`; classes as int64. As in libtorch a
 /// target of -100 is left out, and the mean of no targets is NaN.
 ///
-/// One pass over the scores in `forward`, which keeps its inputs and two numbers
-/// for each row, and one in `backward`. With `epsilon` that of the dtype, the value is within
+/// One pass over the scores in `forward`, which keeps its inputs, two numbers
+/// for each row and one more, and one in `backward`. With `epsilon` that of the dtype, the value is within
 /// 4 epsilon of the exact one, relatively to `1 +` the greatest difference of
 /// scores in a row, and `dx` within 4 epsilon of `1 / n`, recorded or not, for any number
 /// of rows and classes. What the scores of a row are that is left out does not matter.
@@ -46,15 +46,16 @@ impl Function for CrossEntropy {
             Kind::Double => self.value::<f64>(x, targets),
             _ => self.value::<f32>(x, targets),
         };
-        let (y, rows) =
-            elsewhere(done, || Ok((self.value_formula(x, targets)?, rows_formula(x)?)))?;
-        ctx.save_for_backward([x, targets, &rows])?;
+        let [y, rows, counted] = elsewhere(done, || {
+            Ok([self.value_formula(x, targets)?, rows_formula(x)?, counted_formula(targets)?])
+        })?;
+        ctx.save_for_backward([x, targets, &rows, &counted])?;
         Ok(y)
     }
 
     fn backward(&self, ctx: &Ctx, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, targets, rows] = ctx.saved_tensors()?;
-        let dx = gradient(ctx, 0, || self.times_slope(x, targets, rows, dy))?;
+        let saved = ctx.saved_tensors()?;
+        let dx = gradient(ctx, 0, || self.times_slope(saved, dy))?;
         Ok((dx, None))
     }
 
@@ -64,17 +65,17 @@ impl Function for CrossEntropy {
         (x, targets): (&Tensor, &Tensor),
         (dx, _): (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let [_, _, rows] = ctx.saved_tensors()?;
+        let [_, _, rows, counted] = ctx.saved_tensors()?;
         let wide = exact(x)?;
         let one = Tensor::f_ones([0i64; 0], (wide.kind(), wide.device()))?;
-        let slope = self.times_slope(&wide, targets, rows, &one)?;
+        let slope = self.times_slope([&wide, targets, rows, counted], &one)?;
         let dx = exact(dx)?.where_else(&rows_counted(x, targets)?, 0)?;
         Ok(slope.f_mul(&dx)?.f_sum(None)?.f_to_kind(x.kind())?)
     }
 
     // PyTorch's tracer does not get out of an `nll_loss` inside an op.
     fn fake(&self, ctx: &mut Ctx, (x, targets): (&Tensor, &Tensor)) -> Result<Tensor> {
-        ctx.save_for_backward([x, targets, &rows_formula(x)?])?;
+        ctx.save_for_backward([x, targets, &rows_formula(x)?, &counted_formula(targets)?])?;
         Ok(x.f_mean(x.kind())?)
     }
 }
@@ -83,8 +84,9 @@ impl Function for CrossEntropy {
 const LEFT_OUT: i64 = -100;
 
 impl CrossEntropy {
-    /// `y`, and for each row its greatest score and the sum of `e^(x - max)`.
-    fn value<T: Lane>(&self, x: &Tensor, targets: &Tensor) -> crate::Result<(Tensor, Tensor)> {
+    /// `y`, for each row its greatest score and the sum of `e^(x - max)`, and the number of
+    /// targets that are not left out.
+    fn value<T: Lane>(&self, x: &Tensor, targets: &Tensor) -> crate::Result<[Tensor; 3]> {
         let (x, targets) = as_rows(x, targets)?;
         let (s, stray) = (self.label_smoothing, AtomicBool::new(false));
         let inputs = (&x, &targets);
@@ -114,53 +116,42 @@ impl CrossEntropy {
         }
         let losses = losses.reshape([-1, 2]);
         let [sum, counted] = simd::sum_of(&Both, [&losses.select(1, 0), &losses.select(1, 1)])?;
-        Ok((Tensor::from(sum / counted).to_kind(x.kind()), rows))
+        Ok([Tensor::from(sum / counted).to_kind(x.kind()), rows, Tensor::from(counted)])
     }
 
-    /// `dy/dx dy`.
-    fn times_slope(
-        &self,
-        x: &Tensor,
-        targets: &Tensor,
-        rows: &Tensor,
-        dy: &Tensor,
-    ) -> Result<Tensor> {
-        let counted = targets.f_ne(LEFT_OUT)?;
+    /// `dy/dx dy` from what `forward` saved.
+    fn times_slope(&self, saved: [&Tensor; 4], dy: &Tensor) -> Result<Tensor> {
+        let [x, targets, ..] = saved;
         let done = match x.kind() {
-            Kind::Double => self.slope::<f64>(x, targets, rows, dy, &counted),
-            _ => self.slope::<f32>(x, targets, rows, dy, &counted),
+            Kind::Double => self.slope::<f64>(saved, dy),
+            _ => self.slope::<f32>(saved, dy),
         };
-        elsewhere(done, || self.slope_formula(x, targets, dy, &counted))
+        elsewhere(done, || self.slope_formula(x, targets, dy))
     }
 
-    fn slope<T: Lane>(
-        &self,
-        x: &Tensor,
-        targets: &Tensor,
-        rows: &Tensor,
-        dy: &Tensor,
-        counted: &Tensor,
-    ) -> crate::Result<Tensor> {
+    fn slope<T: Lane>(&self, saved: [&Tensor; 4], dy: &Tensor) -> crate::Result<Tensor> {
+        let [x, targets, rows, counted] = saved;
         let (dim, classes) = (class_dim(x), x.size()[class_dim(x) as usize]);
         if !kernel::runs_on(dy) {
             return Err(refused("a gradient that kernels cannot read"));
         }
-        let scale = (dy.to_kind(Kind::Double) / counted.sum(Kind::Double)).reshape([1]);
+        let (dy, counted) = (dy.reshape([1]), counted.reshape([1]));
         let (x, targets) = as_rows(x, targets)?;
         let s = self.label_smoothing;
-        let inputs = (&x, &targets, rows, &scale);
-        let one_row = |(x, target, row, scale): (&[T], &[i64], &[f64], &[f64]), dx: &mut [T]| {
+        let inputs = (&x, &targets, rows, &dy, &counted);
+        type Rows<'a, T> = (&'a [T], &'a [i64], &'a [f64], &'a [T], &'a [f64]);
+        let one_row = |(x, target, row, dy, counted): Rows<'_, T>, dx: &mut [T]| {
             if target[0] == LEFT_OUT {
                 return;
             }
             let (max, sum, target) = (row[0], row[1], target[0] as usize);
-            let all = s / x.len() as f64;
-            let slope = Slope { max, factor: scale[0] / sum, less: scale[0] * all };
+            let (scale, all) = (dy[0].into() / counted[0], s / x.len() as f64);
+            let slope = Slope { max, factor: scale / sum, less: scale * all };
             simd::apply(&slope, [x], [&mut *dx]);
             let p = (x[target].into() - max).exp() / sum;
-            dx[target] = T::of((p - (1.0 - s) - all) * scale[0]);
+            dx[target] = T::of((p - (1.0 - s) - all) * scale);
         };
-        let dx = kernel::rows::<(T, i64, f64, f64), T>(inputs, &[classes], one_row)?;
+        let dx = kernel::rows::<(T, i64, f64, T, f64), T>(inputs, &[classes], one_row)?;
         Ok(if dim == 0 { dx.reshape([-1]) } else { dx.movedim_int(-1, dim) })
     }
 
@@ -179,16 +170,11 @@ impl CrossEntropy {
         Ok(hard.mul_number(1.0 - s)?.f_add(&soft.mul_number(s)?)?)
     }
 
-    fn slope_formula(
-        &self,
-        x: &Tensor,
-        targets: &Tensor,
-        dy: &Tensor,
-        counted: &Tensor,
-    ) -> Result<Tensor> {
+    fn slope_formula(&self, x: &Tensor, targets: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let (s, dim) = (self.label_smoothing, class_dim(x));
-        let class = targets.f_to_kind(Kind::Int64)?.where_else(counted, 0)?;
-        let weight = exact(dy)?.f_div(&counted.f_sum(None)?)?.where_else(counted, 0)?;
+        let counted = targets.f_ne(LEFT_OUT)?;
+        let class = targets.f_to_kind(Kind::Int64)?.where_else(&counted, 0)?;
+        let weight = exact(dy)?.f_div(&counted.f_sum(None)?)?.where_else(&counted, 0)?;
         let (class, weight) = (class.f_unsqueeze(dim)?, weight.f_unsqueeze(dim)?);
         let classes = x.size()[dim as usize];
         let x = exact(x)?.where_else(&rows_counted(x, targets)?, 0)?;
@@ -211,6 +197,11 @@ fn rows_formula(x: &Tensor) -> Result<Tensor> {
     let max = x.f_amax(dim, true)?;
     let sum = x.f_sub(&max)?.f_exp()?.f_sum_dim_intlist(dim, false, None)?;
     Ok(Tensor::f_stack(&[max.f_squeeze_dim(dim)?, sum], -1)?)
+}
+
+/// The number of targets that are not left out.
+fn counted_formula(targets: &Tensor) -> Result<Tensor> {
+    Ok(targets.f_ne(LEFT_OUT)?.f_sum(Kind::Double)?)
 }
 
 /// Where a row is not left out, in a shape that broadcasts to that of the scores.

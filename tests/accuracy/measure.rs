@@ -16,7 +16,8 @@ pub fn ulp(kind: Kind, x: f64) -> f64 {
         _ => (53, -1074),
     };
     let exponent = if x == 0.0 { least } else { x.abs().log2().floor() as i32 - digits + 1 };
-    2f64.powi(exponent.max(least))
+    // `powi` would divide by infinity.
+    f64::from(exponent.max(least)).exp2()
 }
 
 /// Random bits.

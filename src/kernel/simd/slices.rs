@@ -161,10 +161,14 @@ impl<T: Lane> WithSimd for Max<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) -> T {
-        let least = T::splat(s, T::default()).of(f64::NEG_INFINITY);
-        let lanes = T::lanes::<S>();
-        let mut found = [least; CHAINS];
-        let chunks = self.x.chunks_exact(lanes * CHAINS);
+        let (x, lanes) = (self.x, T::lanes::<S>());
+        let mut all = [T::of(f64::NEG_INFINITY); MOST];
+        if x.len() < lanes {
+            all[..x.len()].copy_from_slice(x);
+            return greatest(all);
+        }
+        let mut found = [T::load(s, &x[..lanes]); CHAINS];
+        let chunks = x.chunks_exact(lanes * CHAINS);
         let rest = chunks.remainder();
         for chunk in chunks {
             for i in 0..CHAINS {
@@ -172,12 +176,30 @@ impl<T: Lane> WithSimd for Max<'_, T> {
                 found[i] = found[i].max(T::load(s, &chunk[i * lanes..(i + 1) * lanes]));
             }
         }
-        let found = found[0].max(found[1]).max(found[2].max(found[3]));
-        let mut all = [T::default(); MOST];
+        let vectors = rest.chunks_exact(lanes);
+        for (i, vector) in vectors.enumerate() {
+            found[i] = found[i].max(T::load(s, vector));
+        }
+        // Some of the last elements once more.
+        let last = T::load(s, &x[x.len() - lanes..]);
+        let found = found[0].max(found[1]).max(found[2].max(found[3])).max(last);
         T::store_in(found, &mut all[..lanes]);
-        let greater = |a: T, b: &T| if a.into() < (*b).into() { *b } else { a };
-        all[..lanes].iter().chain(rest).fold(all[0], greater)
+        greatest(all)
     }
+}
+
+#[inline(always)]
+fn greatest<T: Lane>(mut all: [T; MOST]) -> T {
+    let mut half = MOST / 2;
+    while half > 0 {
+        for i in 0..half {
+            if all[i].into() < all[i + half].into() {
+                all[i] = all[i + half];
+            }
+        }
+        half /= 2;
+    }
+    all[0]
 }
 
 /// Makes blocks of slices that are one element for `n`.
