@@ -147,8 +147,9 @@ fn divided<V: Float>(x: V, c: f64) -> V {
 
 /// `c / x`
 #[inline(always)]
-fn divide<V: Float>(x: V, c: f64) -> V {
-    corrected(x.of(c) / x, rest(x, c) / c)
+pub(super) fn divide<V: Float>(x: V, c: f64) -> V {
+    let rest = rest(x, c);
+    corrected(x.of(c) / x, rest / (c - rest))
 }
 
 /// `x c`

@@ -3,7 +3,7 @@
 //! last place of; a kernel computes with both, the exponent and what was rounded off.
 
 use super::Scalar;
-use super::binary::{Binary, along, binary, times};
+use super::binary::{Binary, along, binary, divide, times};
 use super::functions::unary;
 use super::tensors::scalar_like;
 use crate::ffi::WithScalar as _;
@@ -33,7 +33,7 @@ binary! {
         |[a, b, y], [da, db]| along!(da, a.binary::<PowMixed>(b)) + along!(db, y * log(a, b)),
         right log_by, |a, c| log_of_tensors(a, &scalar_like(a, c)?),
         left power_log_of, |c, b| of_tensors::<PowLog>(c, b);
-    // a^(b - 1) (1 + b log a)
+    // a^(b - 1) (1 + b log a), and 0 where b is 0 and that is no number
     PowMixed: |a, b| pow::power_mixed(a, alone(b)), mixed_of_tensors, mixed_of,
         |[a, b, _], [da, db]| {
             let (less, log) = (b - 1.0, log(a, b - 1.0));
@@ -81,29 +81,40 @@ fn log<S: Scalar>(a: S, exponent: S) -> S {
     S::select(flat, S::one(), a).ln()
 }
 
-/// `x^c` of small powers, which are products, and of roots, which libtorch takes too.
+/// `factor x^c` of small powers, which are products, and of roots, which libtorch takes too.
 #[inline(always)]
-fn simple<V: Float>(x: V, c: f64) -> Option<V> {
+fn simple<V: Float>(factor: f64, x: V, c: f64) -> Option<V> {
     if c == 0.0 {
-        Some(x.of(1.0))
+        Some(x.of(factor))
     } else if c == 1.0 {
-        Some(x)
+        Some(times(x, factor))
     } else if c == 2.0 {
-        Some(x * x)
+        // The square alone might be subnormal.
+        Some(times(x, factor) * x)
     } else if c == -1.0 {
-        Some(x.of(1.0) / x)
+        Some(divide(x, factor))
     } else if c == 0.5 {
-        Some(x.sqrt())
+        Some(times(x.sqrt(), factor))
     } else if c == -0.5 {
-        Some(x.of(1.0) / x.sqrt())
+        Some(divide(x.sqrt(), factor))
     } else {
         None
     }
 }
 
+/// Whether the type of `x` has too few digits for `c`, or no number of its size.
+#[inline(always)]
+fn is_beyond<V: Float>(_: V, c: f64) -> bool {
+    let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    V::BITS == 24 && c != 0.0 && c.is_finite() && !range.contains(&c.abs())
+}
+
 #[inline(always)]
 fn power_by<V: Float>(x: V, c: f64) -> V {
-    match simple(x, c) {
+    if is_beyond(x, c) {
+        return x.each(|x| x.powf(c));
+    }
+    match simple(1.0, x, c) {
         Some(y) => y,
         None => pow::power(x, pow::constant(x, c)),
     }
@@ -111,16 +122,22 @@ fn power_by<V: Float>(x: V, c: f64) -> V {
 
 #[inline(always)]
 fn slope_by<V: Float>(x: V, c: f64) -> V {
-    match simple(x, c - 1.0) {
-        Some(y) => times(y, c),
+    if is_beyond(x, c) {
+        return x.each(|x| slope_of(x, c));
+    }
+    match simple(c, x, c - 1.0) {
+        Some(y) => y,
         None => pow::power_slope(x, pow::constant(x, c)),
     }
 }
 
 #[inline(always)]
 fn curvature_by<V: Float>(x: V, c: f64) -> V {
-    match simple(x, c - 2.0) {
-        Some(y) => times(y, c * (c - 1.0)),
+    if is_beyond(x, c) {
+        return x.each(|x| curvature_of(x, c));
+    }
+    match simple(c * (c - 1.0), x, c - 2.0) {
+        Some(y) => y,
         None => pow::power_curvature(x, pow::constant(x, c)),
     }
 }
@@ -145,6 +162,7 @@ fn power_log_of<V: Float>(b: V, c: f64) -> V {
 fn of_tensors<F: Binary>(c: f64, b: &Tensor) -> Result<Tensor> {
     F::tensor(&scalar_like(b, c)?, b)
 }
+
 /// `x^c`. libtorch rounds the exponent to the dtype of `x`, so on the CPU one that f32 does not
 /// have is taken in f64.
 fn power_by_number(x: &Tensor, c: f64) -> Result<Tensor> {
@@ -159,33 +177,38 @@ fn power_by_number(x: &Tensor, c: f64) -> Result<Tensor> {
 fn slope_of_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let power = a.f_pow(&b.sub_number(1)?)?;
     let y = or_0(&b.f_eq_tensor(&scalar_like(b, 0.0)?)?, power.f_mul(b)?)?;
-    // Of a subnormal number the power alone may be infinite.
+    // The power may be infinite where its product with a small exponent is not. Elsewhere
+    // `a^b b / a` is that of ones, whose derivatives are numbers.
     let is_0 = a.f_eq_tensor(&scalar_like(a, 0.0)?)?;
-    let divisor = scalar_like(a, 1.0)?.f_where_self(&is_0, a)?;
-    let whole = a.f_pow(b)?.f_mul(b)?.f_div(&divisor)?;
-    Ok(whole.f_where_self(&power.f_isinf()?.f_logical_and(&is_0.f_logical_not()?)?, &y)?)
+    let finite = a.f_isfinite()?.f_logical_and(&b.f_isfinite()?)?;
+    let other = power.f_isinf()?.f_logical_and(&finite)?.f_logical_and(&is_0.f_logical_not()?)?;
+    let a = a.f_where_self(&other, &scalar_like(a, 1.0)?)?;
+    let b = b.f_where_self(&other, &scalar_like(b, 1.0)?)?;
+    Ok(a.f_pow(&b)?.f_mul(&b)?.f_div(&a)?.f_where_self(&other, &y)?)
 }
 
 fn curvature_of_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let factor = b.sub_number(1)?.f_mul(b)?;
-    let y = a.f_pow(&b.sub_number(2)?)?.f_mul(&factor)?;
-    or_0(&factor.f_eq_tensor(&scalar_like(b, 0.0)?)?, y)
+    let less = b.sub_number(1)?;
+    // One factor after the other: their product alone may be infinite.
+    let y = a.f_pow(&b.sub_number(2)?)?.f_mul(&less)?.f_mul(b)?;
+    let zero = scalar_like(b, 0.0)?;
+    or_0(&b.f_eq_tensor(&zero)?.f_logical_or(&less.f_eq_tensor(&zero)?)?, y)
 }
 
 fn log_of_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(a.f_pow(b)?.f_mul(&log_of_tensor(a, b)?)?)
+    Ok(a.f_pow(b)?.f_mul(&logarithm(a, b)?)?)
 }
 
 fn mixed_of_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let less = b.sub_number(1)?;
-    let factor = log_of_tensor(a, &less)?.f_mul(b)?.add_number(1)?;
+    let factor = logarithm(a, &less)?.f_mul(b)?.add_number(1)?;
     or_0(&b.f_eq_tensor(&scalar_like(b, 0.0)?)?, a.f_pow(&less)?.f_mul(&factor)?)
 }
 
 /// What [`log`] is.
-fn log_of_tensor(a: &Tensor, exponent: &Tensor) -> Result<Tensor> {
-    let zero = scalar_like(a, 0.0)?;
-    let flat = a.f_eq_tensor(&zero)?.f_logical_and(&zero.f_le_tensor(exponent)?)?;
+fn logarithm(a: &Tensor, exponent: &Tensor) -> Result<Tensor> {
+    let is_0 = a.f_eq_tensor(&scalar_like(a, 0.0)?)?;
+    let flat = is_0.f_logical_and(&scalar_like(exponent, 0.0)?.f_le_tensor(exponent)?)?;
     Ok(scalar_like(a, 1.0)?.f_where_self(&flat, a)?.f_log()?)
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn power<V: Float>(a: V, b: [V; 2]) -> V {
 /// `c^b` of a positive constant, which is not rounded.
 #[inline(always)]
 pub(crate) fn power_of_constant<V: Float>(c: f64, b: V) -> V {
-    let (a, log, b) = (b.of(c), Two::constant(b, [c.ln(), 0.0]), Two::alone(b));
+    let (a, log, b) = (beside_one(b, c), log_of_constant(b, c), Two::alone(b));
     Power::of_log(a, log, b).times(Two::alone(a.of(1.0)), ends(a, b))
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn power_of_constant<V: Float>(c: f64, b: V) -> V {
 #[inline(always)]
 pub(crate) fn power_slope<V: Float>(a: V, b: [V; 2]) -> V {
     let b = two(b);
-    let less = b.plus(Two::alone(a.of(-1.0)));
+    let less = less(b, 1.0);
     let y = Power::new(a, less).times(b, b.high * ends(a, less));
     flat(b.high.eq(a.of(0.0)), y)
 }
@@ -67,8 +67,7 @@ pub(crate) fn power_slope<V: Float>(a: V, b: [V; 2]) -> V {
 #[inline(always)]
 pub(crate) fn power_curvature<V: Float>(a: V, b: [V; 2]) -> V {
     let b = two(b);
-    let factor = b.plus(Two::alone(a.of(-1.0))).times(b);
-    let less = b.plus(Two::alone(a.of(-2.0)));
+    let (factor, less) = (less(b, 1.0).times(b), less(b, 2.0));
     let y = Power::new(a, less).times(factor, factor.high * ends(a, less));
     flat(factor.high.eq(a.of(0.0)), y)
 }
@@ -86,7 +85,7 @@ pub(crate) fn power_log<V: Float>(a: V, b: [V; 2]) -> V {
 /// `c^b log c` of a positive constant, which is not rounded.
 #[inline(always)]
 pub(crate) fn power_log_of_constant<V: Float>(c: f64, b: V) -> V {
-    let (a, log, b) = (b.of(c), Two::constant(b, [c.ln(), 0.0]), Two::alone(b));
+    let (a, log, b) = (beside_one(b, c), log_of_constant(b, c), Two::alone(b));
     let power = Power::of_log(a, log, b);
     power.times(log, ends(a, b) * log.high)
 }
@@ -95,12 +94,40 @@ pub(crate) fn power_log_of_constant<V: Float>(c: f64, b: V) -> V {
 #[inline(always)]
 pub(crate) fn power_mixed<V: Float>(a: V, b: [V; 2]) -> V {
     let b = two(b);
-    let less = b.plus(Two::alone(a.of(-1.0)));
+    let less = less(b, 1.0);
     let power = Power::new(a, less);
     let log = power.log_at_ends(a.of(0.0).le(less.high));
     let factor = power.log.times(b).plus(Two::alone(a.of(1.0)));
     let y = power.times(factor, ends(a, less) * (b.high * log + 1.0));
     V::select(a.lt(a.of(0.0)), a.of(f64::NAN), flat(b.high.eq(a.of(0.0)), y))
+}
+
+/// `b - c`, the greater part first.
+#[inline(always)]
+fn less<V: Float>(b: Two<V>, c: f64) -> Two<V> {
+    let Two { high, low } = b.plus(Two::alone(b.high.of(-c)));
+    let sum = Two::ordered_sum(high, low);
+    // Infinity has no rest.
+    let is_finite = low.eq(low);
+    Two { high: V::select(is_finite, sum.high, high), low: V::select(is_finite, sum.low, low) }
+}
+
+/// The logarithm of a positive constant.
+#[inline(always)]
+fn log_of_constant<V: Float>(like: V, c: f64) -> Two<V> {
+    if V::BITS == 53 { ln_in_two(like.of(c)) } else { Two::constant(like, [c.ln(), 0.0]) }
+}
+
+/// A number on the same side of 1 as a positive constant, which may be beyond the type.
+#[inline(always)]
+fn beside_one<V: Float>(like: V, c: f64) -> V {
+    like.of(if c < 1.0 {
+        0.5
+    } else if c > 1.0 {
+        2.0
+    } else {
+        c
+    })
 }
 
 #[inline(always)]
@@ -123,6 +150,9 @@ struct Power<V: Float> {
     log: Two<V>,
     n: V,
     e: Two<V>,
+    /// Whether the power is 0, or infinite, whatever it is multiplied by here.
+    is_zero: V::Mask,
+    is_infinite: V::Mask,
 }
 
 impl<V: Float> Power<V> {
@@ -136,12 +166,16 @@ impl<V: Float> Power<V> {
         let (size, infinity) = (a.abs(), a.of(f64::INFINITY));
         let is_plain = a.of(0.0).lt(size) & size.lt(infinity) & b.high.abs().lt(infinity);
         let product = log.times(b);
-        // Where the result is 0 or infinite, whatever it is multiplied by.
-        let far = a.of(1.5 * f64::from(V::MAX_EXPONENT) * LN_2);
-        let is_near = product.high.abs().lt(far);
-        let high = product.high.min(far).max(-far);
-        let (n, e) = exp_in_two(high, Some(V::select(is_near, product.low, a.of(0.0))));
-        Power { a, b, is_plain, log, n, e }
+        // Factors are up to the square of an exponent for which the power is a number, and down
+        // to the least number.
+        let (most, digits) = (f64::from(V::MAX_EXPONENT), f64::from(V::BITS));
+        let (least, most) =
+            (a.of(-(most + 4.0 * digits) * LN_2), a.of(2.0 * (most + digits + 2.0) * LN_2));
+        let (is_zero, is_infinite) = (product.high.lt(least), most.lt(product.high));
+        let high = product.high.min(most).max(least);
+        let low = V::select(is_zero | is_infinite, a.of(0.0), product.low);
+        let (n, e) = exp_in_two(high, Some(low));
+        Power { a, b, is_plain, log, n, e, is_zero, is_infinite }
     }
 
     /// `log a` where that is no number, too; of 0 it is 0 where `is_flat`.
@@ -157,15 +191,20 @@ impl<V: Float> Power<V> {
     #[inline(always)]
     fn times(&self, factor: Two<V>, ends: V) -> V {
         let (a, zero) = (self.a, self.a.of(0.0));
+        let (size, one) = (factor.high.abs(), a.of(1.0));
         // The products of a small factor are made where they have all their digits.
-        let is_small = factor.high.abs().lt(a.of(1.0));
-        let lift = V::select(is_small, a.of(f64::from(V::BITS + 4)), zero);
-        let half = round(self.n * 0.5) + lift;
-        let scale = half.power_of_2();
+        let first = round(self.n * (1.0 / 3.0));
+        let lifted = first.max(a.of(f64::from(V::BITS + 4)));
+        let first = V::select(size.lt(one), lifted, first);
+        let second = round((self.n - first) * 0.5);
+        let scale = first.power_of_2();
         let scaled = Two { high: factor.high * scale, low: factor.low * scale };
         let Two { high, low } = self.e.times(scaled);
         let sum = V::select(high.abs().lt(a.of(f64::INFINITY)), high + low, high);
-        let y = sum * (self.n - half).power_of_2();
+        let y = sum * second.power_of_2() * (self.n - first - second).power_of_2();
+        let y = V::select(self.is_zero, zero.copysign(factor.high), y);
+        let is_infinite = self.is_infinite & zero.lt(size);
+        let y = V::select(is_infinite, a.of(f64::INFINITY).copysign(factor.high), y);
         let (is_integer, is_odd) = parity(self.b);
         let y = V::select(a.lt(zero) & is_odd, -y, y);
         let y = V::select(a.lt(zero) & !is_integer, a.of(f64::NAN), y);
