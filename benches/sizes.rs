@@ -1,7 +1,7 @@
 //! Each shipped kernel beside libtorch's own op, forward and backward, at the sizes and in the
 //! dtypes that models have.
 //!
-//! `cargo bench --bench sizes` prints a table of ratios: medians of ours to libtorch's, of runs
+//! `cargo bench --bench sizes` prints a table of ratios of ours to libtorch's: medians of runs
 //! in turn with other work in between, as a training step has it, so that neither finds its
 //! memory in the cache. `TCH_FUNCTION_OPS=Gelu,Silu` chooses ops, and `TCH_FUNCTION_DTYPES=f32`
 //! dtypes.
@@ -10,11 +10,11 @@
 
 use criterion::Criterion;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 use tch::{Device, Kind, Reduction, Tensor};
 use tch_function::{Function, ops};
 
 mod common;
+use common::Times;
 
 /// Forward, and backward to all inputs that are floats, with a gradient of 1 for each element.
 type Op = fn(&[Tensor]) -> Tensor;
@@ -23,7 +23,7 @@ struct Case {
     name: &'static str,
     ours: Op,
     libtorch: Op,
-    /// The inputs of about `n` elements, and the length of the rows if there are rows.
+    /// The inputs, of which the first has about `n` elements.
     inputs: fn(n: i64, kind: Kind) -> Vec<Tensor>,
 }
 
@@ -54,12 +54,17 @@ fn rows(n: i64, kind: Kind) -> Vec<Tensor> {
     vec![randn(&[n / length, length], kind), randn(&[length], kind)]
 }
 
-fn cross_entropy(x: &[Tensor]) -> Tensor {
-    ops::CrossEntropy::default().apply((&x[0], &x[1])).expect("scores")
-}
-
-fn libtorch_cross_entropy(x: &[Tensor]) -> Tensor {
-    x[0].cross_entropy_loss::<Tensor>(&x[1], None, Reduction::Mean, -100, 0.0)
+macro_rules! cross_entropy {
+    ($name:literal, $classes:literal) => {
+        Case {
+            name: $name,
+            ours: |x| ops::CrossEntropy::default().apply((&x[0], &x[1])).expect("scores"),
+            libtorch: |x| {
+                x[0].cross_entropy_loss::<Tensor>(&x[1], None, Reduction::Mean, -100, 0.0)
+            },
+            inputs: |n, kind| classes(n, kind, $classes),
+        }
+    };
 }
 
 macro_rules! unary {
@@ -98,30 +103,10 @@ const CASES: &[Case] = &[
         libtorch: |x| x[0].huber_loss(&x[1], Reduction::Mean, 1.0),
         inputs: two,
     },
-    Case {
-        name: "CrossEntropy, 10",
-        ours: cross_entropy,
-        libtorch: libtorch_cross_entropy,
-        inputs: |n, kind| classes(n, kind, 10),
-    },
-    Case {
-        name: "CrossEntropy, 40",
-        ours: cross_entropy,
-        libtorch: libtorch_cross_entropy,
-        inputs: |n, kind| classes(n, kind, 40),
-    },
-    Case {
-        name: "CrossEntropy, 256",
-        ours: cross_entropy,
-        libtorch: libtorch_cross_entropy,
-        inputs: |n, kind| classes(n, kind, 256),
-    },
-    Case {
-        name: "CrossEntropy, 4096",
-        ours: cross_entropy,
-        libtorch: libtorch_cross_entropy,
-        inputs: |n, kind| classes(n, kind, 4096),
-    },
+    cross_entropy!("CrossEntropy, 10", 10),
+    cross_entropy!("CrossEntropy, 40", 40),
+    cross_entropy!("CrossEntropy, 256", 256),
+    cross_entropy!("CrossEntropy, 4096", 4096),
     Case {
         name: "RmsNorm, 512",
         ours: |x| ops::RmsNorm { eps: 1e-5 }.apply((&x[0], &x[1])).expect("plain tensors"),
@@ -157,26 +142,9 @@ fn step(op: Op, x: &[Tensor]) {
     drop(black_box(Tensor::f_run_backward(&[y], &wanted, false, false).expect("a gradient")));
 }
 
-/// The ratio of the medians of runs in turn.
 fn ratio(case: &Case, x: &[Tensor], other: &dyn Fn()) -> f64 {
-    let elements = x[0].numel();
-    let repeats = if elements <= 4096 { 20 } else { 1 };
-    let time = |op: Op| {
-        other();
-        let start = Instant::now();
-        (0..repeats).for_each(|_| step(op, x));
-        start.elapsed().as_nanos() as f64
-    };
-    let (begin, mut found) = (Instant::now(), [const { Vec::new() }; 2]);
-    while found[0].len() < 5 || begin.elapsed() < Duration::from_millis(150) {
-        found[0].push(time(case.ours));
-        found[1].push(time(case.libtorch));
-    }
-    let [ours, libtorch] = found.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    ours / libtorch
+    let repeats = if x[0].numel() <= 4096 { 20 } else { 1 };
+    Times::in_a_step(repeats, other, &|| step(case.ours, x), &|| step(case.libtorch, x)).ratio()
 }
 
 /// The names in an environment variable, or all.

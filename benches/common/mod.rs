@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each bench compiles it, and not every one uses all of it")]
 
 use criterion::Criterion;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds of ours and of libtorch's program. They are run in turn (A B A B
 /// ...), so that ratios hold when the machine's speed drifts.
@@ -18,6 +18,27 @@ impl Times {
             start.elapsed().as_nanos() as f64 / repeats as f64
         };
         Times((0..rounds).map(|_| (time(&ours), time(&libtorch))).collect())
+    }
+
+    /// Times single runs, or `repeats`, for a while, with other work in between, as a training
+    /// step has it.
+    pub fn in_a_step(
+        repeats: usize,
+        other: &dyn Fn(),
+        ours: &dyn Fn(),
+        libtorch: &dyn Fn(),
+    ) -> Times {
+        let time = |program: &dyn Fn()| {
+            other();
+            let start = Instant::now();
+            (0..repeats).for_each(|_| program());
+            start.elapsed().as_nanos() as f64 / repeats as f64
+        };
+        let (begin, mut found) = (Instant::now(), Vec::new());
+        while found.len() < 5 || begin.elapsed() < Duration::from_millis(150) {
+            found.push((time(ours), time(libtorch)));
+        }
+        Times(found)
     }
 
     /// The median over the rounds.

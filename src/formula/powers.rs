@@ -242,3 +242,18 @@ fn log_of_number(a: f64, exponent: f64) -> f64 {
 fn unless(is_flat: bool, y: f64) -> f64 {
     if is_flat && !y.is_finite() { 0.0 } else { y }
 }
+
+/// libtorch may record the tensor form: `a^b`, which is not taken, is infinite here, and its
+/// derivative must not reach the result.
+#[test]
+fn a_part_that_is_not_taken_has_no_derivative() -> Result<()> {
+    let [a, b] = [2e19f32, 2.0].map(|x| Tensor::from_slice(&[x]).set_requires_grad(true));
+    let slope = slope_of_tensors(&a, &b)?.f_sum(Kind::Float)?;
+    let found = Tensor::f_run_backward(&[slope], &[&a, &b], false, false)?;
+    let found: Vec<f32> = Vec::try_from(Tensor::f_cat(&found, 0)?)?;
+    // `b (b - 1) a^(b - 2)` and `a^(b - 1) (1 + b log a)`
+    let mixed = 2e19 * (1.0 + 2.0 * 2e19f64.ln());
+    assert_eq!(found[0], 2.0);
+    assert!((f64::from(found[1]) / mixed - 1.0).abs() < 1e-6, "{} for {mixed}", found[1]);
+    Ok(())
+}

@@ -19,11 +19,11 @@ use tch::{Kind, Reduction, Tensor};
 /// `[N, C, d1, ..]` and `[N, d1, ..]`; classes as int64. As in libtorch a
 /// target of -100 is left out, and the mean of no targets is NaN.
 ///
-/// One pass over the scores in `forward`, which keeps its inputs, two numbers
-/// for each row and one more, and one in `backward`. With `epsilon` that of the dtype, the value is within
-/// 4 epsilon of the exact one, relatively to `1 +` the greatest difference of
-/// scores in a row, and `dx` within 4 epsilon of `1 / n`, recorded or not, for any number
-/// of rows and classes. What the scores of a row are that is left out does not matter.
+/// One pass over the scores in `forward`, which keeps its inputs, two numbers for each row and
+/// the number of targets, and one in `backward`. With `epsilon` that of the dtype, the value is
+/// within 4 epsilon of the exact one, relatively to `1 +` the greatest difference of scores in a
+/// row, and `dx` within 4 epsilon of `1 / n`, recorded or not, for any number of rows and classes.
+/// What the scores of a row are that is left out does not matter.
 /// Floating-point scores; dtypes and devices as [`Log1pExp`](super::Log1pExp).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CrossEntropy {

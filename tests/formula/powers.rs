@@ -172,8 +172,7 @@ fn derivatives_of_special_numbers() -> Result<()> {
     Ok(())
 }
 
-/// What libtorch records of the tensor form has derivatives where a part that is not taken is
-/// infinite, and values at infinite numbers.
+/// Where no kernel runs: infinite bases, and a complex one.
 #[test]
 fn tensor_forms_at_the_ends() -> Result<()> {
     for kind in [Kind::Half, Kind::BFloat16] {

@@ -1,4 +1,4 @@
-//! `a^b` and its derivatives, within 1 ulp.
+//! `a^b` and its derivatives, within 1 ulp where the exact result is a normal number.
 //!
 //! `log a` and its product with the exponent are sums of two numbers each, so that what an
 //! exponential makes of their rounding errors is small. The power of 2 of a result is multiplied
@@ -150,7 +150,7 @@ struct Power<V: Float> {
     log: Two<V>,
     n: V,
     e: Two<V>,
-    /// Whether the power is 0, or infinite, whatever it is multiplied by here.
+    /// Whether the power times any factor is 0, or infinite.
     is_zero: V::Mask,
     is_infinite: V::Mask,
 }
@@ -166,8 +166,9 @@ impl<V: Float> Power<V> {
         let (size, infinity) = (a.abs(), a.of(f64::INFINITY));
         let is_plain = a.of(0.0).lt(size) & size.lt(infinity) & b.high.abs().lt(infinity);
         let product = log.times(b);
-        // Factors are up to the square of an exponent for which the power is a number, and down
-        // to the least number.
+        // Beyond these ends the product of a power and its factor is 0 or infinite. A factor is
+        // at least the least number. It is at most about the square of an exponent, and greater
+        // exponents than 2^BITS make a power that is far beyond.
         let (most, digits) = (f64::from(V::MAX_EXPONENT), f64::from(V::BITS));
         let (least, most) =
             (a.of(-(most + 4.0 * digits) * LN_2), a.of(2.0 * (most + digits + 2.0) * LN_2));
